@@ -1,0 +1,243 @@
+"""One frozen, validated config per stage; YAML in, ``--set stage.field=value`` on top.
+
+A field marked ``execution`` says how the work is done and cannot change a result; every other field is part of the
+stage's fingerprint, so changing it makes the stage run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raycurate.errors import UserError, unknown_name
+
+Label = str
+ConfigT = TypeVar("ConfigT", bound="StageConfig")
+
+
+def execution(default: Any, **kwargs: Any) -> Any:
+    """A field that does not change the result (workers, memory, labels of outputs)."""
+    return Field(default=default, json_schema_extra={"execution": True}, **kwargs)
+
+
+class StageConfig(BaseModel):
+    """What every stage's config can do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def determining(self) -> dict[str, Any]:
+        """The fields that determine the result, as plain values."""
+        values = self.model_dump(mode="json")
+        for name, info in type(self).model_fields.items():
+            extra = info.json_schema_extra
+            if isinstance(extra, dict) and extra.get("execution"):
+                del values[name]
+        return values
+
+
+class IngestConfig(StageConfig):
+    """``ingest``: read, validate, normalise."""
+
+    source: str = Field(description="file, folder, glob or URI of the dataset")
+    images: str | None = Field(None, description="root of the image paths; references may not leave it")
+    format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset"] = "auto"
+    task_column: str = Field("task", description="column that names the task, where the source has one")
+    task_map: str | None = Field(None, description="'llava665k' or a YAML file: image-path prefix -> task")
+    check_images: bool = Field(True, description="decode every image once; False only checks that it is there")
+    max_pixels: int = Field(50_000_000, ge=1)
+    max_image_bytes: int = Field(64 << 20, ge=1)
+    max_chars: int = Field(200_000, ge=1, description="longest conversation that is accepted")
+    max_turns: int = Field(256, ge=2)
+    max_images: int = Field(64, ge=1)
+    insert_missing_marks: bool = Field(False, description="put a missing <image> mark first, instead of a reject")
+    rows_per_shard: int = Field(2048, ge=1, description="rows in one part, the unit of work of the row-wise stages")
+    buckets: int = Field(1024, ge=1, le=65536, description="fine hash ranges; a shard is a run of them")
+    slice_rows: int = execution(10_000, ge=1, description="source rows that one reading task takes")
+    strict: bool = execution(False, description="the first rejected row is an error")
+    max_tasks: int = execution(64, ge=1, description="tasks in flight")
+    threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
+
+
+class ExtractConfig(StageConfig):
+    """``extract``: forward passes of the reference model -> one unit row per sample."""
+
+    model: str = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
+    layers: Literal["auto"] | tuple[int, ...] = Field("auto", description="0-based decoder layers; auto = five")
+    variant: Literal["attn", "ffn", "last_layer", "boolean"] = "attn"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_length: int = Field(4096, ge=8, description="longest row in tokens after image expansion")
+    batch_tokens: int = Field(16_384, ge=8, description="padded tokens in one batch")
+    batch_rows: int = Field(256, ge=1, description="most rows in one batch")
+    trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
+    samples: Label = Field("main", description="label of the samples to read")
+    label: Label = execution("main", description="label of the features that are written")
+    min_actors: int = execution(1, ge=1)
+    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
+    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    cpus_per_actor: float = execution(1.0, gt=0)
+    cpus_per_loader: float = execution(0.5, gt=0, description="of a task that reads, decodes and tokenises")
+    threads: int | None = execution(None, ge=1, description="torch threads of a CPU actor; default: its share of cores")
+    strict: bool = execution(False)
+    stall_seconds: float = execution(1800.0, gt=0, description="an extraction that moves nothing this long fails")
+
+
+class ClusterConfig(StageConfig):
+    """``cluster``: distributed spherical k-means."""
+
+    clusters: int = Field(ge=1, description="K")
+    iterations: int = Field(50, ge=1)
+    seed: int = 1234
+    init: Literal["random", "kmeans++"] = "random"
+    precision: Literal["exact", "fast"] = "exact"
+    tolerance: float = Field(
+        1e-5, ge=0, description="stop when the mean similarity grows by less, relatively; 0 = never"
+    )
+    fit_sample: int | None = Field(None, ge=1, description="fit on this many rows, then assign all")
+    project: int | None = Field(None, ge=2, description="random projection to this many dimensions before k-means")
+    features: Label = "main"
+    label: Label = execution("main")
+    workers: int | None = execution(None, ge=1, description="default: one per GPU, else one per two CPUs")
+    cpus_per_worker: float | None = execution(None, gt=0)
+    gpus_per_worker: float | None = execution(None, ge=0)
+    threads: int | None = execution(None, ge=1)
+    cache_gb: float = execution(1.0, ge=0, description="rows kept in each worker's memory; the rest is read again")
+    block_rows: int = execution(4096, ge=1)
+    scratch: str | None = execution(None, description="folder for the workers' local copies; default: a temporary one")
+
+
+class RankConfig(StageConfig):
+    """``rank``: regroup rows by cluster; density and the full greedy order of every cluster."""
+
+    sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel")
+    inside: Literal["mmd", "nearest", "random"] = Field("mmd", description="order of picks inside a cluster")
+    seed: int = Field(0, description="of the random order")
+    kernel_mb: int = Field(1600, ge=1, description="largest kernel matrix; beyond it columns are made on demand")
+    cluster_mb: int = Field(2048, ge=1, description="largest cluster held whole; beyond it chunks are ranked apart")
+    features: Label = "main"
+    clusters: Label = "main"
+    label: Label = execution("main")
+    bucket_mb: int = execution(256, ge=1, description="feature bytes that one regrouping task takes")
+    max_tasks: int = execution(64, ge=1)
+
+
+class SelectConfig(StageConfig):
+    """``select``: which rows stay."""
+
+    method: str = Field("coincide", description="a method's name or package.module:object")
+    ratio: float = Field(0.2, gt=0, le=1)
+    temperature: float = Field(0.1, gt=0)
+    transferability: Literal["paper", "code"] = "paper"
+    density: Literal["paper", "code"] = "paper"
+    quota: Literal["coincide", "equal", "transferability", "density"] = "coincide"
+    inside: Literal["mmd", "nearest", "random"] = Field("mmd", description="order of picks inside a cluster")
+    min_cluster_keep: int = Field(0, ge=0)
+    max_keep_fraction: float = Field(1.0, gt=0, le=1)
+    sigma: float = Field(1.0, gt=0)
+    seed: int = 0
+    samples: Label = "main"
+    features: Label = "main"
+    clusters: Label = "main"
+    label: Label = execution("main")
+    bucket_mb: int = execution(256, ge=1)
+    max_tasks: int = execution(64, ge=1)
+
+
+class ExportConfig(StageConfig):
+    """``export``: the kept rows as a dataset that trainers read."""
+
+    out: str
+    format: str = "llava"
+    selection: Label = "main"
+    samples: Label = "main"
+
+
+class SessionConfig(StageConfig):
+    """The Ray cluster that the stages run on."""
+
+    address: str | None = Field(None, description="'auto', ray://..., or None: RAY_ADDRESS if set, else a local one")
+    num_cpus: int | None = Field(None, ge=1, description="of a local cluster")
+    object_store_mb: int | None = Field(None, ge=80, description="of a local cluster")
+
+
+class Recipe(StageConfig):
+    """A whole run: one section per stage."""
+
+    run: str
+    ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
+    ingest: IngestConfig
+    extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
+    cluster: ClusterConfig
+    select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
+    export: ExportConfig | None = None
+
+
+def make_config(kind: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
+    """A validated config; a wrong value becomes one readable ``UserError`` per field."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise UserError(_explain(kind, error, where)) from None
+
+
+def _explain(kind: type[StageConfig], error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            owner = _owner_of(kind, problem["loc"][:-1])
+            lines.append(f"{path}: {unknown_name('setting', str(problem['loc'][-1]), owner.model_fields)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{path}: is required")
+        else:
+            lines.append(f"{path}: {problem['msg']} (got {problem['input']!r})")
+    return f"{where}{': ' if where else ''}" + "; ".join(lines)
+
+
+def _owner_of(kind: type[StageConfig], path: Sequence[Any]) -> type[BaseModel]:
+    owner: type[BaseModel] = kind
+    for part in path:
+        annotation = owner.model_fields[str(part)].annotation
+        owner = next(
+            (
+                c
+                for c in (annotation, *getattr(annotation, "__args__", ()))
+                if isinstance(c, type) and issubclass(c, BaseModel)
+            ),
+            owner,
+        )
+    return owner
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``a.b=value`` overrides. Values are YAML: numbers, lists, null, quoted text."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {path}: {error.strerror}. jobs/recipes/ holds examples.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a mapping of sections (run, ingest, extract, cluster, select, export)")
+    for override in overrides:
+        _apply(values, override)
+    return make_config(Recipe, values, str(path))
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    if not separator or not name.strip():
+        raise UserError(f"--set {override!r} is not of the form section.field=value, for example select.ratio=0.1")
+    *sections, leaf = name.strip().split(".")
+    target = values
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override!r}: '{section}' is a value, not a section")
+    try:
+        target[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: {text!r} is not a YAML value; quote it") from None

@@ -1,0 +1,89 @@
+"""Paths on any pyarrow filesystem (local, s3://, gs://, hdfs://; others through fsspec), with atomic writes.
+
+A local file becomes visible by one rename. An object store publishes an object only when its upload is complete, so a
+file is built in memory and written in one call. Either way a half-written file is never visible.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+
+@functools.lru_cache(maxsize=64)
+def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of ``uri`` and the path on it. A plain path is local."""
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    scheme = uri.split("://", 1)[0]
+    if scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+        return filesystem, path
+    import fsspec
+
+    other, path = fsspec.core.url_to_fs(uri)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(other)), path
+
+
+def exists(filesystem: pafs.FileSystem, path: str) -> bool:
+    """Whether a file or folder is there."""
+    return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def write_bytes(filesystem: pafs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
+    """Write a whole file so that it appears complete or not at all."""
+    folder = path.rsplit("/", 1)[0]
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    filesystem.create_dir(folder, recursive=True)
+    temporary = f"{folder}/.tmp-{uuid.uuid4().hex}"
+    with filesystem.open_output_stream(temporary) as stream:
+        stream.write(data)
+    os.replace(temporary, path)
+
+
+def read_bytes(filesystem: pafs.FileSystem, path: str) -> bytes:
+    """A whole file."""
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_json(filesystem: pafs.FileSystem, path: str, value: Any) -> None:
+    """A small JSON file, readable by people."""
+    write_bytes(filesystem, path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_json(filesystem: pafs.FileSystem, path: str) -> Any | None:
+    """A JSON file, or None where there is none."""
+    if not exists(filesystem, path):
+        return None
+    return json.loads(read_bytes(filesystem, path))
+
+
+def table_to_parquet(table: pa.Table, *, row_group_rows: int | None = None, compression: str = "zstd") -> pa.Buffer:
+    """A table as the bytes of a Parquet file. Float columns of features do not compress: pass ``none`` there."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=row_group_rows, compression=compression, use_dictionary=False)
+    return sink.getvalue()
+
+
+def list_files(filesystem: pafs.FileSystem, folder: str, suffix: str = "") -> list[pafs.FileInfo]:
+    """The files right inside a folder whose name ends with ``suffix``, by name; empty where there is no folder."""
+    infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    files = [i for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix)]
+    return sorted(files, key=lambda info: info.base_name)
+
+
+def delete_folder(filesystem: pafs.FileSystem, folder: str) -> None:
+    """Remove a folder and what is in it, if it is there."""
+    if exists(filesystem, folder):
+        filesystem.delete_dir(folder)

@@ -1,0 +1,108 @@
+"""Progress of long work: a live line on a terminal, periodic log lines elsewhere, and a heartbeat for ``status``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from raycurate.store import Noun
+
+LOG_SECONDS = 15.0
+HEARTBEAT_SECONDS = 5.0
+ALIVE_SECONDS = 60.0
+
+log = logging.getLogger("raycurate")
+
+
+class Progress:
+    """Counts units of work of one stage. Use as a context; call ``advance`` or ``set`` as work is done."""
+
+    def __init__(self, stage: str, total: int, unit: str = "rows", *, noun: Noun | None = None, done: int = 0) -> None:
+        self.stage, self.total, self.unit, self.noun = stage, total, unit, noun
+        self.done = self.first = done
+        self.started = time.monotonic()
+        self.counted_seconds = 0.0
+        self.last_log = self.last_beat = self.started
+        self.bar: RichProgress | None = None
+        if sys.stderr.isatty():
+            self.bar = RichProgress(
+                TextColumn("[bold]{task.description:<9}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(f"{unit}  {{task.fields[rate]}}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+
+    def __enter__(self) -> Progress:
+        if self.bar is not None:
+            self.bar.start()
+            self.task = self.bar.add_task(self.stage, total=self.total, completed=self.done, rate="")
+        self.beat(force=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        self.beat(force=True, state="stopped")
+
+    @property
+    def rate(self) -> float:
+        """Units per second of this attempt."""
+        return (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count finished units."""
+        self.set(self.done + count, note)
+
+    def set(self, done: int, note: str = "") -> None:
+        """Say how many units are done in all."""
+        self.done = done
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, rate=f"{self.rate:,.0f}/s {note}".strip())
+        elif time.monotonic() - self.last_log >= LOG_SECONDS:
+            self.last_log = time.monotonic()
+            left = (self.total - done) / self.rate if self.rate > 0 else float("nan")
+            log.info(
+                "%s: %d of %d %s, %.1f/s, %.0f s left %s",
+                self.stage,
+                done,
+                self.total,
+                self.unit,
+                self.rate,
+                left,
+                note,
+            )
+        self.beat()
+
+    def beat(self, *, force: bool = False, state: str = "running") -> None:
+        """Leave a sign of life in the noun's folder and add the wall clock since the last one."""
+        now = time.monotonic()
+        if self.noun is None or (not force and now - self.last_beat < HEARTBEAT_SECONDS):
+            return
+        self.last_beat = now
+        self.noun.add_seconds(now - self.started - self.counted_seconds)
+        self.counted_seconds = now - self.started
+        value: dict[str, Any] = {
+            "state": state,
+            "time": time.time(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "rate": round(self.rate, 3),
+        }
+        self.noun.write_json("progress.json", value)

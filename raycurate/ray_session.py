@@ -1,0 +1,60 @@
+"""Start or join a Ray cluster, quietly, and leave it as it was found.
+
+A local cluster is started with ``address="local"`` so that a stale cluster of somebody else on the machine is never
+joined. Ray's banners and per-task log lines stay out of the user's terminal; errors of tasks and actors still reach the
+driver as exceptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+import psutil
+import ray
+
+from raycurate.config import SessionConfig
+
+MIN_OBJECT_STORE = 128 << 20
+
+
+@contextlib.contextmanager
+def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
+    """A Ray cluster for the body. One that was there already is used and left running."""
+    if ray.is_initialized():
+        yield
+        return
+    config = config or SessionConfig()  # type: ignore[call-arg]
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    # Set before init: worker processes inherit them.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": bool(os.environ.get("RAYCURATE_RAY_LOGS"))}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        memory = (config.object_store_mb or 0) << 20
+        memory = memory or max(MIN_OBJECT_STORE, min(2 << 30, psutil.virtual_memory().available // 10))
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=memory,
+            include_dashboard=False,
+            **quiet,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cluster_cpus() -> float:
+    """CPUs of the cluster as it stands."""
+    return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def cluster_gpus() -> float:
+    """GPUs of the cluster as it stands."""
+    return float(ray.cluster_resources().get("GPU", 0.0))

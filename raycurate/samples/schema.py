@@ -1,0 +1,145 @@
+"""One VIT sample, its Arrow schema, and the key that names it.
+
+A sample's key is a function of its content only: ``blake2b-128(messages + image references)`` in hex, then ``-`` and
+the occurrence number among exact duplicates. It does not change when the source is split, merged or reordered; the
+source's own ``id`` is kept beside it but is not trusted to be unique.
+
+The canonical order of a dataset is ``(order, key)``, where ``order`` is a hash of the first image reference (of the
+content for a text-only row). It is a fixed pseudo-random order in which rows that share an image are neighbours, so
+that one forward pass can serve them all, and every shard is a random sample of the dataset's images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+IMAGE_MARK = "<image>"
+ROLES = ("system", "user", "assistant")
+ORDER_BYTES = 8
+
+MESSAGE_TYPE = pa.struct([("role", pa.string()), ("text", pa.string())])
+IMAGE_TYPE = pa.struct([("path", pa.string()), ("data", pa.large_binary()), ("sha", pa.string())])
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source_id", pa.string()),
+        ("task", pa.string()),
+        ("messages", pa.list_(MESSAGE_TYPE)),
+        ("images", pa.list_(IMAGE_TYPE)),
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("order", pa.binary(ORDER_BYTES)),
+    ]
+)
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source_id", pa.string()),
+        ("source_file", pa.string()),
+        ("source_row", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``text`` holds one ``<image>`` mark where each image stands."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image by path below the image root, or by its encoded bytes (then ``sha`` names the bytes)."""
+
+    path: str | None = None
+    data: bytes | None = None
+    sha: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name under which equal images are equal: the hash of the bytes, else the path."""
+        return f"sha:{self.sha}" if self.sha else f"path:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One validated VIT row."""
+
+    messages: tuple[Message, ...]
+    images: tuple[ImageRef, ...] = ()
+    source_id: str | None = None
+    task: str = "unknown"
+    source_file: str = ""
+    source_row: int = 0
+    occurrence: int = field(default=0, compare=False)
+
+    @property
+    def content_hash(self) -> str:
+        """Hex blake2b-128 of the messages and image references: the key without its occurrence number."""
+        return content_hash(self.messages, self.images)
+
+    @property
+    def key(self) -> str:
+        """The sample's name in every noun of the run."""
+        return f"{self.content_hash}-{self.occurrence}"
+
+    @property
+    def order(self) -> bytes:
+        """Sort hash: equal for rows whose first image is the same."""
+        seed = self.images[0].identity if self.images else f"text:{self.content_hash}"
+        return hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=ORDER_BYTES).digest()
+
+
+def content_hash(messages: Sequence[Message], images: Sequence[ImageRef]) -> str:
+    """Hex blake2b-128 of a canonical JSON form of the conversation and its image references."""
+    canonical = json.dumps(
+        [[[m.role, m.text] for m in messages], [image.identity for image in images]],
+        ensure_ascii=True,
+        separators=(",", ":"),
+    )
+    return hashlib.blake2b(canonical.encode(), digest_size=16).digest().hex()
+
+
+def sample_to_row(sample: Sample) -> dict[str, Any]:
+    """The Arrow row of a sample (``SAMPLE_SCHEMA``)."""
+    return {
+        "key": sample.key,
+        "source_id": sample.source_id,
+        "task": sample.task,
+        "messages": [{"role": m.role, "text": m.text} for m in sample.messages],
+        "images": [{"path": i.path, "data": i.data, "sha": i.sha} for i in sample.images],
+        "source_file": sample.source_file,
+        "source_row": sample.source_row,
+        "order": sample.order,
+    }
+
+
+def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
+    """An Arrow table of samples."""
+    return pa.Table.from_pylist([sample_to_row(s) for s in samples], schema=SAMPLE_SCHEMA)
+
+
+def row_to_sample(row: dict[str, Any]) -> Sample:
+    """The inverse of ``sample_to_row``."""
+    return Sample(
+        messages=tuple(Message(m["role"], m["text"]) for m in row["messages"]),
+        images=tuple(ImageRef(i["path"], i["data"], i["sha"]) for i in row["images"]),
+        source_id=row["source_id"],
+        task=row["task"],
+        source_file=row["source_file"],
+        source_row=row["source_row"],
+        occurrence=int(row["key"].rpartition("-")[2]),
+    )

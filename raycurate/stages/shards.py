@@ -1,0 +1,135 @@
+"""Row-wise work by shard: run what is missing, bounded, and count what was done.
+
+A stage hands over one function of a shard number that makes and commits that shard and returns its record. Finished shards
+are never handed out again, so a rerun after any crash does only what is left. Ray retries a task whose worker process or
+node died; commits are idempotent (a shard's content depends on its number only).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import ray
+
+from raycurate.config import StageConfig
+from raycurate.errors import UserError
+from raycurate.progress import Progress
+from raycurate.store import Manifest, Noun, ShardRecord
+
+Result = TypeVar("Result")
+
+
+def describe(stage: str, version: int, config: StageConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a stage's result: its code's version, its config, the fingerprints of its inputs."""
+    return {"stage": stage, "stage_version": version, "config": config.determining(), "inputs": dict(inputs)}
+
+
+def map_tasks(
+    function: Callable[..., Result],
+    arguments: Iterable[tuple[Any, ...]],
+    *,
+    num_cpus: float = 1.0,
+    memory: int | None = None,
+    max_tasks: int = 64,
+) -> Iterator[Result]:
+    """Results of ``function(*arguments)`` as Ray tasks, in the order they finish, at most ``max_tasks`` in flight.
+
+    An error of a task is raised here as the error it was, the others are cancelled.
+    """
+    remote = ray.remote(function).options(num_cpus=num_cpus, max_retries=3, memory=memory)
+    pending: list[ray.ObjectRef] = []
+    try:
+        for values in arguments:
+            if len(pending) >= max_tasks:
+                yield _next_result(pending)
+            pending.append(remote.remote(*values))
+        while pending:
+            yield _next_result(pending)
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
+
+
+def _next_result(pending: list[ray.ObjectRef]) -> Any:
+    ready, _ = ray.wait(pending, num_returns=1)
+    pending.remove(ready[0])
+    return get_result(ready[0])
+
+
+def get_result(reference: ray.ObjectRef) -> Any:
+    """The value of a reference; a task's own exception instead of Ray's wrapper around it."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause if isinstance(error.cause, Exception) else None
+        if isinstance(cause, UserError):
+            raise UserError(str(cause)) from None
+        raise
+
+
+def count_record(progress: Progress, record: ShardRecord, *, strict: bool, quarantined: int = 0) -> int:
+    """Advance the progress by one committed shard; with ``strict`` the first rejected row is an error."""
+    rejected = sum(record.quarantined.values())
+    if strict and rejected:
+        raise UserError(
+            f"--strict: {rejected} rows of shard {record.shard} were rejected: {record.quarantined}. "
+            "See the quarantine folder of the run, or run without --strict to keep the good rows."
+        )
+    total = quarantined + rejected
+    progress.advance(record.rows_in, f"({total} quarantined)" if total else "")
+    return total
+
+
+@contextlib.contextmanager
+def stage_progress(stage: str, noun: Noun, total: int, unit: str = "rows") -> Iterator[Progress]:
+    """The progress of a row-wise stage, starting at what earlier attempts committed."""
+    done = sum(record.rows_in for record in noun.records().values())
+    with Progress(stage, total, unit, noun=noun, done=done) as progress:
+        yield progress
+
+
+def run_missing_shards(
+    stage: str,
+    noun: Noun,
+    make_shard: Callable[[int], ShardRecord],
+    *,
+    num_shards: int,
+    total_rows: int,
+    strict: bool = False,
+    num_cpus: float = 1.0,
+    max_tasks: int = 64,
+) -> None:
+    """Make every shard of ``noun`` that has no record yet."""
+    missing = noun.missing(num_shards)
+    with stage_progress(stage, noun, total_rows) as progress:
+        rejected = 0
+        tasks = map_tasks(make_shard, ((shard,) for shard in missing), num_cpus=num_cpus, max_tasks=max_tasks)
+        for record in tasks:
+            rejected = count_record(progress, record, strict=strict, quarantined=rejected)
+
+
+def skip_if_done(noun: Noun, description: Mapping[str, Any]) -> Manifest | None:
+    """The manifest of a noun that is already what ``description`` asks for."""
+    return noun.manifest() if noun.is_done(description) else None
+
+
+class StallWatch:
+    """Fails a stage that moved nothing for a while, instead of hanging forever."""
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        self.stage, self.seconds, self.last = stage, seconds, time.monotonic()
+
+    def moved(self) -> None:
+        """Something was finished."""
+        self.last = time.monotonic()
+
+    def check(self) -> None:
+        """Raise after ``seconds`` without a move."""
+        if time.monotonic() - self.last > self.seconds:
+            raise UserError(
+                f"{self.stage}: nothing was finished for {self.seconds:.0f} s. Are there enough CPUs, GPUs and memory for "
+                "one actor? Run the same command again to go on where it stopped, or raise stall_seconds."
+            )
