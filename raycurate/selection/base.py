@@ -1,0 +1,238 @@
+"""What a selection method is: the protocol, and the small tables that flow through it.
+
+A method never sees the whole dataset. It works in two steps:
+
+1. `plan(tables, goal)`: on the driver, from small tables only (clusters, tasks, the number of rows), divide
+   the target among groups of rows: one group for a global draw, one a task, one a cluster.
+2. `decide(plan, rows)`: for any block of rows, in any process, say which are kept, with a score and a reason.
+   Pure, so the answer does not depend on blocks, workers or order.
+
+Where the rows to keep in a group follow from a score that no stage has ranked, the plan says so
+(`plan.needs_cut`) and the method gives each row's place with `order(plan, rows)`. The caller then finds the
+exact cuts by streaming counts (`threshold.CutSearch`) and hands them to the plan before `decide`;
+`local.select_rows` shows the three steps.
+
+Rows travel as `pyarrow.Table` blocks with at least the columns in `method.columns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raycurate.errors import UserError
+from raycurate.selection.keys import Keys
+
+REASONS: Mapping[str, str] = {
+    "within_quota": "kept: ranked within the quota of its cluster",
+    "over_quota": "dropped: the quota of its cluster was filled by rows of better rank",
+    "drawn": "kept: drawn by the seeded hash of its key",
+    "not_drawn": "dropped: not drawn by the seeded hash of its key",
+    "no_group": "dropped: it belongs to no cluster or task of the plan",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """How much to keep, and the seed of every draw.
+
+    Attributes:
+        ratio: part of all rows to keep, in (0, 1].
+        seed: any integer.
+    """
+
+    ratio: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise UserError(f"ratio is {self.ratio}; it must be above 0 and at most 1, for example 0.2")
+
+    def target(self, num_rows: int) -> int:
+        """Return round(ratio * num_rows)."""
+        return round(self.ratio * num_rows)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterTable:
+    """One row a cluster, sorted by cluster id.
+
+    Attributes:
+        cluster_K: ids, int64 [K].
+        size_K: rows, int64 [K].
+        transferability: S by reading (`paper`, `code`), each float64 [K]; those that were computed.
+        density: D by reading (`paper`, `code`), each float64 [K]; empty before `rank`.
+    """
+
+    cluster_K: NDArray[np.int64]
+    size_K: NDArray[np.int64]
+    transferability: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    density: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectionTables:
+    """All that a plan may look at; its size does not grow with the number of rows.
+
+    Attributes:
+        num_rows: rows in all; the target is a part of these.
+        tasks: rows of each task, where the method needs them.
+        clusters: the cluster table, where the method needs it.
+    """
+
+    num_rows: int
+    tasks: Mapping[str, int] | None = None
+    clusters: ClusterTable | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Boundaries:
+    """The last row kept in each group: rows up to (word, key), inclusive, are kept.
+
+    Attributes:
+        word_G: order words, uint64 [G].
+        key_G: keys, bytes [G].
+        some_G: whether the group keeps any row, bool [G].
+        whole_G: whether it keeps all of them, bool [G].
+    """
+
+    word_G: NDArray[np.uint64]
+    key_G: Keys
+    some_G: NDArray[np.bool_]
+    whole_G: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many rows each group keeps.
+
+    Attributes:
+        goal: what was asked.
+        target: rows wanted, round(ratio * num_rows).
+        group_column: the column that names a row's group; None for one group of all rows.
+        groups: group labels, [G].
+        size_G: rows of each group, int64 [G].
+        quota_G: rows to keep of each group, int64 [G].
+        report: further numbers of each group, by name, [G] each (for example S, D, P of a cluster).
+        needs_cut: whether `boundaries` must be found before `decide`.
+        boundaries: the cut of each group, once found.
+    """
+
+    goal: Goal
+    target: int
+    group_column: str | None
+    groups: pa.Array
+    size_G: NDArray[np.int64]
+    quota_G: NDArray[np.int64]
+    report: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    needs_cut: bool = False
+    boundaries: Boundaries | None = None
+
+    @property
+    def expected(self) -> int:
+        """Rows that the decisions will keep in all."""
+        return int(self.quota_G.sum())
+
+    def with_boundaries(self, boundaries: Boundaries) -> Plan:
+        """Return the plan with its cuts found."""
+        return replace(self, boundaries=boundaries)
+
+    def group_index(self, rows: pa.Table) -> NDArray[np.int64]:
+        """Return the position in `groups` of each row, -1 for a row of no group, int64 [N]."""
+        if self.group_column is None:
+            return np.zeros(rows.num_rows, dtype=np.int64)
+        found = pc.index_in(rows.column(self.group_column).cast(self.groups.type), value_set=self.groups)
+        return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowOrder:
+    """The place of each row within its group: ascending (word, key), the first rows are kept.
+
+    Attributes:
+        group_N: position of the row's group in the plan, -1 for a row that takes no part, int64 [N].
+        word_N: order word, uint64 [N] (`order_word` makes one from a score).
+        key_N: keys, bytes [N].
+    """
+
+    group_N: NDArray[np.int64]
+    word_N: NDArray[np.uint64]
+    key_N: Keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decisions:
+    """What was decided about a block of rows, in the order of the block.
+
+    Attributes:
+        kept_N: bool [N].
+        score_N: the number that was compared, in the method's own unit, lower first, float64 [N].
+        reason_N: a short code, str [N]; `REASONS` has the text of the built-in ones.
+    """
+
+    kept_N: NDArray[np.bool_]
+    score_N: NDArray[np.float64]
+    reason_N: NDArray[np.str_]
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """A selection method with its options set.
+
+    Attributes:
+        needs: nouns of the run directory that it reads: `samples`, `clusters`, `ranking`.
+        columns: columns of the rows that `decide` and `order` read.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def columns(self) -> frozenset[str]: ...
+
+    def plan(self, tables: SelectionTables, goal: Goal) -> Plan:
+        """Divide the target among groups; raises UserError for a table that is missing or unusable."""
+        ...
+
+    def order(self, plan: Plan, rows: pa.Table) -> RowOrder:
+        """Give each row's place in its group; called only where `plan.needs_cut`."""
+        ...
+
+    def decide(self, plan: Plan, rows: pa.Table) -> Decisions:
+        """Keep or drop each row of a block."""
+        ...
+
+
+def order_word(score_N: NDArray[np.floating[Any]]) -> NDArray[np.uint64]:
+    """Return uint64 words in the order of the scores, [N]: negative zero equals zero, NaN comes last."""
+    bits_N = np.ascontiguousarray(score_N.astype(np.float64) + 0.0).view(np.uint64)
+    sign = np.uint64(1 << 63)
+    word_N = np.where(bits_N & sign, ~bits_N, bits_N | sign)
+    return np.where(np.isnan(score_N), np.uint64(2**64 - 1), word_N)
+
+
+def decide_by_cut(
+    plan: Plan, order: RowOrder, score_N: NDArray[np.float64], *, kept_reason: str, dropped_reason: str
+) -> Decisions:
+    """Keep the rows of each group up to its boundary, inclusive."""
+    cut = plan.boundaries
+    assert cut is not None, "decide() before the plan's boundaries were found"
+    known_N = order.group_N >= 0
+    group_N = np.where(known_N, order.group_N, 0)
+    word_N = cut.word_G[group_N]
+    before_N = (order.word_N < word_N) | ((order.word_N == word_N) & (order.key_N <= cut.key_G[group_N]))
+    kept_N = known_N & cut.some_G[group_N] & (cut.whole_G[group_N] | before_N)
+    return Decisions(kept_N=kept_N, score_N=score_N, reason_N=reasons(kept_N, known_N, kept_reason, dropped_reason))
+
+
+def reasons(
+    kept_N: NDArray[np.bool_], known_N: NDArray[np.bool_], kept_reason: str, dropped_reason: str
+) -> NDArray[np.str_]:
+    """Return one reason code a row; rows of no group get `no_group`."""
+    return np.where(kept_N, kept_reason, np.where(known_N, dropped_reason, "no_group"))

@@ -1,0 +1,81 @@
+"""The selection methods by name. A user's own is named `package.module:object`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from raycurate.errors import UserError, unknown_name
+from raycurate.selection.base import Selector
+from raycurate.selection.coincide import Coincide
+from raycurate.selection.random import Random
+from raycurate.selection.stratified import Stratified
+
+Method = Callable[..., Selector]
+
+METHODS: Mapping[str, Method] = {
+    "coincide": Coincide,
+    "random": Random,
+    "stratified": Stratified,
+}
+
+
+def get_method(name: str) -> Method:
+    """Return the method of that name, or the object that `package.module:object` names.
+
+    Raises:
+        UserError: no such method, with the nearest name; or an object that cannot be imported or called.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise unknown_name("method", name, METHODS)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method '{name}' cannot be imported: {error}; give package.module:object") from error
+    if not callable(found):
+        raise UserError(f"method '{name}' is a {type(found).__name__}; it must be a class or a function")
+    method: Method = found
+    return method
+
+
+def build_selector(name: str, options: Mapping[str, Any] | None = None) -> Selector:
+    """Return the method of that name with its options checked and set.
+
+    Raises:
+        UserError: an unknown method or option, a value that is not allowed, or an object that is no selector.
+    """
+    method, given = get_method(name), dict(options or {})
+    if isinstance(method, type) and dataclasses.is_dataclass(method):
+        selector = _checked(name, method, given)
+    else:
+        selector = method(**given)
+    if not isinstance(selector, Selector):
+        raise UserError(f"method '{name}' made a {type(selector).__name__}, which lacks plan, order or decide")
+    return selector
+
+
+def _checked(name: str, method: type[Any], given: Mapping[str, Any]) -> Any:
+    known = [entry.name for entry in dataclasses.fields(method)]
+    for option in given:
+        if option not in known:
+            raise unknown_name(f"option of method '{name}'", option, known or ["(none)"])
+    try:
+        return TypeAdapter(method).validate_python(dict(given))
+    except ValidationError as error:
+        raise _readable(name, error) from error
+
+
+def _readable(name: str, error: ValidationError) -> UserError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    where = ".".join(str(part) for part in first["loc"])
+    return UserError(f"option '{where}' of method '{name}' is {first['input']!r}: {first['msg']}")
