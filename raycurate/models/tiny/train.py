@@ -1,0 +1,277 @@
+"""Pretraining of the embedded tiny model on the procedural corpus, in two stages.
+
+1. The vision tower learns to read: every patch token predicts the kind, colour and box of the object whose
+   middle lies in its patch (a small detector whose heads are thrown away). Dense labels teach a tower of this
+   size in minutes; answers alone take hours.
+2. The whole model learns to answer: next-token loss on the answer tokens of multi-turn rows. Prompt and
+   answer are encoded apart, so the labels are right by construction.
+
+Both stages run transformers' Trainer in float32 or, where the CPU has bfloat16 units, under bf16 autocast.
+Cost on two CPU cores without such units: stage 1 about 400 images/s, stage 2 about 130 rows (600 turns) per
+second. Rows are made on the fly from (seed, index): training uses seed 0 upwards, the held-out check uses
+`HELD_OUT_SEED`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import (
+    CLIPVisionModel,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
+
+from raycurate.models.tiny.corpus import CorpusRow, corpus_row
+from raycurate.models.tiny.definition import (
+    ASSISTANT,
+    IMAGE,
+    NUM_IMAGE_TOKENS,
+    PATCH,
+    USER,
+    build_model,
+    build_processor,
+    build_tokenizer,
+)
+from raycurate.models.tiny.scenes import COLORS, SHAPES, SIDE, Thing
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_SEED = 1_000_000
+WINDOW = 12
+_IGNORE = -100
+_KINDS = ("", *SHAPES, *"0123456789")
+_TINTS = tuple(COLORS)
+
+
+def normalise_pixels(row: CorpusRow) -> npt.NDArray[np.float32]:
+    """Return the image as float32 (3, 64, 64) in [-1, 1], as the processor would."""
+    assert row.image is not None
+    pixels_HWC = np.asarray(row.image, dtype=np.float32)
+    return (pixels_HWC / 127.5 - 1.0).transpose(2, 0, 1)
+
+
+def encode_row(row: CorpusRow, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Return the token ids of a row and its labels: the answers and their end marks count, everything else is -100."""
+    user, assistant, image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, IMAGE])
+    ids, labels = [tokenizer.bos_token_id], [_IGNORE]
+    for place, (question, answer) in enumerate(row.turns):
+        prompt = [user]
+        if place == 0 and row.image is not None:
+            prompt += [image] * NUM_IMAGE_TOKENS
+            question = f"\n{question}"
+        prompt += [*tokenizer.encode(question, add_special_tokens=False), assistant]
+        target = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        ids += prompt + target
+        labels += [_IGNORE] * len(prompt) + target
+    return ids, labels
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """Token ids and labels of one row, and its pixels (3, 64, 64) or None for text alone."""
+
+    ids: list[int]
+    labels: list[int]
+    pixels: npt.NDArray[np.float32] | None
+
+
+class AnswerRows(Dataset[EncodedRow]):
+    """`count` rows of the corpus of `seed`, encoded for the whole model and served in order.
+
+    Rows are made by windows of `WINDOW` batches; inside a window they are sorted by length and its batches
+    are shuffled, which saves a third of the padding. Read them sequentially: one window is kept.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, count: int, *, seed: int, batch: int) -> None:
+        self.tokenizer, self.count, self.seed, self.batch = tokenizer, count, seed, batch
+        self._window: tuple[int, list[EncodedRow]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.count
+
+    def __getitem__(self, index: int) -> EncodedRow:
+        """Return ids, labels and pixels (None for text alone) of one row."""
+        window, place = divmod(index, WINDOW * self.batch)
+        if self._window[0] != window:
+            self._window = (window, self._make_window(window))
+        return self._window[1][place]
+
+    def _make_window(self, window: int) -> list[EncodedRow]:
+        first = window * WINDOW * self.batch
+        made = []
+        for index in range(first, min(self.count, first + WINDOW * self.batch)):
+            row = corpus_row(self.seed, index)
+            ids, labels = encode_row(row, self.tokenizer)
+            made.append(EncodedRow(ids, labels, None if row.image is None else normalise_pixels(row)))
+        made.sort(key=lambda row: len(row.ids))
+        batches = [made[start : start + self.batch] for start in range(0, len(made), self.batch)]
+        random.Random(f"{self.seed}:{window}").shuffle(batches)
+        return [row for batch in batches for row in batch]
+
+    def collate(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        """Pad on the right and stack the images of the rows that have one."""
+        length = max(len(row.ids) for row in rows)
+        ids_BL = torch.full((len(rows), length), self.tokenizer.pad_token_id)
+        labels_BL = torch.full((len(rows), length), _IGNORE)
+        for place, row in enumerate(rows):
+            ids_BL[place, : len(row.ids)] = torch.tensor(row.ids)
+            labels_BL[place, : len(row.labels)] = torch.tensor(row.labels)
+        batch = {
+            "input_ids": ids_BL,
+            "attention_mask": (ids_BL != self.tokenizer.pad_token_id).long(),
+            "labels": labels_BL,
+        }
+        pixels = [row.pixels for row in rows if row.pixels is not None]
+        if pixels:
+            batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
+        return batch
+
+
+class PatchRows(Dataset[dict[str, torch.Tensor]]):
+    """Images of the corpus with one target per patch, for the vision tower."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self.count, self.seed = count, seed
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Return the pixels and the targets of one image; a row of text alone gives its place to another row."""
+        row = corpus_row(self.seed, index)
+        while row.image is None:
+            index += self.count
+            row = corpus_row(self.seed, index)
+        return {"pixel_values": torch.from_numpy(normalise_pixels(row)), **patch_targets(row.things)}
+
+
+def patch_targets(things: Sequence[Thing]) -> dict[str, torch.Tensor]:
+    """Return kinds_P and tints_P (class ids; no tint, -100, for empty patches and digits) and boxes_P4 in fractions."""
+    side = SIDE // PATCH
+    kinds_P = torch.zeros(NUM_IMAGE_TOKENS, dtype=torch.long)
+    tints_P = torch.full((NUM_IMAGE_TOKENS,), _IGNORE)
+    boxes_P4 = torch.zeros(NUM_IMAGE_TOKENS, 4)
+    for thing in sorted(things, key=lambda one: one.area):
+        x, y = (min(side - 1, max(0, int(v / PATCH))) for v in thing.center)
+        patch = y * side + x
+        kinds_P[patch] = _KINDS.index(thing.kind)
+        tints_P[patch] = _IGNORE if thing.kind.isdigit() else _TINTS.index(thing.color)
+        boxes_P4[patch] = torch.tensor(thing.box) / SIDE
+    return {"kinds": kinds_P, "tints": tints_P, "boxes": boxes_P4}
+
+
+class PatchReader(nn.Module):
+    """The vision tower with three linear heads on its patch tokens; returns the summed loss of the heads."""
+
+    def __init__(self, tower: CLIPVisionModel) -> None:
+        super().__init__()
+        width = tower.config.hidden_size
+        self.tower = tower
+        self.kind = nn.Linear(width, len(_KINDS))
+        self.tint = nn.Linear(width, len(_TINTS))
+        self.box = nn.Linear(width, 4)
+
+    def forward(
+        self, pixel_values: torch.Tensor, kinds: torch.Tensor, tints: torch.Tensor, boxes: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return {"loss"} for pixels (B, 3, 64, 64) and targets kinds, tints (B, P) and boxes (B, P, 4)."""
+        tokens_BPW = self.tower(pixel_values).last_hidden_state[:, 1:]
+        loss = nn.functional.cross_entropy(self.kind(tokens_BPW).flatten(0, 1), kinds.flatten())
+        loss = loss + nn.functional.cross_entropy(self.tint(tokens_BPW).flatten(0, 1), tints.flatten()) / 4
+        filled = kinds > 0
+        distance = nn.functional.smooth_l1_loss(self.box(tokens_BPW)[filled], boxes[filled], beta=0.05)
+        return {"loss": loss + 2 * distance}
+
+
+def train_vision(model: LlavaForConditionalGeneration, out: Path, *, images: int, seed: int) -> float:
+    """Stage 1: train the model's vision tower in place on `images` scenes; return the last logged loss."""
+    reader = PatchReader(model.model.vision_tower)
+    trainer = Trainer(reader, _arguments(out, batch=64, rate=1e-3), train_dataset=PatchRows(images, seed=seed))
+    trainer.train()
+    return _last_loss(trainer)
+
+
+def train_answers(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, out: Path, *, rows: int, seed: int
+) -> float:
+    """Stage 2: train the whole model in place on the answers of `rows` rows; return the last logged loss."""
+    arguments = _arguments(out, batch=32, rate=1.5e-3)
+    data = AnswerRows(tokenizer, rows, seed=seed, batch=32)
+    trainer = Trainer(model, arguments, train_dataset=data, data_collator=data.collate)
+    trainer.train()
+    return _last_loss(trainer)
+
+
+def train_tiny_model(out: Path, work: Path, *, images: int, rows: int, seed: int = 0) -> dict[str, float]:
+    """Train the model from nothing and write it to `out` as bfloat16 safetensors with its processor.
+
+    `work` receives the checkpoints of both stages; a vision tower found there is used again instead of being
+    trained. Returns the last training loss of each stage that ran.
+    """
+    texts = (f"{q}\n{a}" for i in range(4000) for q, a in corpus_row(seed, i).turns)
+    tokenizer = build_tokenizer(texts)
+    processor = build_processor(tokenizer)
+    model = build_model(tokenizer, seed=seed)
+    tower, read = model.model.vision_tower, work / "vision.safetensors"
+    losses = {}
+    if read.exists():
+        tower.load_state_dict(load_file(read))
+        logger.info("using the vision tower of %s", read)
+    else:
+        losses["vision"] = train_vision(model, work / "vision", images=images, seed=seed)
+        save_file(dict(tower.state_dict()), read)
+    losses["answers"] = train_answers(model, tokenizer, work / "answers", rows=rows, seed=seed + 1)
+    save(model, processor, out)
+    return losses
+
+
+def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path) -> None:
+    """Write a bfloat16 copy of the model and its processor to `out`; the model itself keeps its type."""
+    copy = LlavaForConditionalGeneration(model.config)
+    copy.load_state_dict(model.state_dict())
+    copy.to(torch.bfloat16).save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _arguments(out: Path, *, batch: int, rate: float) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=batch,
+        num_train_epochs=1,
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
+        weight_decay=0.01,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        logging_steps=50,
+        save_steps=500,
+        save_total_limit=1,
+        bf16=torch.backends.cpu.get_cpu_capability() != "DEFAULT" and torch.cpu._is_amx_tile_supported(),
+        use_cpu=True,
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        train_sampling_strategy="sequential",
+        seed=0,
+    )
+
+
+def _last_loss(trainer: Trainer) -> float:
+    return float([entry["loss"] for entry in trainer.state.log_history if "loss" in entry][-1])
