@@ -1,0 +1,1 @@
+"""One adapter over transformers' image-text-to-text models, and the embedded tiny model."""
