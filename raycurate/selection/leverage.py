@@ -79,7 +79,8 @@ def leverage_basis(moments: Moments, *, rank: int | None = None, energy: float =
     """
     if moments.count == 0 or (rank is not None and rank < 1) or not 0 < energy <= 1:
         raise UserError(
-            f"leverage needs rows, rank >= 1 and energy in (0, 1]; got {moments.count} rows, rank {rank}, energy {energy}"
+            f"leverage needs rows, rank >= 1 and energy in (0, 1]; got {moments.count} rows, rank {rank}, "
+            f"energy {energy}"
         )
     mean_D = moments.sum_D / moments.count
     values_D, vectors_DD = np.linalg.eigh(moments.gram_DD - moments.count * np.outer(mean_D, mean_D))

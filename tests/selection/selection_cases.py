@@ -1,0 +1,89 @@
+"""Small seeded data sets in the shape of real ones, for the tests of `raycurate.selection`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raycurate.selection.base import ClusterTable, SelectionTables
+from raycurate.selection.keys import key_array
+from raycurate.selection.mmd import rank_cluster
+from raycurate.selection.transferability import transferability
+
+
+def unit_features(rows: int, dim: int, seed: int, *, spread: float = 0.6, blocks: int = 1) -> NDArray[np.float16]:
+    """Rows around one direction, float16; each of `blocks` equal parts has length 1 / sqrt(blocks)."""
+    random = np.random.default_rng(seed)
+    wide = random.normal(size=(1, blocks, dim // blocks))
+    wide = wide + spread * random.normal(size=(rows, blocks, dim // blocks)) * np.linalg.norm(wide) / dim**0.5
+    wide /= np.linalg.norm(wide, axis=2, keepdims=True) * blocks**0.5
+    return wide.reshape(rows, dim).astype(np.float16)
+
+
+def sample_keys(count: int, seed: int = 0) -> list[str]:
+    """Keys like those of `samples`: 32 hex digits and an occurrence."""
+    return [hashlib.blake2b(f"{seed}:{row}".encode(), digest_size=16).hexdigest() + "-0" for row in range(count)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A clustered data set: features, keys, labels and centroids."""
+
+    features: NDArray[np.float16]
+    keys: list[str]
+    labels: NDArray[np.int64]
+    centroids: NDArray[np.float32]
+    block_dim: int
+
+    def tables_and_rows(self, sigma: float) -> tuple[SelectionTables, pa.Table]:
+        """What `cluster` and `rank` leave behind, computed with the package."""
+        clusters = self.centroids.shape[0]
+        size = np.bincount(self.labels, minlength=clusters)
+        rank = np.empty(len(self.keys), dtype=np.int64)
+        paper, code = np.ones(clusters), np.ones(clusters)
+        key_bytes = key_array(pa.array(self.keys))
+        for cluster in range(clusters):
+            rows = np.flatnonzero(self.labels == cluster)
+            ranking = rank_cluster(self.features[rows], key_bytes[rows], sigma=sigma)
+            rank[rows] = ranking.rank_N
+            paper[cluster], code[cluster] = ranking.density.paper, ranking.density.code
+        by_reading = {
+            reading: transferability(self.centroids, size, reading=reading, block_dim=self.block_dim)
+            for reading in ("paper", "code")
+        }
+        table = ClusterTable(
+            cluster_K=np.arange(clusters),
+            size_K=size,
+            transferability=by_reading,
+            density={"paper": paper, "code": code},
+        )
+        similarity = np.einsum("nd,nd->n", self.features.astype(np.float64), self.centroids[self.labels])
+        rows_table = pa.table({"key": self.keys, "cluster": self.labels, "rank": rank, "similarity": similarity})
+        return SelectionTables(num_rows=len(self.keys), clusters=table), rows_table
+
+
+def clustered_case(seed: int, *, rows: int = 60, clusters: int = 5, layers: int = 2, block_dim: int = 6) -> Case:
+    """Clusters of random sizes around random directions; no cluster is empty."""
+    random = np.random.default_rng(seed)
+    labels = np.concatenate(
+        [np.arange(clusters), random.choice(clusters, rows - clusters, p=_shares(random, clusters))]
+    )
+    random.shuffle(labels)
+    dim = 2 * layers * block_dim
+    features = np.empty((rows, dim), dtype=np.float16)
+    for cluster in range(clusters):
+        members = np.flatnonzero(labels == cluster)
+        spread = float(random.uniform(0.2, 1.2))
+        features[members] = unit_features(members.size, dim, seed * 100 + cluster, spread=spread, blocks=2 * layers)
+    centroids = np.stack([features[labels == cluster].astype(np.float64).mean(axis=0) for cluster in range(clusters)])
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    return Case(features, sample_keys(rows, seed), labels, centroids.astype(np.float32), block_dim)
+
+
+def _shares(random: np.random.Generator, clusters: int) -> NDArray[np.float64]:
+    weights = random.exponential(size=clusters) + 0.05
+    return weights / weights.sum()

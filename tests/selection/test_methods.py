@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from raycurate.errors import UserError
+from raycurate.selection import METHODS, REASONS, Selector, build_selector, get_method
+from raycurate.selection.random import Random
+
+
+def test_every_method_is_a_selector_with_defaults() -> None:
+    """Each name in the list builds without options."""
+    for name in METHODS:
+        assert isinstance(build_selector(name), Selector)
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    """The message names the nearest method and all others."""
+    with pytest.raises(UserError, match="unknown method 'coincdie'. Did you mean 'coincide'") as error:
+        get_method("coincdie")
+    assert "Available: coincide, random, stratified" in str(error.value)
+
+
+def test_an_unknown_option_gets_the_nearest() -> None:
+    """A misspelt option is not ignored."""
+    with pytest.raises(UserError, match="unknown option of method 'coincide' 'temprature'. Did you mean 'temperature'"):
+        build_selector("coincide", {"temprature": 0.1})
+    with pytest.raises(UserError, match="option 'density' of method 'coincide' is 'papper'"):
+        build_selector("coincide", {"density": "papper"})
+    with pytest.raises(UserError, match="option 'temperature' of method 'coincide' is 'hot'"):
+        build_selector("coincide", {"temperature": "hot"})
+
+
+def test_a_method_of_the_user_is_loaded_by_its_path() -> None:
+    """`package.module:object` is imported."""
+    assert isinstance(build_selector("raycurate.selection.random:Random"), Random)
+
+
+@pytest.mark.parametrize("name", ["no_such_package:Thing", "raycurate.selection.random:Nothing", ":x", "math:"])
+def test_a_path_that_cannot_be_imported_is_a_user_error(name: str) -> None:
+    """The message says what to give."""
+    with pytest.raises(UserError, match="give package.module:object"):
+        get_method(name)
+
+
+def test_an_object_that_is_no_selector_is_a_user_error() -> None:
+    """A number, and a class without the three functions."""
+    with pytest.raises(UserError, match="it must be a class or a function"):
+        get_method("math:pi")
+    with pytest.raises(UserError, match="lacks plan, order or decide"):
+        build_selector("collections:OrderedDict")
+
+
+def test_reasons_say_whether_the_row_was_kept() -> None:
+    """Every reason has a text that starts with the outcome."""
+    assert all(text.split(":")[0] in ("kept", "dropped") for text in REASONS.values())
