@@ -41,7 +41,8 @@ _TEMPLATES = {
     "llava": "{% for message in messages %}{{ message['role'] | upper }}: " + _BLOCKS + " {% endfor %}",
     "smolvlm": "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"
-    + _BLOCKS + "<end_of_utterance>\n{% endfor %}",
+    + _BLOCKS
+    + "<end_of_utterance>\n{% endfor %}",
     "qwen2_vl": _CHATML,
     "qwen3_vl": _CHATML,
     "internvl": _CHATML,
@@ -90,8 +91,14 @@ def make_processor(family: str, *, template: bool = True) -> Any:
     chat = _TEMPLATES[family].replace("IMAGE", _PLACEHOLDERS[family]) if template else None
     if family == "llava":
         images = hf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-        return hf.LlavaProcessor(images, tokenizer, patch_size=14, vision_feature_select_strategy="default",
-                                 num_additional_image_tokens=1, chat_template=chat)
+        return hf.LlavaProcessor(
+            images,
+            tokenizer,
+            patch_size=14,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=chat,
+        )
     if family == "smolvlm":
         images = hf.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
         return hf.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=chat)
@@ -99,8 +106,9 @@ def make_processor(family: str, *, template: bool = True) -> Any:
         images = hf.GotOcr2ImageProcessorPil(size={"height": 28, "width": 28}, max_patches=4, crop_to_patches=True)
         return image_only_class(hf.InternVLProcessor)(images, tokenizer, None, image_seq_length=4, chat_template=chat)
     cls = hf.Qwen2VLProcessor if family == "qwen2_vl" else hf.Qwen3VLProcessor
-    images = hf.Qwen2VLImageProcessorPil(patch_size=7, merge_size=2, size={"shortest_edge": 14 * 14,
-                                                                            "longest_edge": 42 * 42})
+    images = hf.Qwen2VLImageProcessorPil(
+        patch_size=7, merge_size=2, size={"shortest_edge": 14 * 14, "longest_edge": 42 * 42}
+    )
     return image_only_class(cls)(images, tokenizer, None, chat_template=chat)
 
 
@@ -116,43 +124,75 @@ def make_config(family: str, tokenizer: Any) -> Any:
         "max_position_embeddings": 4096,
         "pad_token_id": 0,
     }
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-              "image_size": 28, "patch_size": 14}
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
 
     def token(name: str) -> int:
         return int(tokenizer.convert_tokens_to_ids(name))
 
     if family == "llava":
         return hf.LlavaConfig(
-            vision_config=hf.CLIPVisionConfig(**vision), text_config=hf.LlamaConfig(**text),
-            image_token_id=token("<image>"), vision_feature_layer=-2, image_seq_length=4,
+            vision_config=hf.CLIPVisionConfig(**vision),
+            text_config=hf.LlamaConfig(**text),
+            image_token_id=token("<image>"),
+            vision_feature_layer=-2,
+            image_seq_length=4,
         )
     if family == "smolvlm":
         return hf.SmolVLMConfig(
-            vision_config={**vision, "patch_size": 7}, text_config={**text, "model_type": "llama"},
-            image_token_id=token("<image>"), scale_factor=2,
+            vision_config={**vision, "patch_size": 7},
+            text_config={**text, "model_type": "llama"},
+            image_token_id=token("<image>"),
+            scale_factor=2,
         )
     if family == "internvl":
         return hf.InternVLConfig(
             vision_config={**vision, "patch_size": [7, 7], "image_size": [28, 28]},
             text_config={**text, "model_type": "qwen2"},
-            image_token_id=token("<IMG_CONTEXT>"), image_seq_length=4, downsample_ratio=0.5,
+            image_token_id=token("<IMG_CONTEXT>"),
+            image_seq_length=4,
+            downsample_ratio=0.5,
         )
-    ids = {"image_token_id": token("<|image_pad|>"), "video_token_id": token("<|video_pad|>"),
-           "vision_start_token_id": token("<|vision_start|>"), "vision_end_token_id": token("<|vision_end|>")}
+    ids = {
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+    }
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
     if family == "qwen2_vl":
         return hf.Qwen2VLConfig(
             text_config={**text, "rope_parameters": rope},
-            vision_config={"depth": 2, "embed_dim": 16, "hidden_size": WIDTH, "num_heads": 2, "mlp_ratio": 2,
-                           "patch_size": 7, "spatial_merge_size": 2},
+            vision_config={
+                "depth": 2,
+                "embed_dim": 16,
+                "hidden_size": WIDTH,
+                "num_heads": 2,
+                "mlp_ratio": 2,
+                "patch_size": 7,
+                "spatial_merge_size": 2,
+            },
             **ids,
         )
     return hf.Qwen3VLConfig(
         text_config={**text, "head_dim": 8, "rope_parameters": {**rope, "mrope_interleaved": True}},
-        vision_config={"depth": 3, "hidden_size": 16, "out_hidden_size": WIDTH, "num_heads": 2,
-                       "intermediate_size": 32, "patch_size": 7, "spatial_merge_size": 2,
-                       "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64},
+        vision_config={
+            "depth": 3,
+            "hidden_size": 16,
+            "out_hidden_size": WIDTH,
+            "num_heads": 2,
+            "intermediate_size": 32,
+            "patch_size": 7,
+            "spatial_merge_size": 2,
+            "deepstack_visual_indexes": [0, 1],
+            "num_position_embeddings": 64,
+        },
         **ids,
     )
 
@@ -175,7 +215,8 @@ def make_tiny_vlm(family: str, path: str | Path, *, template: bool = True) -> Pa
     make_model(family, processor).save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
-    settings = {k: v for k, v in processor.to_dict().items() if k not in ("image_processor", "video_processor", "tokenizer")}
+    parts = ("image_processor", "video_processor", "tokenizer")
+    settings = {name: value for name, value in processor.to_dict().items() if name not in parts}
     (folder / "processor_config.json").write_text(json.dumps(settings), encoding="utf-8")
     if processor.chat_template is not None:
         (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")

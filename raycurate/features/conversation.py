@@ -76,6 +76,16 @@ class ConversationRenderer:
         probe = self._render_one([{"role": "user", "content": [{"type": "text", "text": _MARKER}]}])
         return bos is None or isinstance(probe, Exception) or not probe.startswith(bos)
 
+    def image_wrapper(self) -> str:
+        """What the template writes around an image besides the image token, such as `<|vision_start|>`."""
+        marker = {"type": "text", "text": _MARKER}
+        plain = self._render_one([{"role": "user", "content": [marker]}])
+        shown = self._render_one([{"role": "user", "content": [{"type": "image"}, marker]}])
+        if isinstance(plain, Exception) or isinstance(shown, Exception) or _MARKER not in shown:
+            return ""
+        shared = len(os.path.commonprefix([plain, shown]))
+        return shown[shared : shown.index(_MARKER)].replace(self._image_token, "")
+
     def _render_one(self, turns: list[Turn]) -> str | Exception:
         try:
             return self._render([turns])[0]

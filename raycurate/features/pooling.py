@@ -52,8 +52,9 @@ def pool_tokens(activations_BTH: torch.Tensor, masks_B2T: torch.Tensor) -> torch
     """
     content_BT1 = masks_B2T.any(dim=1).unsqueeze(-1)
     # Selecting before the product keeps a NaN of a padded position out of the sums (0 * NaN is NaN).
-    kept_BTH = torch.where(content_BT1, activations_BTH, torch.zeros((), dtype=activations_BTH.dtype,
-                                                                     device=activations_BTH.device)).float()
+    kept_BTH = torch.where(
+        content_BT1, activations_BTH, torch.zeros((), dtype=activations_BTH.dtype, device=activations_BTH.device)
+    ).float()
     weights_B2T = masks_B2T.float()
     sums_B2H = torch.bmm(weights_B2T, kept_BTH)
     return sums_B2H / weights_B2T.sum(dim=2, keepdim=True).clamp_min(1.0)
@@ -103,7 +104,5 @@ def unit_rows(
     features_BD = blocks.reshape(num_rows, num_layers * 2 * width).to(torch.float16)
 
     flags = torch.stack([has_text_B, finite_B, nonzero_B], dim=1).tolist()
-    reasons = [
-        None if all(row) else (NO_TEXT, NON_FINITE, ZERO_NORM)[row.index(False)] for row in flags
-    ]
+    reasons = [None if all(row) else (NO_TEXT, NON_FINITE, ZERO_NORM)[row.index(False)] for row in flags]
     return features_BD, reasons

@@ -42,7 +42,6 @@ _MAX_CHARACTERS_PER_TOKEN = 64
 _BUCKET_GROWTH = math.log(1.125)
 _MAX_PADDING = 0.15
 _WORTH_RUNNING = 4
-_WRAPPER_NAMES = ("vision_start_token_id", "vision_end_token_id", "start_image_token_id", "end_image_token_id")
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,16 @@ class Preparer:
         )
         self._image_kwargs = _image_settings(processor)
         self._type_ids = [i for i in getattr(processor, "image_token_ids", []) if i is not None]
-        self._wrappers = [i for i in (getattr(processor, n, None) for n in _WRAPPER_NAMES) if i is not None]
+        self._wrappers = self._wrapper_ids()
         self._foreign = [t for t in (getattr(processor, n, None) for n in ("video_token", "audio_token")) if t]
         self._adds_special = self._renderer.adds_special_tokens()
         self._expansions: dict[str, np.ndarray] = {}
+
+    def _wrapper_ids(self) -> list[int]:
+        """Special tokens that the template writes around an image; they stand for no word."""
+        special = set(self._tokenizer.get_added_vocab().values())
+        ids = self._tokenizer(self._renderer.image_wrapper(), add_special_tokens=False)["input_ids"]
+        return sorted(special.intersection(ids) - {self._image_id})
 
     def prepare(self, samples: Sequence[Mapping[str, Any]]) -> PreparedWindow:
         """Prepare one window.
@@ -177,11 +182,12 @@ class Preparer:
         texts = {}
         rendered = self._renderer.render_all([samples[i]["messages"] for i in positions])
         for i, text in zip(positions, rendered, strict=True):
-            num_images = len(samples[i]["images"])
             if isinstance(text, Exception):
                 failures.append(RowFailure(i, samples[i]["key"], "template_error", _describe(text)))
-            elif text.count(self._processor.image_token) != num_images:
-                detail = f"the rendered text has {text.count(self._processor.image_token)} image tokens for {num_images} images"
+                continue
+            num_images, num_tokens = len(samples[i]["images"]), text.count(self._processor.image_token)
+            if num_tokens != num_images:
+                detail = f"the rendered text has {num_tokens} image tokens for {num_images} images"
                 failures.append(RowFailure(i, samples[i]["key"], "special_token_in_text", detail))
             else:
                 texts[i] = text

@@ -120,7 +120,7 @@ def _reference_text_mask(processor: Any, family: str, text: str, images: list[An
     is_text[: len(prefix)] = [False] * len(prefix)
     encoded = processor.tokenizer(expanded, return_offsets_mapping=True)
     assert encoded["input_ids"] == ids.tolist()
-    wrappers = {getattr(processor, f"vision_{side}_token_id", None) for side in ("start", "end")}
+    wrappers = set(processor.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"]))
     return np.array(
         [
             stop > start and is_text[start] and token not in wrappers

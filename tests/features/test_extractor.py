@@ -20,7 +20,7 @@ from tests.tiny_vlms import FAMILIES
 LAYERS = (1, 3)
 
 
-def extract_all(extractor: ActivationExtractor, samples: list[dict[str, Any]], **settings: Any) -> dict[str, np.ndarray]:
+def extract_all(extractor: ActivationExtractor, samples: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
     """Feature per key; fails the test on any failed row."""
     window = Preparer(extractor.vlm.processor, **settings).prepare(samples)
     assert window.failures == []
