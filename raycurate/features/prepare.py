@@ -18,15 +18,14 @@ A row that cannot be used is returned as a failure with a reason, never cut shor
 tokens after image expansion), `template_error`, `image_count_mismatch`, `special_token_in_text`, `undecodable_image`,
 `image_processor_error`, `no_text_tokens`.
 
-Cost: two-thirds tokenizer and template, the rest image resizing; memory per window is its distinct images in
-`pixel_dtype` plus its tokens. Limits: processors that do not describe their image expansion
-(`replace_image_token`) are refused, videos are not read.
+Cost: image decoding and resizing dominate; memory per window is its distinct images in `pixel_dtype` plus its tokens.
+Limits: processors that do not describe their image expansion (`replace_image_token`) are refused; no videos.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +35,15 @@ import torch
 from raycurate.errors import UserError
 from raycurate.features.batch import PreparedBatch
 from raycurate.features.conversation import ConversationRenderer, count_marks
+from raycurate.features.images import (
+    ImageReader,
+    ImageRun,
+    ProcessedImage,
+    RowError,
+    WindowImages,
+    concatenate,
+    describe,
+)
 
 # No tokenizer in use averages more characters per token; longer texts are refused before they are tokenised.
 _MAX_CHARACTERS_PER_TOKEN = 64
@@ -60,25 +68,6 @@ class PreparedWindow:
 
     batches: list[PreparedBatch]
     failures: list[RowFailure]
-
-
-class _RowError(Exception):
-    """A reason why one row fails, on its way to a RowFailure."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One distinct image, processed: its tensors and the token ids that stand for it."""
-
-    tensors: dict[str, torch.Tensor]
-    nested: bool
-    ids: np.ndarray
-    num_visual: int
 
 
 @dataclass(frozen=True)
@@ -132,18 +121,16 @@ class Preparer:
         self._token_budget = token_budget
         self._max_rows = max_rows
         self._left = padding_side == "left"
-        self._pixel_dtype = pixel_dtype
+        self._reader = ImageReader(processor, pixel_dtype)
         self._renderer = ConversationRenderer(processor)
         self._image_id = int(processor.image_token_id)
         self._pad_id = next(
             (i for i in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if i is not None), 0
         )
-        self._image_kwargs = _image_settings(processor)
         self._type_ids = [i for i in getattr(processor, "image_token_ids", []) if i is not None]
         self._wrappers = self._wrapper_ids()
         self._foreign = [t for t in (getattr(processor, n, None) for n in ("video_token", "audio_token")) if t]
         self._adds_special = self._renderer.adds_special_tokens()
-        self._expansions: dict[str, np.ndarray] = {}
 
     def _wrapper_ids(self) -> list[int]:
         """Special tokens that the template writes around an image; they stand for no word."""
@@ -165,7 +152,9 @@ class Preparer:
         """
         failures: list[RowFailure] = []
         texts = self._texts(samples, failures)
-        images = self._images(samples, texts)
+        images = WindowImages(self._reader.read)
+        for i in sorted(texts):
+            images.add(i, samples[i])
         rows = self._rows(samples, texts, images, failures)
         batches = [self._collate(group, images.processed) for group in self._pack(rows)]
         return PreparedWindow(batches=batches, failures=sorted(failures, key=lambda failure: failure.row))
@@ -177,13 +166,13 @@ class Preparer:
             try:
                 self._check(sample)
                 positions.append(i)
-            except _RowError as error:
+            except RowError as error:
                 failures.append(RowFailure(i, sample["key"], error.reason, error.detail))
         texts = {}
         rendered = self._renderer.render_all([samples[i]["messages"] for i in positions])
         for i, text in zip(positions, rendered, strict=True):
             if isinstance(text, Exception):
-                failures.append(RowFailure(i, samples[i]["key"], "template_error", _describe(text)))
+                failures.append(RowFailure(i, samples[i]["key"], "template_error", describe(text)))
                 continue
             num_images, num_tokens = len(samples[i]["images"]), text.count(self._processor.image_token)
             if num_tokens != num_images:
@@ -194,62 +183,24 @@ class Preparer:
         return texts
 
     def _check(self, sample: Mapping[str, Any]) -> None:
-        """Raise `_RowError` for a sample that is wrong before any model code sees it."""
+        """Raise `RowError` for a sample that is wrong before any model code sees it."""
         messages, num_images = sample["messages"], len(sample["images"])
         if not messages:
-            raise _RowError("template_error", "the conversation is empty")
+            raise RowError("template_error", "the conversation is empty")
         marks = count_marks(messages)
         if marks != num_images:
-            raise _RowError("image_count_mismatch", f"{marks} <image> marks for {num_images} images")
+            raise RowError("image_count_mismatch", f"{marks} <image> marks for {num_images} images")
         if sum(len(m["text"]) for m in messages) > self._max_length * _MAX_CHARACTERS_PER_TOKEN:
-            raise _RowError("overlong", f"over {self._max_length * _MAX_CHARACTERS_PER_TOKEN} characters")
+            raise RowError("overlong", f"over {self._max_length * _MAX_CHARACTERS_PER_TOKEN} characters")
         for token in self._foreign:
             if any(token in m["text"] for m in messages):
-                raise _RowError("special_token_in_text", f"the text holds the special token {token}")
-
-    def _images(self, samples: Sequence[Mapping[str, Any]], texts: Mapping[int, str]) -> _WindowImages:
-        """Process the distinct images of the rows that rendered, numbered by first appearance."""
-        window = _WindowImages()
-        for i in sorted(texts):
-            window.add(i, samples[i], self._process_image)
-        return window
-
-    def _process_image(self, image: Any) -> _Image:
-        """One image through the image processor; raises `_RowError`."""
-        try:
-            loaded = image() if callable(image) else image
-            loaded.load()
-        except Exception as error:  # noqa: BLE001 - decoders raise many types on damaged bytes
-            raise _RowError("undecodable_image", _describe(error)) from error
-        try:
-            processed, replacements = self._processor._process_images([loaded], **self._image_kwargs)
-            ids = self._expansion(replacements[0])
-        except Exception as error:  # noqa: BLE001 - for example an aspect ratio that the processor refuses
-            raise _RowError("image_processor_error", _describe(error)) from error
-        tensors = {name: self._image_tensor(value) for name, value in processed.items() if _is_tensor(value)}
-        nested = tensors["pixel_values"].ndim == 5 and "pixel_attention_mask" in tensors
-        if nested:
-            tensors = {name: tensor.squeeze(0) for name, tensor in tensors.items()}
-        return _Image(tensors, nested, ids, int((ids == self._image_id).sum()))
-
-    def _image_tensor(self, value: Any) -> torch.Tensor:
-        tensor = torch.as_tensor(value)
-        return tensor.to(self._pixel_dtype) if tensor.is_floating_point() else tensor
-
-    def _expansion(self, replacement: str) -> np.ndarray:
-        """Token ids of the text that stands for one image."""
-        if replacement not in self._expansions:
-            ids = self._tokenizer(replacement, add_special_tokens=False)["input_ids"]
-            if len(self._expansions) >= 1024:
-                self._expansions.clear()
-            self._expansions[replacement] = np.asarray(ids, dtype=np.int32)
-        return self._expansions[replacement]
+                raise RowError("special_token_in_text", f"the text holds the special token {token}")
 
     def _rows(
         self,
         samples: Sequence[Mapping[str, Any]],
         texts: Mapping[int, str],
-        images: _WindowImages,
+        images: WindowImages,
         failures: list[RowFailure],
     ) -> list[_Row]:
         """Tokenised rows with their images expanded; rows that fail go to `failures`."""
@@ -260,19 +211,26 @@ class Preparer:
         rows: list[_Row] = []
         if not positions:
             return rows
-        encoded = self._tokenizer(
-            [texts[i] for i in positions], add_special_tokens=self._adds_special, return_special_tokens_mask=True
-        )
+        to_encode = [self._with_open_runs(texts[i], images.runs(i)) for i in positions]
+        encoded = self._tokenizer(to_encode, add_special_tokens=self._adds_special, return_special_tokens_mask=True)
         for n, i in enumerate(positions):
             prefix = self._renderer.prefix_length(samples[i]["messages"], texts[i])
             ids_T = np.asarray(encoded["input_ids"][n], dtype=np.int32)
             text_T = np.asarray(encoded["special_tokens_mask"][n]) == 0
-            text_T[: self._first_content_token(encoded, n, prefix, texts[i])] = False
+            text_T[: self._first_content_token(encoded, n, prefix, to_encode[n])] = False
             try:
-                rows.append(self._expand(i, samples[i]["key"], ids_T, text_T, images))
-            except _RowError as error:
+                ids_T, text_T = self._expand(ids_T, text_T, images.runs(i))
+                rows.append(_Row(i, samples[i]["key"], ids_T, text_T, images.shown(i)))
+            except RowError as error:
                 failures.append(RowFailure(i, samples[i]["key"], error.reason, error.detail))
         return rows
+
+    def _with_open_runs(self, text: str, runs: Sequence[ImageRun]) -> str:
+        """Write out the runs of a row in its text if any of them would be tokenised together with its neighbours."""
+        if all(run.atomic for run in runs):
+            return text
+        pieces = text.split(self._processor.image_token)
+        return pieces[0] + "".join(run.text + piece for run, piece in zip(runs, pieces[1:], strict=True))
 
     def _first_content_token(self, encoded: Any, n: int, prefix: int, text: str) -> int:
         """Index of the first token that holds a character from `prefix` on."""
@@ -285,27 +243,28 @@ class Preparer:
                 return token
         return len(encoded["input_ids"][n])
 
-    def _expand(self, position: int, key: str, ids_T: np.ndarray, text_T: np.ndarray, images: _WindowImages) -> _Row:
-        """Replace each placeholder by its image's tokens; raises `_RowError`."""
-        text_T &= ~np.isin(ids_T, [self._image_id, *self._wrappers])
-        shown = images.slots.get(position, ())
+    def _expand(self, ids_T: np.ndarray, text_T: np.ndarray, runs: Sequence[ImageRun]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and text mask of a row with its placeholders replaced by their runs; raises `RowError`."""
+        wrappers = set(self._wrappers).union(*(run.wrapper_ids for run in runs))
+        text_T &= ~np.isin(ids_T, [self._image_id, *wrappers])
         at = np.flatnonzero(ids_T == self._image_id)
-        if len(at) != len(shown):
-            raise _RowError("special_token_in_text", f"{len(at)} image tokens for {len(shown)} images")
-        length = len(ids_T) + sum(len(images.processed[u].ids) - 1 for u in shown)
+        atomic = all(run.atomic for run in runs)
+        expected = len(runs) if atomic else sum(run.num_visual for run in runs)
+        if len(at) != expected:
+            raise RowError("special_token_in_text", f"{len(at)} image tokens where there should be {expected}")
+        length = len(ids_T) + (sum(len(run.ids) - 1 for run in runs) if atomic else 0)
         if length > self._max_length:
-            raise _RowError("overlong", f"{length} tokens, the limit is {self._max_length}")
+            raise RowError("overlong", f"{length} tokens, the limit is {self._max_length}")
         if not text_T.any():
-            raise _RowError("no_text_tokens", "no token of the conversation is text")
-        if shown:
-            id_parts, text_parts, start = [], [], 0
-            for stop, u in zip(at.tolist(), shown, strict=True):
-                id_parts += [ids_T[start:stop], images.processed[u].ids]
-                text_parts += [text_T[start:stop], np.zeros(len(images.processed[u].ids), dtype=bool)]
-                start = stop + 1
-            ids_T = np.concatenate([*id_parts, ids_T[start:]])
-            text_T = np.concatenate([*text_parts, text_T[start:]])
-        return _Row(position, key, ids_T, text_T, shown)
+            raise RowError("no_text_tokens", "no token of the conversation is text")
+        if not runs or not atomic:
+            return ids_T, text_T
+        id_parts, text_parts, start = [], [], 0
+        for stop, run in zip(at.tolist(), runs, strict=True):
+            id_parts += [ids_T[start:stop], run.ids]
+            text_parts += [text_T[start:stop], np.zeros(len(run.ids), dtype=bool)]
+            start = stop + 1
+        return np.concatenate([*id_parts, ids_T[start:]]), np.concatenate([*text_parts, text_T[start:]])
 
     def _pack(self, rows: list[_Row]) -> list[list[_Row]]:
         """Rows to batches under the token budget, neighbours by length and image."""
@@ -332,7 +291,7 @@ class Preparer:
         wasteful = padded - used - length > _MAX_PADDING * padded
         return num_rows >= self._max_rows or padded > self._token_budget or (worth_running and wasteful)
 
-    def _collate(self, rows: list[_Row], processed: Sequence[_Image]) -> PreparedBatch:
+    def _collate(self, rows: list[_Row], processed: Sequence[ProcessedImage]) -> PreparedBatch:
         """Pad rows and concatenate the tensors of the images that they show."""
         length = max(len(row.ids_T) for row in rows)
         ids_BT = np.full((len(rows), length), self._pad_id, dtype=np.int32)
@@ -356,70 +315,9 @@ class Preparer:
             text_mask_BT=torch.from_numpy(text_BT),
             image_counts=tuple(len(row.images) for row in rows),
             image_index_S=torch.tensor([where[u] for u in slots], dtype=torch.int32),
-            image_tokens_U=torch.tensor([image.num_visual for image in shown], dtype=torch.int32),
-            image_inputs={name: _concatenate([image.tensors[name] for image in shown]) for name in names},
+            image_tokens_U=torch.tensor([image.run.num_visual for image in shown], dtype=torch.int32),
+            image_inputs={name: concatenate([image.tensors[name] for image in shown]) for name in names},
             image_splits={name: tuple(image.tensors[name].shape[0] for image in shown) for name in names},
             mm_token_type_ids_BT=torch.from_numpy(types_BT.astype(np.int32)) if wants_types else None,
             nested_images=bool(shown) and shown[0].nested,
         )
-
-
-class _WindowImages:
-    """The distinct images of a window and which row shows which."""
-
-    def __init__(self) -> None:
-        self.processed: list[_Image] = []
-        self.slots: dict[int, tuple[int, ...]] = {}
-        self.failed: dict[int, _RowError] = {}
-        self._known: dict[object, int | _RowError] = {}
-
-    def add(self, position: int, sample: Mapping[str, Any], process: Callable[[Any], _Image]) -> None:
-        """Take in the images of the row at `position`; a damaged image fails every row that shows it."""
-        keys = sample.get("image_keys") or [id(image) for image in sample["images"]]
-        shown = []
-        for key, image in zip(keys, sample["images"], strict=True):
-            if key not in self._known:
-                self._known[key] = self._take_in(image, process)
-            found = self._known[key]
-            if isinstance(found, _RowError):
-                self.failed[position] = found
-                return
-            shown.append(found)
-        self.slots[position] = tuple(shown)
-
-    def _take_in(self, image: Any, process: Callable[[Any], _Image]) -> int | _RowError:
-        try:
-            self.processed.append(process(image))
-        except _RowError as error:
-            return error
-        return len(self.processed) - 1
-
-
-def _image_settings(processor: Any) -> dict[str, Any]:
-    """The keyword arguments that this processor gives its image processor."""
-    merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")
-    return merged["images_kwargs"]
-
-
-def _is_tensor(value: Any) -> bool:
-    """Whether a processor output is numeric data with an axis of images or tiles in front."""
-    return isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim > 0
-
-
-def _concatenate(parts: list[torch.Tensor]) -> torch.Tensor:
-    """Concatenate along axis 0, zero-padding the other axes to the largest, as image processors do."""
-    sizes = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    padded = []
-    for part in parts:
-        if list(part.shape[1:]) != sizes:
-            grown = part.new_zeros([part.shape[0], *sizes])
-            grown[tuple(slice(0, n) for n in part.shape)] = part
-            part = grown
-        padded.append(part)
-    return torch.cat(padded)
-
-
-def _describe(error: Exception) -> str:
-    """One line of an exception, for a report."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

@@ -91,6 +91,20 @@ def test_own_system_prompt_is_part_of_the_prefix(family):
     assert "Hello" in text
 
 
+def test_run_that_merges_with_its_neighbours_is_written_out():
+    """A processor whose image run starts and ends with plain text gives that processor's own tokens."""
+    processor = make_processor("llava")
+    tokens = processor.image_token * 4
+    processor.replace_image_token = lambda _inputs, image_idx, **_kwargs: f"\n\n{tokens}\n\n"
+    sample = make_sample("k", [make_image(0, 30, 30)], "See <image> there", "Yes.")
+    (batch,) = Preparer(processor).prepare([sample]).batches
+    text = "USER: See <image> there ASSISTANT: Yes. "
+    expected = processor(text=[text], images=[sample["images"]], return_tensors="pt")
+    assert batch.input_ids_BT.tolist() == expected["input_ids"].tolist()
+    assert int(batch.image_tokens_U.sum()) == 4
+    assert processor.image_token not in masked_text(batch, 0, processor.tokenizer)
+
+
 def test_bos_is_not_text():
     """The token that the tokenizer adds in front is in the sequence and not in the text mask."""
     processor = processor_of("llava")
