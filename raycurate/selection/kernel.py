@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycurate.errors import UserError
-from raycurate.selection.exact import TILE_ROWS, blocks, dots, squared_norms
+from raycurate.selection.exact import TILE_ROWS, blocks, dots
 
 ONE = 2**31
 MAX_ROWS = 46_340
@@ -38,10 +38,10 @@ class KernelRows(Protocol):
 class FullKernel:
     """The whole N x N matrix in memory."""
 
-    def __init__(self, features_ND: NDArray[Any], sigma: float) -> None:
+    def __init__(self, features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float) -> None:
         rows_N = features_ND.shape[0]
         self._kernel_NN = np.empty((rows_N, rows_N), dtype=np.uint32)
-        self.sums_N = _each_tile(features_ND, sigma, self._kernel_NN)
+        self.sums_N = _each_tile(features_ND, norms_N, sigma, self._kernel_NN)
 
     def row(self, index: int, scores_N: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Return row `index` of the matrix."""
@@ -56,17 +56,19 @@ class RowCache:
     room for the new. Every value is exact, hence the picks are those of `FullKernel`.
     """
 
-    def __init__(self, features_ND: NDArray[Any], sigma: float, kernel_bytes: int) -> None:
+    def __init__(
+        self, features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_bytes: int
+    ) -> None:
         rows_N = features_ND.shape[0]
         self._features_ND = features_ND
         self._sigma = sigma
-        self._norms_N = squared_norms(features_ND)
+        self._norms_N = norms_N
         capacity = max(1, min(rows_N, kernel_bytes // (4 * rows_N)))
         self._fetch = min(PREFETCH_ROWS, capacity)
         self._rows_CN = np.empty((capacity, rows_N), dtype=np.uint32)
         self._held_C = np.full(capacity, -1, dtype=np.int64)
         self._slot_N = np.full(rows_N, -1, dtype=np.int64)
-        self.sums_N = _each_tile(features_ND, sigma, None)
+        self.sums_N = _each_tile(features_ND, norms_N, sigma, None)
 
     def row(self, index: int, scores_N: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Return row `index`, computing it and its likely successors if it is not held."""
@@ -91,8 +93,10 @@ class RowCache:
         self._slot_N[new_F] = slots_F
 
 
-def gaussian_kernel(features_ND: NDArray[Any], sigma: float, kernel_bytes: int) -> KernelRows:
-    """Return the kernel of one cluster, held whole if it fits in `kernel_bytes`.
+def gaussian_kernel(
+    features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_bytes: int
+) -> KernelRows:
+    """Return the kernel of one cluster, held whole if it fits in `kernel_bytes`; `norms_N` are squared lengths.
 
     Raises:
         UserError: `sigma` is not a positive number, or there are more than MAX_ROWS rows.
@@ -103,8 +107,8 @@ def gaussian_kernel(features_ND: NDArray[Any], sigma: float, kernel_bytes: int) 
     if rows_N > MAX_ROWS:
         raise UserError(f"{rows_N} rows in one kernel; at most {MAX_ROWS} are possible: lower max_cluster_rows")
     if 4 * rows_N * rows_N <= kernel_bytes:
-        return FullKernel(features_ND, sigma)
-    return RowCache(features_ND, sigma, kernel_bytes)
+        return FullKernel(features_ND, norms_N, sigma)
+    return RowCache(features_ND, norms_N, sigma, kernel_bytes)
 
 
 def fixed_point(squared_distance: NDArray[np.float64], sigma: float) -> NDArray[np.uint32]:
@@ -130,10 +134,11 @@ def _tile(
     return tile
 
 
-def _each_tile(features_ND: NDArray[Any], sigma: float, kernel_NN: NDArray[np.uint32] | None) -> NDArray[np.int64]:
+def _each_tile(
+    features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_NN: NDArray[np.uint32] | None
+) -> NDArray[np.int64]:
     """Compute the upper tiles once, mirror them into `kernel_NN` if given, and return the row sums [N]."""
     rows_N = features_ND.shape[0]
-    norms_N = squared_norms(features_ND)
     sums_N = np.zeros(rows_N, dtype=np.int64)
     for rows in blocks(rows_N, TILE_ROWS):
         left = features_ND[rows]

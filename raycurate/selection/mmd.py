@@ -90,10 +90,11 @@ def rank_chunk(
     Raises:
         UserError: features that are not finite (the first such key is named), or a bad `sigma`.
     """
-    _check(features_ND, keys_N)
+    norms_N = _checked_norms(features_ND, keys_N)
     by_key = np.argsort(keys_N, kind="stable")
     in_order = bool((by_key == np.arange(by_key.shape[0])).all())
-    kernel = gaussian_kernel(features_ND if in_order else features_ND[by_key], sigma, kernel_bytes)
+    sorted_ND = features_ND if in_order else features_ND[by_key]
+    kernel = gaussian_kernel(sorted_ND, norms_N[by_key], sigma, kernel_bytes)
     order_N = by_key[greedy_order(kernel)]
     rows_N = order_N.shape[0]
     rank_N = np.empty(rows_N, dtype=np.int64)
@@ -133,10 +134,12 @@ def rank_cluster(
     return ClusterRanking(rank_N=rank_N, kernel_mean_N=mean_N, density=merge_densities(parts))
 
 
-def _check(features_ND: NDArray[Any], keys_N: Keys) -> None:
+def _checked_norms(features_ND: NDArray[Any], keys_N: Keys) -> NDArray[np.float64]:
     if features_ND.ndim != 2 or features_ND.shape[0] != keys_N.shape[0]:
         raise UserError(f"features of shape {features_ND.shape} for {keys_N.shape[0]} keys; one row a key is needed")
-    bad_N = ~np.isfinite(squared_norms(features_ND))
+    norms_N = squared_norms(features_ND)
+    bad_N = ~np.isfinite(norms_N)
     if bad_N.any():
         key = keys_N[int(bad_N.argmax())].decode()
         raise UserError(f"{int(bad_N.sum())} feature rows are not finite, the first is {key}: extract them again")
+    return norms_N

@@ -10,6 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycurate.selection.base import ClusterTable, SelectionTables
+from raycurate.selection.exact import squared_norms
+from raycurate.selection.kernel import FullKernel
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import rank_cluster
 from raycurate.selection.transferability import transferability
@@ -22,6 +24,11 @@ def unit_features(rows: int, dim: int, seed: int, *, spread: float = 0.6, blocks
     wide = wide + spread * random.normal(size=(rows, blocks, dim // blocks)) * np.linalg.norm(wide) / dim**0.5
     wide /= np.linalg.norm(wide, axis=2, keepdims=True) * blocks**0.5
     return wide.reshape(rows, dim).astype(np.float16)
+
+
+def full_kernel(features: NDArray[np.floating], sigma: float) -> FullKernel:
+    """The whole kernel of some rows."""
+    return FullKernel(features, squared_norms(features), sigma)
 
 
 def sample_keys(count: int, seed: int = 0) -> list[str]:
