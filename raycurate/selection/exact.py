@@ -38,8 +38,7 @@ def dots(left_ND: NDArray[Any], right_MD: NDArray[Any]) -> NDArray[np.float64]:
     """Return the [N, M] inner products of two sets of rows, exact for unit rows; N * M * 8 bytes."""
     result_NM = np.zeros((left_ND.shape[0], right_MD.shape[0]))
     same = left_ND is right_MD
-    for start in range(0, left_ND.shape[1], TILE_COLUMNS):
-        columns = slice(start, start + TILE_COLUMNS)
+    for columns in blocks(left_ND.shape[1], TILE_COLUMNS):
         left = on_grid(left_ND[:, columns])
         right = left if same else on_grid(right_MD[:, columns])
         result_NM += left @ right.T
@@ -47,11 +46,12 @@ def dots(left_ND: NDArray[Any], right_MD: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def squared_norms(rows_ND: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the squared length of each row, [N], by blocks of rows."""
-    norms_N = np.empty(rows_ND.shape[0])
+    """Return the squared length of each row, [N], by tiles."""
+    norms_N = np.zeros(rows_ND.shape[0])
     for rows in blocks(rows_ND.shape[0], TILE_ROWS):
-        block = on_grid(rows_ND[rows])
-        norms_N[rows] = np.einsum("nd,nd->n", block, block)
+        for columns in blocks(rows_ND.shape[1], TILE_COLUMNS):
+            tile = on_grid(rows_ND[rows, columns])
+            norms_N[rows] += np.einsum("nd,nd->n", tile, tile)
     return norms_N
 
 

@@ -97,6 +97,18 @@ def test_chunked_stage_equals_the_whole_call() -> None:
         assert (interleaved_ranks(ranking.rank_N, part, sizes) == whole.rank_N[rows]).all()
 
 
+def test_number_of_threads_does_not_change_the_bits() -> None:
+    """One thread or several: the same kernel sums, hence the same order and density."""
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    features, keys = unit_features(400, 512, 6), np.array(sample_keys(400), dtype=np.bytes_)
+    rankings = []
+    for threads in (1, 2, 3):
+        with threadpoolctl.threadpool_limits(threads):
+            rankings.append(rank_cluster(features, keys))
+    assert all((other.rank_N == rankings[0].rank_N).all() for other in rankings)
+    assert all((other.kernel_mean_N == rankings[0].kernel_mean_N).all() for other in rankings)
+
+
 def test_small_kernel_memory_gives_the_same_order() -> None:
     """The limit on kernel memory changes the cost and nothing else."""
     features, keys = unit_features(200, 16, 3), np.array(sample_keys(200), dtype=np.bytes_)
