@@ -1,0 +1,101 @@
+"""Tests of raycurate.clustering.screening: the assignment is the true argmax."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from clustering_cases import grid_centroids, mixture
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raycurate.clustering import screening
+from raycurate.clustering.screening import Centred, Screen
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def naive(rows: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """The lowest cluster of the largest exact inner product."""
+    scores = rows.double() @ centroids.double().T
+    clusters = torch.arange(len(centroids)).expand_as(scores)
+    best = scores == scores.max(dim=1, keepdim=True).values
+    return torch.where(best, clusters, len(centroids)).min(dim=1).values
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 90), st.integers(0, 10**6))
+def test_assignment_is_the_true_argmax(dtype, num_rows, num_clusters, dim, seed):
+    """Against naive float64, for any shape."""
+    rows = mixture(num_rows, dim, 3, seed=seed)
+    centroids = grid_centroids(mixture(num_clusters, dim, 3, seed=seed + 1))
+    assert torch.equal(Screen(centroids, dtype=dtype).assign(rows), naive(rows, centroids))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_near_ties_are_decided_exactly(dtype):
+    """Centroids that differ by one grid step in one entry are told apart."""
+    rows = mixture(200, 40, 1, spread=1.0)
+    centroids = grid_centroids(rows[:1].float()).repeat(12, 1)
+    for k in range(1, 12):
+        centroids[k, k] += (-1) ** k * 2.0**-26
+    found = Screen(centroids, dtype=dtype).assign(rows)
+    assert torch.equal(found, naive(rows, centroids))
+    assert len(found.unique()) > 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exact_ties_go_to_the_lowest_cluster(dtype):
+    """Equal centroids: the first of them gets the rows."""
+    rows = mixture(50, 30, 2)
+    centroids = grid_centroids(mixture(3, 30, 2, seed=5))[[0, 1, 1, 2, 0, 2]]
+    found = Screen(centroids, dtype=dtype).assign(rows)
+    assert set(found.tolist()) <= {0, 1, 3}
+    assert torch.equal(found, naive(rows, centroids))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_threads_and_chunks_do_not_matter(dtype, monkeypatch):
+    """The same labels and similarities row by row, in tiny score blocks, and with one thread."""
+    rows, centroids = mixture(300, 64, 5), grid_centroids(mixture(20, 64, 5, seed=2))
+    screen = Screen(centroids, dtype=dtype)
+    labels = screen.assign(rows)
+    similarities = screen.similarities(rows, labels)
+    monkeypatch.setattr(screening, "SCORE_BYTES", {"cpu": 4 * 20 * 7})
+    monkeypatch.setattr(screening, "PAIR_BYTES", {"cpu": 1})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert torch.equal(screen.assign(rows), labels)
+        assert torch.equal(screen.similarities(rows, labels), similarities)
+        single = torch.cat([screen.assign(rows[i : i + 1]) for i in range(len(rows))])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(single, labels)
+
+
+def test_similarities_are_the_exact_products_rounded_once():
+    """float32 of the float64 inner product."""
+    rows, centroids = mixture(100, 64, 4), grid_centroids(mixture(8, 64, 4, seed=2))
+    labels = naive(rows, centroids)
+    exact = (rows.double() * centroids.double()[labels]).sum(dim=1).float()
+    assert torch.equal(Screen(centroids).similarities(rows, labels), exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_error_bound_holds(dtype):
+    """No score of the screen is further from the exact one than the bound says."""
+    rows, centroids = mixture(200, 512, 3), grid_centroids(mixture(30, 512, 3, seed=2))
+    centred = Centred.build(centroids, dtype)
+    exact = rows.double() @ (centroids.double() - centroids.mean(dim=0).double()).T
+    scores = (rows.to(dtype) @ centred.vectors_KD.T).double()
+    output = screening.ROUNDOFF[dtype] * 1.01 * scores.abs()
+    assert bool(((scores - exact).abs() <= centred.error + output).all())
+
+
+def test_fast_takes_the_screens_own_argmax():
+    """Almost always the same cluster, without rescoring."""
+    rows, centroids = mixture(300, 64, 5), grid_centroids(mixture(20, 64, 5, seed=2))
+    fast = Screen(centroids, precision="fast", dtype=torch.bfloat16).assign(rows)
+    scores = rows.double() @ centroids.double().T
+    lost = scores.max(dim=1).values - scores.gather(1, fast[:, None])[:, 0]
+    assert float(lost.max()) < 0.02
