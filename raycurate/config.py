@@ -58,6 +58,7 @@ class IngestConfig(StageConfig):
     buckets: int = Field(1024, ge=1, le=65536, description="fine hash ranges; a shard is a run of them")
     slice_rows: int = execution(10_000, ge=1, description="source rows that one reading task takes")
     strict: bool = execution(False, description="the first rejected row is an error")
+    label: Label = execution("main", description="label of the samples that are written")
     max_tasks: int = execution(64, ge=1, description="tasks in flight")
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
 
@@ -72,15 +73,17 @@ class ExtractConfig(StageConfig):
     max_length: int = Field(4096, ge=8, description="longest row in tokens after image expansion")
     batch_tokens: int = Field(16_384, ge=8, description="padded tokens in one batch")
     batch_rows: int = Field(256, ge=1, description="most rows in one batch")
+    window_rows: int = Field(256, ge=1, description="rows that are sorted by length and packed together")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     samples: Label = Field("main", description="label of the samples to read")
     label: Label = execution("main", description="label of the features that are written")
     min_actors: int = execution(1, ge=1)
     max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
     gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
-    cpus_per_actor: float = execution(1.0, gt=0)
-    cpus_per_loader: float = execution(0.5, gt=0, description="of a task that reads, decodes and tokenises")
-    threads: int | None = execution(None, ge=1, description="torch threads of a CPU actor; default: its share of cores")
+    cpus_per_actor: float = execution(0.75, gt=0)
+    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
+    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
+    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
     stall_seconds: float = execution(1800.0, gt=0, description="an extraction that moves nothing this long fails")
 
@@ -113,10 +116,10 @@ class RankConfig(StageConfig):
     """``rank``: regroup rows by cluster; density and the full greedy order of every cluster."""
 
     sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel")
-    inside: Literal["mmd", "nearest", "random"] = Field("mmd", description="order of picks inside a cluster")
-    seed: int = Field(0, description="of the random order")
-    kernel_mb: int = Field(1600, ge=1, description="largest kernel matrix; beyond it columns are made on demand")
-    cluster_mb: int = Field(2048, ge=1, description="largest cluster held whole; beyond it chunks are ranked apart")
+    max_rows: int = Field(
+        20_000, ge=2, description="largest cluster ranked whole; beyond it hashed chunks, interleaved"
+    )
+    kernel_mb: int = execution(1024, ge=1, description="largest kernel matrix; beyond it columns are made on demand")
     features: Label = "main"
     clusters: Label = "main"
     label: Label = execution("main")
@@ -128,21 +131,12 @@ class SelectConfig(StageConfig):
     """``select``: which rows stay."""
 
     method: str = Field("coincide", description="a method's name or package.module:object")
-    ratio: float = Field(0.2, gt=0, le=1)
-    temperature: float = Field(0.1, gt=0)
-    transferability: Literal["paper", "code"] = "paper"
-    density: Literal["paper", "code"] = "paper"
-    quota: Literal["coincide", "equal", "transferability", "density"] = "coincide"
-    inside: Literal["mmd", "nearest", "random"] = Field("mmd", description="order of picks inside a cluster")
-    min_cluster_keep: int = Field(0, ge=0)
-    max_keep_fraction: float = Field(1.0, gt=0, le=1)
-    sigma: float = Field(1.0, gt=0)
-    seed: int = 0
+    ratio: float = Field(0.2, gt=0, le=1, description="part of all samples to keep")
+    seed: int = Field(0, description="of every random draw")
+    options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
     samples: Label = "main"
-    features: Label = "main"
-    clusters: Label = "main"
+    clusters: Label = Field("main", description="label of the clusters, and of the ranking made from them")
     label: Label = execution("main")
-    bucket_mb: int = execution(256, ge=1)
     max_tasks: int = execution(64, ge=1)
 
 
@@ -171,6 +165,7 @@ class Recipe(StageConfig):
     ingest: IngestConfig
     extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
     cluster: ClusterConfig
+    rank: RankConfig = RankConfig()  # type: ignore[call-arg]
     select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
     export: ExportConfig | None = None
 
@@ -223,11 +218,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a mapping of sections (run, ingest, extract, cluster, select, export)")
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return make_config(Recipe, values, str(path))
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one ``a.b=value`` in nested plain values."""
     name, separator, text = override.partition("=")
     if not separator or not name.strip():
         raise UserError(f"--set {override!r} is not of the form section.field=value, for example select.ratio=0.1")

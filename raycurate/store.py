@@ -113,6 +113,10 @@ class Noun:
     def quarantine_folder(self) -> str:
         return f"{resolve(self.run_uri)[1]}/quarantine/{self.noun}-{self.label}"
 
+    def uri_of(self, name: str) -> str:
+        """The URI of a file inside the noun's folder."""
+        return f"{self.run_uri}/{self.noun}/{self.label}/{name}"
+
     def part_path(self, shard: int) -> str:
         return f"{self.folder}/part-{shard:05d}.parquet"
 

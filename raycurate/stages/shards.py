@@ -1,15 +1,14 @@
 """Row-wise work by shard: run what is missing, bounded, and count what was done.
 
-A stage hands over one function of a shard number that makes and commits that shard and returns its record. Finished shards
-are never handed out again, so a rerun after any crash does only what is left. Ray retries a task whose worker process or
-node died; commits are idempotent (a shard's content depends on its number only).
+A stage hands over one function of a shard number that makes and commits that shard and returns its record. Finished
+shards are never handed out again, so a rerun after any crash does only what is left. Ray retries a task whose worker
+process or node died; commits are idempotent (a shard's content depends on its number only).
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -39,7 +38,11 @@ def map_tasks(
 
     An error of a task is raised here as the error it was, the others are cancelled.
     """
-    remote = ray.remote(function).options(num_cpus=num_cpus, max_retries=3, memory=memory)
+
+    def call(*values: Any) -> Result:  # ray.remote takes plain functions only, not partials
+        return function(*values)
+
+    remote = ray.remote(call).options(num_cpus=num_cpus, max_retries=3, memory=memory)
     pending: list[ray.ObjectRef] = []
     try:
         for values in arguments:
@@ -111,25 +114,44 @@ def run_missing_shards(
             rejected = count_record(progress, record, strict=strict, quarantined=rejected)
 
 
+def resumable_steps(
+    noun: Noun,
+    step: str,
+    make: Callable[..., dict[str, Any]],
+    arguments: Sequence[tuple[Any, ...]],
+    *,
+    num_cpus: float = 1.0,
+    max_tasks: int = 64,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Results of an inner step of a stage, one small JSON each, kept beside the noun so that a rerun finds them.
+
+    ``make(number, *arguments[number])`` runs as a Ray task and returns the JSON. Yields (number, result): the kept
+    ones first, then the others as they finish.
+    """
+
+    def run(number: int, *values: Any) -> int:
+        noun.write_json(step_name(step, number, "json"), make(number, *values))
+        return number
+
+    missing = []
+    for number in range(len(arguments)):
+        value = noun.read_json(step_name(step, number, "json"))
+        if value is None:
+            missing.append(number)
+        else:
+            yield number, value
+    calls = ((number, *arguments[number]) for number in missing)
+    for number in map_tasks(run, calls, num_cpus=num_cpus, max_tasks=max_tasks):
+        value = noun.read_json(step_name(step, number, "json"))
+        assert value is not None, "a step's task wrote its result before it returned"
+        yield number, value
+
+
+def step_name(step: str, number: int, suffix: str) -> str:
+    """The name, inside a noun's folder, of one file of an inner step."""
+    return f"work/{step}/{number:05d}.{suffix}"
+
+
 def skip_if_done(noun: Noun, description: Mapping[str, Any]) -> Manifest | None:
     """The manifest of a noun that is already what ``description`` asks for."""
     return noun.manifest() if noun.is_done(description) else None
-
-
-class StallWatch:
-    """Fails a stage that moved nothing for a while, instead of hanging forever."""
-
-    def __init__(self, stage: str, seconds: float) -> None:
-        self.stage, self.seconds, self.last = stage, seconds, time.monotonic()
-
-    def moved(self) -> None:
-        """Something was finished."""
-        self.last = time.monotonic()
-
-    def check(self) -> None:
-        """Raise after ``seconds`` without a move."""
-        if time.monotonic() - self.last > self.seconds:
-            raise UserError(
-                f"{self.stage}: nothing was finished for {self.seconds:.0f} s. Are there enough CPUs, GPUs and memory for "
-                "one actor? Run the same command again to go on where it stopped, or raise stall_seconds."
-            )

@@ -1,17 +1,17 @@
 """Bring rows that belong together to one place, through bucketed files.
 
 Each map task sorts its rows by bucket and writes one Arrow IPC file with one record batch per non-empty bucket; a reduce
-task opens every file and reads only the batches of its bucket range. Rows are read and written once, nothing is held whole:
-a map task holds one slice, a reduce task its own buckets.
+task opens every file and reads only the batches of its bucket range. Rows are written and read once, nothing is held
+whole: a map task holds one slice, a reduce task its own buckets. Which bucket each batch holds stands in the file's
+schema metadata, so no table of all files and buckets exists anywhere.
 
-Cost: 2 N row-bytes of disk traffic; (map tasks) x (reduce tasks) range reads. Files are uncompressed, because features do
-not compress and texts live here for minutes only.
+Cost: 2 N row-bytes of disk traffic; (map tasks) x (reduce tasks) range reads. Files are uncompressed, because features
+do not compress and texts live here for minutes only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -20,48 +20,42 @@ import pyarrow.ipc as ipc
 
 from raycurate.filesystem import resolve, write_bytes
 
-
-@dataclass(frozen=True, slots=True)
-class BucketFile:
-    """One map task's file: its non-empty buckets in ascending order, and how many rows each has."""
-
-    uri: str
-    buckets: tuple[int, ...]
-    rows: tuple[int, ...]
-
-    def rows_between(self, low: int, high: int) -> int:
-        """Rows whose bucket lies in ``[low, high)``."""
-        return sum(n for bucket, n in zip(self.buckets, self.rows, strict=True) if low <= bucket < high)
+BUCKETS_KEY = b"raycurate.buckets"
 
 
-def write_bucket_file(uri: str, table: pa.Table, bucket_N: np.ndarray) -> BucketFile:
-    """Write rows grouped by bucket; rows of one bucket keep their order."""
+def write_bucket_file(uri: str, table: pa.Table, bucket_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Write rows grouped by bucket; rows of one bucket keep their order.
+
+    Returns:
+        The buckets that have rows, ascending, int64 [B], and how many rows each has, int64 [B].
+    """
     order = np.argsort(bucket_N, kind="stable")
-    ordered = bucket_N[order]
     table = table.take(pa.array(order)).combine_chunks()
-    buckets, starts = np.unique(ordered, return_index=True)
-    ends = np.append(starts[1:], len(ordered))
+    buckets_B, starts_B = np.unique(np.asarray(bucket_N, dtype=np.int64)[order], return_index=True)
+    ends_B = np.append(starts_B, len(order))[1:].astype(np.int64)
+    schema = table.schema.with_metadata({BUCKETS_KEY: buckets_B.astype("<i8").tobytes()})
     sink = pa.BufferOutputStream()
-    with ipc.new_file(sink, table.schema) as writer:
-        for start, end in zip(starts, ends, strict=True):
-            for batch in table.slice(start, end - start).combine_chunks().to_batches():
-                writer.write_batch(batch)
+    whole = table.to_batches()[0] if table.num_rows else None
+    with ipc.new_file(sink, schema) as writer:
+        for start, end in zip(starts_B.tolist(), ends_B.tolist(), strict=True):
+            assert whole is not None
+            writer.write_batch(whole.slice(start, end - start).replace_schema_metadata(schema.metadata))
     filesystem, path = resolve(uri)
     write_bytes(filesystem, path, sink.getvalue())
-    return BucketFile(uri, tuple(int(b) for b in buckets), tuple(int(n) for n in ends - starts))
+    return buckets_B, ends_B - starts_B
 
 
-def read_buckets(files: Sequence[BucketFile], low: int, high: int, schema: pa.Schema) -> pa.Table:
-    """All rows whose bucket lies in ``[low, high)``, file by file."""
+def read_buckets(uris: Sequence[str], low: int, high: int) -> pa.Table:
+    """All rows whose bucket lies in ``[low, high)``, file by file. At least one file is needed."""
     batches: list[pa.RecordBatch] = []
-    for file in files:
-        wanted = [i for i, bucket in enumerate(file.buckets) if low <= bucket < high]
-        if not wanted:
-            continue
-        filesystem, path = resolve(file.uri)
+    for uri in uris:
+        filesystem, path = resolve(uri)
         with filesystem.open_input_file(path) as source:
             reader = ipc.open_file(source)
-            batches += [reader.get_batch(i) for i in wanted]
+            buckets_B = np.frombuffer(reader.schema.metadata[BUCKETS_KEY], dtype="<i8")
+            schema = reader.schema.remove_metadata()
+            first, last = np.searchsorted(buckets_B, [low, high])
+            batches += [reader.get_batch(i).replace_schema_metadata(None) for i in range(first, last)]
     return pa.Table.from_batches(batches, schema=schema)
 
 
@@ -70,17 +64,17 @@ def sort_table(table: pa.Table, *columns: str) -> pa.Table:
     return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in columns]))
 
 
-def split_buckets(rows_per_bucket_B: np.ndarray, rows_per_shard: int) -> list[tuple[int, int]]:
+def split_buckets(rows_B: np.ndarray, rows_per_shard: int) -> list[tuple[int, int]]:
     """Runs of neighbouring buckets that hold about ``rows_per_shard`` rows each; together they cover all buckets.
 
     Depends on the counts only, hence on the multiset of rows only. At least one run, even of no rows.
     """
-    total = int(rows_per_bucket_B.sum())
+    total = int(rows_B.sum())
     num_shards = max(1, -(-total // rows_per_shard))
-    cumulative = np.cumsum(rows_per_bucket_B)
+    cumulative_B = np.cumsum(rows_B)
     cuts = [0]
     for shard in range(1, num_shards):
-        cut = int(np.searchsorted(cumulative, total * shard / num_shards)) + 1
-        if cut > cuts[-1] and cut < len(rows_per_bucket_B):
+        cut = int(np.searchsorted(cumulative_B, total * shard / num_shards)) + 1
+        if cuts[-1] < cut < len(rows_B):
             cuts.append(cut)
-    return list(zip(cuts, [*cuts[1:], len(rows_per_bucket_B)], strict=True))
+    return list(zip(cuts, [*cuts[1:], len(rows_B)], strict=True))

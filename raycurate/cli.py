@@ -1,0 +1,321 @@
+"""The command line: parse, call one function, print. Exit codes: 0 done, 1 failed, 2 usage."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from raycurate import __version__
+from raycurate.config import (
+    ClusterConfig,
+    ExportConfig,
+    ExtractConfig,
+    IngestConfig,
+    RankConfig,
+    SelectConfig,
+    StageConfig,
+    apply_override,
+    load_recipe,
+    make_config,
+)
+from raycurate.errors import UserError
+from raycurate.store import Run
+
+if TYPE_CHECKING:
+    from raycurate.store import Manifest
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+class Group(click.Group):
+    """Turns errors into one readable line and an exit code; ``--debug`` shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as error:
+            if ctx.params.get("debug"):
+                raise
+            err.print(f"[bold red]error:[/] {_plain(str(error))}")
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            text = str(error).strip().splitlines()
+            err.print(f"[bold red]error:[/] {type(error).__name__}: {_plain(text[-1] if text else '')}")
+            err.print("Run again with `raycurate --debug ...` for the traceback; finished shards are kept.")
+        sys.exit(1)
+
+
+def _plain(text: str) -> str:
+    """Text of a user's file must not be read as markup."""
+    return text.replace("[", "\\[")
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--quiet", is_flag=True, help="No progress lines.")
+def main(debug: bool, quiet: bool) -> None:
+    """Choose what a vision-language model should learn from, and how much of each.
+
+    \b
+    Example, the whole way on one machine:
+      raycurate ingest train.json --images images/ --out runs/mine
+      raycurate extract runs/mine --model tiny
+      raycurate cluster runs/mine --clusters 100
+      raycurate select runs/mine --method coincide --ratio 0.2
+      raycurate export runs/mine --format llava --out coreset.json
+    """
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("raycurate").setLevel(logging.DEBUG if debug else level)
+
+
+def settings(command: Command) -> Command:
+    """Options that every stage has."""
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Any other setting of the stage."
+    )(command)
+    return click.option("--label", default="main", help="Name of the result inside the run.")(command)
+
+
+def _config(kind: type[StageConfig], values: dict[str, Any], overrides: tuple[str, ...]) -> Any:
+    for override in overrides:
+        apply_override(values, override)
+    return make_config(kind, {name: value for name, value in values.items() if value is not None})
+
+
+def _in_session(call: Callable[[], Manifest]) -> None:
+    from raycurate.ray_session import ray_session
+
+    with ray_session():
+        manifest = call()
+    print_manifest(manifest)
+
+
+def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
+    """One stage's result in a line."""
+    shown = manifest.seconds if seconds is None else seconds
+    kept = f", kept {manifest.metrics['kept']:,}" if "kept" in manifest.metrics else ""
+    rejected = sum(manifest.quarantined.values())
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(manifest.quarantined.items()))
+    quarantine = f", {rejected:,} quarantined ({reasons})" if rejected else ""
+    out.print(
+        f"[bold]{manifest.noun:<9}[/] {manifest.label}: {manifest.rows_in:,} rows in, "
+        f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown:.1f} s[/]",
+        highlight=False,
+    )
+
+
+@main.command()
+@click.argument("source")
+@click.option("--images", help="Root of the image paths.")
+@click.option("--out", "run", required=True, help="Run directory (local, s3://, gs://).")
+@click.option("--format", "format_", default="auto", help="auto, llava, jsonl, parquet, huggingface, webdataset.")
+@click.option("--task-map", help="'llava665k' or a YAML file that names tasks by image-path prefix.")
+@click.option("--strict", is_flag=True, help="The first rejected row is an error.")
+@settings
+def ingest(
+    source: str,
+    images: str | None,
+    run: str,
+    format_: str,
+    task_map: str | None,
+    strict: bool,
+    label: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Read, validate and normalise SOURCE into a run directory.
+
+    \b
+    Example:
+      raycurate ingest llava_v1_5_mix665k.json --images images/ --task-map llava665k --out runs/llava
+    """
+    values = {
+        "source": source,
+        "images": images,
+        "format": format_,
+        "task_map": task_map,
+        "strict": strict,
+        "label": label,
+    }
+    config = _config(IngestConfig, values, overrides)
+    from raycurate.stages.ingest import ingest as stage
+
+    _in_session(functools.partial(stage, Run(run), config))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
+@click.option("--layers", default="auto", help="0-based decoder layers, comma-separated, or auto.")
+@click.option("--variant", default="attn", help="attn, ffn, last_layer, boolean.")
+@click.option("--strict", is_flag=True, help="The first rejected row is an error.")
+@settings
+def extract(
+    run: str, model: str, layers: str, variant: str, strict: bool, label: str, overrides: tuple[str, ...]
+) -> None:
+    """Run the reference model over every sample and keep one unit row of activations each.
+
+    \b
+    Example:
+      raycurate extract runs/llava --model llava-hf/llava-1.5-7b-hf --set batch_tokens=32768
+    """
+    chosen: Any = layers if layers == "auto" else [part.strip() for part in layers.split(",")]
+    values = {"model": model, "layers": chosen, "variant": variant, "strict": strict, "label": label}
+    config = _config(ExtractConfig, values, overrides)
+    from raycurate.stages.extract import extract as stage
+
+    _in_session(functools.partial(stage, Run(run), config))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--clusters", type=int, required=True, help="K.")
+@click.option("--iterations", type=int, default=50)
+@click.option("--project", type=int, help="Random projection to this many dimensions first.")
+@click.option("--fit-sample", type=int, help="Fit on this many rows, then assign all.")
+@click.option("--workers", type=int, help="Data-parallel workers.")
+@settings
+def cluster(
+    run: str,
+    clusters: int,
+    iterations: int,
+    project: int | None,
+    fit_sample: int | None,
+    workers: int | None,
+    label: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Cluster the features by spherical k-means.
+
+    \b
+    Example:
+      raycurate cluster runs/llava --clusters 10000
+    """
+    values = {
+        "clusters": clusters,
+        "iterations": iterations,
+        "project": project,
+        "fit_sample": fit_sample,
+        "workers": workers,
+        "label": label,
+    }
+    config = _config(ClusterConfig, values, overrides)
+    from raycurate.stages.cluster import cluster as stage
+
+    _in_session(functools.partial(stage, Run(run), config))
+
+
+@main.command()
+@click.argument("run")
+@settings
+def rank(run: str, label: str, overrides: tuple[str, ...]) -> None:
+    """Order the rows of every cluster by greedy MMD and measure its density (`select` does this when needed).
+
+    \b
+    Example:
+      raycurate rank runs/llava --set sigma=1.0
+    """
+    config = _config(RankConfig, {"label": label}, overrides)
+    from raycurate.stages.rank import rank as stage
+
+    _in_session(functools.partial(stage, Run(run), config))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--method", default="coincide", help="A method's name, or package.module:object for your own.")
+@click.option("--ratio", type=float, default=0.2, help="Part of all samples to keep.")
+@click.option("--temperature", type=float, help="Of the budget's softmax (method coincide).")
+@click.option("--seed", type=int, default=0)
+@settings
+def select(
+    run: str, method: str, ratio: float, temperature: float | None, seed: int, label: str, overrides: tuple[str, ...]
+) -> None:
+    """Decide which samples stay.
+
+    \b
+    Example:
+      raycurate select runs/llava --method coincide --ratio 0.2 --temperature 0.1
+    """
+    values: dict[str, Any] = {"method": method, "ratio": ratio, "seed": seed, "label": label}
+    if temperature is not None:
+        values["options"] = {"temperature": temperature}
+    config = _config(SelectConfig, values, overrides)
+    from raycurate.stages.select import select as stage
+
+    _in_session(functools.partial(stage, Run(run), config))
+
+
+@main.command()
+@click.argument("run")
+@click.option("--format", "format_", default="llava", help="llava, parquet, messages, sharegpt.")
+@click.option("--out", "path", required=True, help="File to write.")
+@click.option("--selection", default="main", help="Label of the selection.")
+def export(run: str, format_: str, path: str, selection: str) -> None:
+    """Write the kept samples as a dataset that trainers read.
+
+    \b
+    Example:
+      raycurate export runs/llava --format llava --out coreset.json
+    """
+    config = _config(ExportConfig, {"out": path, "format": format_, "selection": selection}, ())
+    from raycurate.stages.export import export as stage
+
+    rows = stage(Run(run), config)
+    out.print(f"[bold]export[/]    {rows:,} rows -> {_plain(path)}", highlight=False)
+
+
+@main.command("run")
+@click.argument("recipe", type=click.Path(exists=True, dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="STAGE.FIELD=VALUE", help="Change a setting.")
+@click.option("--dry-run", is_flag=True, help="Check and print the resolved recipe, run nothing.")
+def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
+    """Run all stages of RECIPE, each resumed where it stopped.
+
+    \b
+    Example:
+      raycurate run jobs/recipes/llava665k_coincide.yaml --set select.ratio=0.1
+    """
+    config = load_recipe(recipe, overrides)
+    if dry_run:
+        out.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False)
+        return
+    from raycurate.pipeline import run_recipe
+
+    run_recipe(config, print_manifest)
+
+
+@main.command()
+@click.argument("run")
+def status(run: str) -> None:
+    """Tell what is done, running and left in RUN.
+
+    \b
+    Example:
+      raycurate status runs/llava
+    """
+    from raycurate.pipeline import status as run_status
+
+    table = Table("noun", "state", "rows", "of", "quarantined", "seconds")
+    for line in run_status(Run(run)):
+        total = "?" if line.total is None else f"{line.total:,}"
+        table.add_row(line.name, line.state, f"{line.rows:,}", total, str(line.quarantined), f"{line.seconds:.1f}")
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The stages in order, each resumed where it stopped, and what a run directory says of itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raycurate.config import Recipe
+from raycurate.progress import ALIVE_SECONDS
+from raycurate.ray_session import ray_session
+from raycurate.selection import build_selector
+from raycurate.stages.cluster import cluster
+from raycurate.stages.export import export
+from raycurate.stages.extract import extract
+from raycurate.stages.ingest import ingest
+from raycurate.stages.rank import rank
+from raycurate.stages.select import select
+from raycurate.store import Manifest, Noun, Run
+
+Report = Callable[[Manifest, float], None]
+
+
+def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
+    """Run every stage of a recipe. A finished stage with the same fingerprint costs nothing.
+
+    Args:
+        recipe: the whole run's config.
+        report: called after each stage with its manifest and the seconds that it took now.
+    """
+    run = Run(recipe.run)
+    manifests: list[Manifest] = []
+
+    def done(stage: Callable[[], Manifest]) -> None:
+        started = time.monotonic()
+        manifests.append(stage())
+        if report:
+            report(manifests[-1], time.monotonic() - started)
+
+    with ray_session(recipe.ray):
+        done(lambda: ingest(run, recipe.ingest))
+        done(lambda: extract(run, recipe.extract))
+        done(lambda: cluster(run, recipe.cluster))
+        if "ranking" in build_selector(recipe.select.method, recipe.select.options).needs:
+            done(lambda: rank(run, recipe.rank))
+        done(lambda: select(run, recipe.select))
+        if recipe.export is not None:
+            export(run, recipe.export)
+    return manifests
+
+
+@dataclass(frozen=True, slots=True)
+class NounStatus:
+    """One line of ``raycurate status``.
+
+    Attributes:
+        name: ``noun/label``.
+        state: ``done``, ``running``, or ``interrupted`` (run the stage again to go on).
+        rows: rows committed so far.
+        total: rows in all, None where it is not known yet.
+        quarantined: rejected rows so far.
+        seconds: wall clock over all attempts.
+    """
+
+    name: str
+    state: str
+    rows: int
+    total: int | None
+    quarantined: int
+    seconds: float
+
+
+def status(run: Run) -> list[NounStatus]:
+    """What is done, running and left."""
+    return [_status_of(noun) for noun in run.nouns()]
+
+
+def _status_of(noun: Noun) -> NounStatus:
+    name = f"{noun.noun}/{noun.label}"
+    manifest = noun.manifest()
+    if manifest is not None:
+        rejected = sum(manifest.quarantined.values())
+        return NounStatus(name, "done", manifest.rows_out, manifest.rows_in, rejected, manifest.seconds)
+    records = noun.records().values()
+    beat = noun.read_json("progress.json") or {}
+    alive = beat.get("state") == "running" and time.time() - beat.get("time", 0) < ALIVE_SECONDS
+    work = noun.read_json("work.json") or {}
+    return NounStatus(
+        name=name,
+        state="running" if alive else "interrupted",
+        rows=sum(record.rows_out for record in records),
+        total=beat.get("total"),
+        quarantined=sum(sum(record.quarantined.values()) for record in records),
+        seconds=work.get("seconds", 0.0),
+    )

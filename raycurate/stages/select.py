@@ -1,0 +1,224 @@
+"""``select``: plan from small tables, cut exactly, decide every shard, count what was kept.
+
+    samples (+ ranking or clusters) --plan on the driver--> quotas --cut by streaming counts--> boundaries
+        --decide per shard--> selection
+
+The method (``raycurate.selection``) is a function of arrays; here its blocks are shards. Rows of ``samples`` without
+features (quarantined by ``extract``) are kept in the output as dropped, so the selection has one row per sample.
+
+Cost: one pass over N rows of about 60 bytes, plus the passes of the cut where a method needs one. No feature is read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
+from raycurate.selection.diversity import task_diversity, top_tasks
+from raycurate.selection.threshold import CutRequest, CutSearch, CutSummary, merge_summaries, summarize
+from raycurate.stages.rank import rank
+from raycurate.stages.shards import describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.store import Manifest, Noun, Run, ShardRecord
+
+STAGE_VERSION = 1
+NO_FEATURES = "no_features"
+
+
+def select(run: Run, config: SelectConfig) -> Manifest:
+    """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables."""
+    selector = build_selector(config.method, config.options)
+    goal = Goal(ratio=config.ratio, seed=config.seed)
+    samples = run.noun("samples", config.samples)
+    sample_manifest = samples.require("ingest")
+    grouped = _grouping_noun(run, config, selector)
+    if grouped is not None and grouped.noun == "ranking":
+        _rank_if_stale(run, config.clusters)
+    inputs = {"samples": sample_manifest.fingerprint}
+    if grouped is not None:
+        inputs[grouped.noun] = grouped.require("rank" if grouped.noun == "ranking" else "cluster").fingerprint
+    description = describe("select", STAGE_VERSION, config, inputs)
+    noun = run.noun("selection", config.label)
+    if done := skip_if_done(noun, description):
+        return done
+    noun.begin(description)
+    tasks: dict[str, int] = sample_manifest.metrics["tasks"]
+    tables = SelectionTables(num_rows=sample_manifest.rows_out, tasks=tasks, clusters=_cluster_table(grouped))
+    read = functools.partial(read_rows, samples, grouped)
+    plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, config.max_tasks)
+    decide = functools.partial(_decide_shard, noun, selector, plan, read)
+    run_missing_shards(
+        "select",
+        noun,
+        decide,
+        num_shards=sample_manifest.shards,
+        total_rows=sample_manifest.rows_out,
+        num_cpus=0.5,
+        max_tasks=config.max_tasks,
+    )
+    return noun.finish(metrics=_write_tables(noun, plan, tasks))
+
+
+def _grouping_noun(run: Run, config: SelectConfig, selector: Selector) -> Noun | None:
+    """The noun that says which cluster each row is in, where the method needs one."""
+    for name in ("ranking", "clusters"):
+        if name in selector.needs:
+            return run.noun(name, config.clusters)
+    return None
+
+
+def _rank_if_stale(run: Run, label: str) -> None:
+    """Rank the clusters where that was not done yet, or was done for clusters that are gone."""
+    clusters = run.noun("clusters", label).require("cluster")
+    ranking = run.noun("ranking", label).manifest()
+    if ranking is None or ranking.description["inputs"]["clusters"] != clusters.fingerprint:
+        features = clusters.description["config"]["features"]
+        rank(run, make_config(RankConfig, {"features": features, "clusters": label, "label": label}))
+
+
+def _cluster_table(grouped: Noun | None) -> ClusterTable | None:
+    if grouped is None:
+        return None
+    if grouped.noun == "clusters":
+        table = grouped.read_table("centroids.parquet", columns=["cluster", "size"])
+        return ClusterTable(cluster_K=_int64(table, "cluster"), size_K=_int64(table, "size"))
+    table = grouped.read_table("clusters.parquet")
+
+    def readings(prefix: str) -> dict[str, np.ndarray]:
+        names = [name for name in table.column_names if name.startswith(prefix)]
+        return {name.removeprefix(prefix): table[name].to_numpy() for name in names}
+
+    return ClusterTable(
+        cluster_K=_int64(table, "cluster"),
+        size_K=_int64(table, "size"),
+        transferability=readings("transferability_"),
+        density=readings("density_"),
+    )
+
+
+def _int64(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].to_numpy().astype(np.int64)
+
+
+def read_rows(samples: Noun, grouped: Noun | None, shard: int) -> pa.Table:
+    """The rows of one shard as methods see them: key, task and, where there is one, cluster, similarity and rank."""
+    rows = samples.read_part(shard, ["key", "source_id", "task"])
+    if grouped is None:
+        return rows
+    found = grouped.read_part(shard)
+    where = pc.index_in(rows["key"], value_set=found["key"].combine_chunks())
+    for name in ("cluster", "similarity", "rank"):
+        if name in found.column_names:
+            rows = rows.append_column(name, found[name].take(where.combine_chunks()))
+    return rows
+
+
+def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: int) -> Plan:
+    """Find the exact boundaries of a plan that needs them, by counting in every shard and adding up."""
+    if not plan.needs_cut:
+        return plan
+    search = CutSearch(plan)
+
+    def answer(request: CutRequest, shard: int) -> CutSummary:
+        return summarize(request, selector.order(plan, read(shard)))
+
+    while (request := search.request) is not None:
+        calls = ((request, shard) for shard in range(num_shards))
+        merged: CutSummary | None = None
+        for part in map_tasks(answer, calls, num_cpus=0.5, max_tasks=max_tasks):
+            merged = part if merged is None else merge_summaries([merged, part])
+        assert merged is not None, "a samples noun has at least one shard"
+        search.advance(merged)
+    return plan.with_boundaries(search.boundaries)
+
+
+def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: int) -> ShardRecord:
+    rows: pa.Table = read(shard)
+    decisions = selector.decide(plan, rows)
+    reasons = decisions.reason_N.astype(object)
+    clusters = rows["cluster"] if "cluster" in rows.column_names else pa.nulls(rows.num_rows, pa.int32())
+    if "cluster" in rows.column_names:
+        reasons[clusters.is_null().to_numpy(zero_copy_only=False)] = NO_FEATURES
+    table = pa.table(
+        {
+            "key": rows["key"],
+            "source_id": rows["source_id"],
+            "task": rows["task"],
+            "kept": pa.array(decisions.kept_N, pa.bool_()),
+            "cluster": clusters,
+            "rank": rows["rank"] if "rank" in rows.column_names else pa.nulls(rows.num_rows, pa.int64()),
+            "score": pa.array(decisions.score_N, pa.float64()),
+            "reason": pa.array(reasons.tolist(), pa.string()),
+        }
+    )
+    kept = table.filter(table["kept"])
+    by_cluster = Counter(zip(table["cluster"].to_pylist(), table["task"].to_pylist(), strict=True))
+    extra = {
+        "kept": kept.num_rows,
+        "kept_tasks": dict(Counter(kept["task"].to_pylist())),
+        "kept_clusters": list(Counter(kept["cluster"].to_pylist()).items()),
+        "cluster_tasks": [[c, t, n] for (c, t), n in by_cluster.items() if c is not None],
+        "reasons": dict(Counter(table["reason"].to_pylist())),
+    }
+    return noun.commit_part(shard, table, rows_in=rows.num_rows, extra=extra)
+
+
+def _write_tables(noun: Noun, plan: Plan, tasks: dict[str, int]) -> dict[str, Any]:
+    """The task table and the cluster table, from the shards' records; returns the manifest's numbers."""
+    kept_tasks: Counter[str] = Counter()
+    kept_clusters: Counter[int] = Counter()
+    reasons: Counter[str] = Counter()
+    in_cluster: dict[int, Counter[str]] = {}
+    for record in noun.records().values():
+        kept_tasks.update(record.extra["kept_tasks"])
+        reasons.update(record.extra["reasons"])
+        kept_clusters.update(dict(record.extra["kept_clusters"]))
+        for cluster, task, count in record.extra["cluster_tasks"]:
+            in_cluster.setdefault(cluster, Counter())[task] += count
+    kept = sum(kept_tasks.values())
+    assert kept == plan.expected, f"kept {kept} rows but planned {plan.expected}"
+    names = sorted(tasks, key=lambda name: (-tasks[name], name))
+    total = sum(tasks.values())
+    noun.write_table(
+        "tasks.parquet",
+        pa.table(
+            {
+                "task": pa.array(names, pa.string()),
+                "rows": pa.array([tasks[n] for n in names], pa.int64()),
+                "kept": pa.array([kept_tasks[n] for n in names], pa.int64()),
+                "share_before": pa.array([tasks[n] / max(total, 1) for n in names], pa.float64()),
+                "share_after": pa.array([kept_tasks[n] / max(kept, 1) for n in names], pa.float64()),
+            }
+        ),
+    )
+    if plan.group_column == "cluster":
+        noun.write_table("clusters.parquet", _cluster_report(plan, kept_clusters, in_cluster))
+    before, after = task_diversity(tasks), task_diversity(kept_tasks)
+    return {
+        "kept": kept,
+        "target": plan.target,
+        "reasons": dict(reasons),
+        "effective_tasks_before": round(before.effective_tasks, 4),
+        "effective_tasks_after": round(after.effective_tasks, 4),
+    }
+
+
+def _cluster_report(plan: Plan, kept: Counter[int], in_cluster: dict[int, Counter[str]]) -> pa.Table:
+    """One row a cluster: size, what the budget looked at, quota, rows kept, its largest tasks."""
+    clusters = plan.groups.to_pylist()
+    tops = [top_tasks(in_cluster.get(c, {})) for c in clusters]
+    columns: dict[str, pa.Array] = {
+        "cluster": pa.array(clusters, pa.int64()),
+        "size": pa.array(plan.size_G, pa.int64()),
+        **{name: pa.array(values) for name, values in plan.report.items()},
+        "quota": pa.array(plan.quota_G, pa.int64()),
+        "kept": pa.array([kept[c] for c in clusters], pa.int64()),
+        "top_tasks": pa.array([", ".join(f"{task} {count}" for task, count in top) for top in tops], pa.string()),
+    }
+    return pa.table(columns)

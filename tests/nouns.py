@@ -1,0 +1,97 @@
+"""Finished nouns of a run made from arrays, for tests of the stages that read them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from raycurate.features.rows import features_column
+from raycurate.samples.schema import SAMPLE_SCHEMA
+from raycurate.store import Noun, Run
+
+
+def _parts(rows: int, shards: int) -> list[np.ndarray]:
+    return [part for part in np.array_split(np.arange(rows), shards)]
+
+
+def write_samples(run: Run, keys: Sequence[str], tasks: Sequence[str], *, shards: int = 1) -> Noun:
+    """Text-only samples with these keys and tasks."""
+    noun = run.noun("samples")
+    noun.begin({"stage": "ingest", "config": {"images": None}, "keys": list(keys)})
+    for shard, part in enumerate(_parts(len(keys), shards)):
+        rows = [
+            {
+                "key": keys[i],
+                "source_id": f"row {i}",
+                "task": tasks[i],
+                "messages": [{"role": "user", "text": "q"}, {"role": "assistant", "text": "a"}],
+                "images": [],
+                "source_file": "made",
+                "source_row": int(i),
+                "order": b"\0" * 8,
+            }
+            for i in part
+        ]
+        noun.commit_part(shard, pa.Table.from_pylist(rows, schema=SAMPLE_SCHEMA), rows_in=len(rows))
+    noun.finish(metrics={"tasks": dict(Counter(tasks))})
+    return noun
+
+
+def write_features(
+    run: Run, keys: Sequence[str], features_ND: np.ndarray, *, shards: int = 1, block_dim: int = 4
+) -> Noun:
+    """Feature rows as `extract` leaves them."""
+    noun = run.noun("features")
+    noun.begin({"stage": "extract", "config": {}, "rows": len(keys), "sum": float(features_ND.sum())})
+    for shard, part in enumerate(_parts(len(keys), shards)):
+        table = pa.table(
+            {"key": pa.array([keys[i] for i in part], pa.string()), "features": features_column(features_ND[part])}
+        )
+        noun.commit_part(shard, table, rows_in=len(part), compression="none")
+    dimension = features_ND.shape[1]
+    noun.finish(metrics={"dimension": dimension, "block_dim": block_dim, "blocks": dimension // block_dim})
+    return noun
+
+
+def write_clusters(
+    run: Run,
+    keys: Sequence[str],
+    features_ND: np.ndarray,
+    labels_N: np.ndarray,
+    centroids_KD: np.ndarray,
+    *,
+    shards: int,
+) -> Noun:
+    """Assignments and centroids as `cluster` leaves them."""
+    noun = run.noun("clusters")
+    features = run.noun("features").require("extract")
+    noun.begin({"stage": "cluster", "config": {"features": "main"}, "inputs": {"features": features.fingerprint}})
+    similarity_N = np.einsum("nd,nd->n", features_ND.astype(np.float64), centroids_KD[labels_N])
+    for shard, part in enumerate(_parts(len(keys), shards)):
+        table = pa.table(
+            {
+                "key": pa.array([keys[i] for i in part], pa.string()),
+                "cluster": pa.array(labels_N[part], pa.int32()),
+                "similarity": pa.array(similarity_N[part], pa.float32()),
+            }
+        )
+        noun.commit_part(shard, table, rows_in=len(part))
+    clusters = len(centroids_KD)
+    centroid = pa.FixedSizeListArray.from_arrays(
+        pa.array(centroids_KD.astype(np.float32).reshape(-1)), centroids_KD.shape[1]
+    )
+    sizes = np.bincount(labels_N, minlength=clusters)
+    noun.write_table(
+        "centroids.parquet",
+        pa.table({"cluster": pa.array(range(clusters), pa.int32()), "centroid": centroid, "size": pa.array(sizes)}),
+    )
+    noun.finish(metrics={"clusters": clusters})
+    return noun
+
+
+def read_all(noun: Noun) -> pa.Table:
+    """Every part of a finished noun, in order."""
+    return pa.concat_tables(noun.iter_parts())
