@@ -57,12 +57,18 @@ class PreparedBatch:
         """Whether every row starts at position 0."""
         return bool(self.attention_mask_BT[:, 0].all())
 
-    def images_at(self, index: Sequence[int]) -> dict[str, torch.Tensor]:
-        """The image tensors of the distinct images `index`, in that order, repeats allowed."""
+    def images_at(self, index: Sequence[int], *, pixels: bool = True) -> dict[str, torch.Tensor]:
+        """The image tensors of the distinct images `index`, in that order, repeats allowed.
+
+        Without `pixels` only the small tensors beside them, such as patch grids.
+        """
+        names = [name for name in self.image_inputs if pixels or not name.startswith("pixel_")]
+        if list(index) == list(range(len(self.image_tokens_U))):
+            return {name: self.image_inputs[name] for name in names}
         picked = {}
-        for name, tensor in self.image_inputs.items():
-            parts = torch.split(tensor, list(self.image_splits[name]))
-            picked[name] = torch.cat([parts[i] for i in index]) if len(index) else tensor[:0]
+        for name in names:
+            parts = torch.split(self.image_inputs[name], list(self.image_splits[name]))
+            picked[name] = torch.cat([parts[i] for i in index])
         return picked
 
     def take(self, start: int, stop: int) -> PreparedBatch:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = "out_of_memory"
 FORWARD_ERROR = "forward_error"
-_PIXEL_PREFIX = "pixel_"
 
 
 class _StopForward(Exception):
@@ -181,7 +180,7 @@ class ActivationExtractor:
         """Keyword arguments of the model's forward, on its device."""
         slots = batch.image_index_S.tolist()
         share = self.vlm.shares_images and len(slots) > len(batch.image_tokens_U)
-        per_slot = {} if not slots else batch.images_at(slots) if not share else self._metadata(batch, slots)
+        per_slot = batch.images_at(slots, pixels=not share)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids_BT.long()}
         if not (self.vlm.causal and batch.right_padded):
             inputs["attention_mask"] = batch.attention_mask_BT.long()
@@ -196,11 +195,6 @@ class ActivationExtractor:
         if share:
             inputs["mm_encoder_outputs"] = {"image": self._encode_once(batch, slots)}
         return inputs
-
-    @staticmethod
-    def _metadata(batch: PreparedBatch, slots: list[int]) -> dict[str, torch.Tensor]:
-        """The per-slot image tensors that are not pixels, such as patch grids."""
-        return {name: value for name, value in batch.images_at(slots).items() if not name.startswith(_PIXEL_PREFIX)}
 
     def _position_ids(self, batch: PreparedBatch, per_slot: dict[str, torch.Tensor]) -> torch.Tensor | None:
         """Multi-axis rotary positions of Qwen-VL models, computed on the CPU where their row loop needs no sync."""

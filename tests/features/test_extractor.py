@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -13,7 +14,7 @@ from raycurate.errors import UserError
 from raycurate.features.batch import PreparedBatch
 from raycurate.features.extractor import ActivationExtractor
 from raycurate.features.prepare import Preparer
-from raycurate.models.adapter import VLM
+from raycurate.models.adapter import VLM, wrap_vlm
 from tests.features.conftest import make_sample, reference_row
 from tests.tiny_vlms import FAMILIES
 
@@ -72,6 +73,17 @@ def test_equals_full_forward_row_by_row(family, side, tiny_vlm, samples):
     for sample in samples:
         expected = reference_row(vlm, family, sample, modules)
         assert np.abs(found[sample["key"]].astype(np.float64) - expected).max() < 1e-3, sample["key"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_model_gives_nearly_the_same_rows(family, tiny_vlm, samples):
+    """A bfloat16 model with bfloat16 pixels runs through the same path; its rows point the same way."""
+    vlm = tiny_vlm(family)
+    expected = extract_all(ActivationExtractor(vlm, LAYERS), samples)
+    half = wrap_vlm(copy.deepcopy(vlm.model).to(torch.bfloat16), vlm.processor, name="half")
+    found = extract_all(ActivationExtractor(half, LAYERS), samples, pixel_dtype=torch.bfloat16)
+    for key, row in expected.items():
+        assert found[key].astype(np.float64) @ row.astype(np.float64) > 0.99
 
 
 @pytest.mark.parametrize("variant", ["ffn", "last_layer"])

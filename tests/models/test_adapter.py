@@ -141,3 +141,15 @@ def test_text_model_has_no_processor(tmp_path):
     (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(UserError):
         load_processor(str(folder))
+
+
+def test_tiny_is_a_folder_of_the_package(tmp_path, monkeypatch):
+    """ "tiny" resolves inside the package, and its absence is a readable error; other names pass through."""
+    monkeypatch.setattr(adapter.resources, "files", lambda _package: tmp_path)
+    with pytest.raises(UserError, match="embedded model is not installed"):
+        adapter.resolve_model("tiny")
+    weights = tmp_path / "tiny" / "weights"
+    weights.mkdir(parents=True)
+    (weights / "config.json").write_text("{}", encoding="utf-8")
+    assert adapter.resolve_model("tiny") == str(weights)
+    assert adapter.resolve_model("some/model") == "some/model"
