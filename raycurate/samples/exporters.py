@@ -1,0 +1,244 @@
+"""Write samples as the files that trainers read, streaming and atomic.
+
+    llava     JSON array: id, image (a path, or a list), conversations of human/gpt           LLaVA, TinyLLaVA
+    sharegpt  JSON Lines: conversations of human/gpt, images (a list of paths)                LLaMA-Factory
+    swift     JSON Lines: messages with <image> marks, images, channel (the task)             ms-swift
+    messages  JSON Lines: messages of content blocks, images                                  TRL, chat templates
+    parquet   messages, images as {bytes, path}, key, task; a Hugging Face image column       datasets
+
+Text is written to the letter, so a file that is read again gives the same content hashes (where images are paths).
+The JSON formats cannot hold bytes: embedded images are written once each to ``<name>_images/<sha>.<ext>`` beside the
+output and named relative to the output's folder, which is then the image root. A file appears when it is complete.
+Cost: one pass; memory is one row (one row group for Parquet).
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raycurate.errors import unknown_name
+from raycurate.filesystem import exists, resolve, write_bytes
+from raycurate.samples.images import ImageRoot, image_extension
+from raycurate.samples.marks import split_marks
+from raycurate.samples.schema import ImageRef, Sample, row_to_sample
+
+_LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
+_GROUP_ROWS = 1000
+_GROUP_BYTES = 64 << 20
+
+PARQUET_EXPORT_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
+    ]
+)
+
+
+_HF_STRING = {"dtype": "string", "_type": "Value"}
+_HF_FEATURES = {
+    "key": _HF_STRING,
+    "id": _HF_STRING,
+    "task": _HF_STRING,
+    "messages": [{"role": _HF_STRING, "content": _HF_STRING}],
+    "images": {"feature": {"_type": "Image"}, "_type": "Sequence"},
+}
+
+
+@dataclass(slots=True)
+class ExportCounts:
+    """What an export wrote."""
+
+    rows: int = 0
+    images_written: int = 0
+    """Embedded images that became files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """``embed_images_from``: read image paths below this root and put the bytes into Parquet."""
+
+    embed_images_from: ImageRoot | None = None
+
+
+Exporter = Callable[[Iterable[Sample], str, ExportOptions], ExportCounts]
+
+
+def samples_from_tables(tables: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[Sample]:
+    """The samples of tables of ``SAMPLE_SCHEMA``, a few rows at a time."""
+    for table in tables:
+        for start in range(0, table.num_rows, _GROUP_ROWS):
+            for row in table.slice(start, _GROUP_ROWS).to_pylist():
+                yield row_to_sample(row)
+
+
+def export_samples(
+    samples: Iterable[Sample], output: str, format: str, options: ExportOptions | None = None
+) -> ExportCounts:
+    """Write samples to the file ``output`` (a path or a URI). ``UserError`` for an unknown format."""
+    if format not in EXPORTERS:
+        raise unknown_name("export format", format, EXPORTERS)
+    return EXPORTERS[format](samples, output, options or ExportOptions())
+
+
+def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
+    del options  # of the Parquet writer only
+    counts, images = ExportCounts(), _ImageFolder(output)
+    with _atomic_stream(output) as stream:
+        stream.write(b"[")
+        for sample in samples:
+            paths = images.paths_of(sample)
+            row: dict[str, Any] = {"id": _id(sample)}
+            if paths:
+                row["image"] = paths[0] if len(paths) == 1 else paths
+            row["conversations"] = _llava_turns(sample)
+            row["task"] = sample.task
+            stream.write((",\n" if counts.rows else "\n").encode() + _json(row))
+            counts.rows += 1
+        stream.write(b"\n]\n")
+    counts.images_written = images.written
+    return counts
+
+
+def _write_lines(to_row: Callable[[Sample, list[str]], dict[str, Any]]) -> Exporter:
+    """The writer of a JSON Lines format."""
+
+    def write(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
+        del options  # of the Parquet writer only
+        counts, images = ExportCounts(), _ImageFolder(output)
+        with _atomic_stream(output) as stream:
+            for sample in samples:
+                stream.write(_json(to_row(sample, images.paths_of(sample))) + b"\n")
+                counts.rows += 1
+        counts.images_written = images.written
+        return counts
+
+    return write
+
+
+def _sharegpt_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    return {"id": _id(sample), "conversations": _llava_turns(sample), "images": paths, "task": sample.task}
+
+
+def _swift_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    messages = [{"role": m.role, "content": m.text} for m in sample.messages]
+    return {"id": _id(sample), "messages": messages, "images": paths, "channel": sample.task, "task": sample.task}
+
+
+def _messages_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    messages = [{"role": m.role, "content": _content_blocks(m.text)} for m in sample.messages]
+    return {"id": _id(sample), "messages": messages, "images": paths, "task": sample.task}
+
+
+def _write_parquet(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
+    counts = ExportCounts()
+    features = json.dumps({"info": {"features": _HF_FEATURES}})
+    schema = PARQUET_EXPORT_SCHEMA.with_metadata({"huggingface": features})
+    with _atomic_stream(output) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for group in _groups(_parquet_row(sample, options.embed_images_from) for sample in samples):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            counts.rows += len(group)
+    return counts
+
+
+def _parquet_row(sample: Sample, root: ImageRoot | None) -> dict[str, Any]:
+    images = [
+        {"bytes": root.read(image) if root and image.data is None else image.data, "path": image.path}
+        for image in sample.images
+    ]
+    messages = [{"role": m.role, "content": m.text} for m in sample.messages]
+    return {"key": sample.key, "id": sample.source_id, "task": sample.task, "messages": messages, "images": images}
+
+
+def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows by row group, bounded in rows and in image bytes."""
+    group: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        group.append(row)
+        size += sum(len(image["bytes"] or b"") for image in row["images"])
+        if len(group) >= _GROUP_ROWS or size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+class _ImageFolder:
+    """The embedded images of one output, written once each beside it."""
+
+    def __init__(self, output: str) -> None:
+        self._filesystem, path = resolve(output)
+        self._base, name = posixpath.split(path)
+        self._folder = f"{posixpath.splitext(name)[0]}_images"
+        self.written = 0
+
+    def paths_of(self, sample: Sample) -> list[str]:
+        """The paths of a sample's images: their own, or where their bytes were written."""
+        return [image.path if image.data is None else self._path(image) for image in sample.images]  # type: ignore[misc]
+
+    def _path(self, image: ImageRef) -> str:
+        assert image.data is not None
+        assert image.sha is not None
+        relative = f"{self._folder}/{image.sha[:2]}/{image.sha}.{image_extension(image.data)}"
+        target = f"{self._base}/{relative}"
+        if not exists(self._filesystem, target):  # the name is the content's hash
+            write_bytes(self._filesystem, target, image.data)
+            self.written += 1
+        return relative
+
+
+def _id(sample: Sample) -> str:
+    return sample.source_id if sample.source_id is not None else sample.key
+
+
+def _llava_turns(sample: Sample) -> list[dict[str, str]]:
+    return [{"from": _LLAVA_ROLES[m.role], "value": m.text} for m in sample.messages]
+
+
+def _content_blocks(text: str) -> list[dict[str, str]]:
+    blocks = split_marks(text)
+    return [{"type": "image"} if block is None else {"type": "text", "text": block} for block in blocks]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@contextmanager
+def _atomic_stream(output: str) -> Iterator[pa.NativeFile]:
+    """A stream whose file gets its name when all is written, and is removed when that fails."""
+    filesystem, path = resolve(output)
+    folder, name = posixpath.split(path)
+    temporary = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}"
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        filesystem.create_dir(folder, recursive=True)
+    try:
+        with filesystem.open_output_stream(temporary) as stream:
+            yield stream
+        filesystem.move(temporary, path)
+    except BaseException:
+        if filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
+            filesystem.delete_file(temporary)
+        raise
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "llava": _write_llava,
+    "sharegpt": _write_lines(_sharegpt_row),
+    "swift": _write_lines(_swift_row),
+    "messages": _write_lines(_messages_row),
+    "parquet": _write_parquet,
+}

@@ -1,0 +1,264 @@
+"""Open, check and decode untrusted images.
+
+``check_image`` decides whether a trainer can use the bytes: they must be of an accepted format (told by content,
+never by name), within the limits of bytes, pixels and shape *before* any pixel is decoded, and then decode to the
+end. A JPEG is decoded at an eighth of its size, which reads every byte of its entropy-coded data at a fraction of the
+cost. Only the first frame of an animation counts. Formats that run other programs or are not pictures (EPS, PDF, SVG)
+are not accepted.
+
+``load_image`` gives RGB as a viewer shows it: EXIF orientation applied, alpha flattened on white, palettes and CMYK
+converted, 16-bit grey scaled down (not clipped). A float or 32-bit image is scaled from its own range to 0..255.
+Cost: about 1 ms to check and 5 ms to load a 640 x 480 JPEG on one core.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from raycurate.errors import UserError
+from raycurate.filesystem import resolve
+from raycurate.samples.quarantine import Fault, FaultError, Reason, Reject, reject_sample
+from raycurate.samples.schema import ImageRef, Sample
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "PPM": "ppm"}
+_PILLOW_MAX_PIXELS = 178_956_970
+_UNSUPPORTED_SIGNS = (b"%PDF", b"%!PS", b"8BPS", b"<svg", b"<?xml", b"\x00\x00\x00\x0cjP")
+_UNSUPPORTED_BRANDS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif", b"ftypmp4", b"ftypisom")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """What an acceptable image is."""
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 50_000_000
+    min_side: int = 2
+    max_aspect: float = 200.0
+    """Longer over shorter side; processors of the Qwen family refuse more."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_pixels <= _PILLOW_MAX_PIXELS:
+            raise UserError(
+                f"max_pixels is {self.max_pixels}; allowed is 1 to {_PILLOW_MAX_PIXELS} (Pillow's own bound)"
+            )
+        if self.max_bytes < 1 or self.min_side < 1 or self.max_aspect < 1:
+            raise UserError("max_bytes, min_side and max_aspect must be at least 1")
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRoot:
+    """The folder that image paths are relative to, on any pyarrow filesystem; None where all images are embedded."""
+
+    root: str | None
+
+    def __post_init__(self) -> None:
+        if self.root is None:
+            return
+        try:
+            filesystem, path = resolve(self.root)
+            info = filesystem.get_file_info(path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot use the image root {self.root}: {error}") from None
+        if info.type != pafs.FileType.Directory:
+            raise UserError(f"the image root {self.root} is not a folder. Check the path.")
+
+    def read(self, ref: ImageRef, max_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
+        """The encoded bytes of an image. Raises ``FaultError``: missing, outside the root, too large."""
+        if ref.data is not None:
+            _check_size(len(ref.data), max_bytes)
+            return ref.data
+        filesystem, path = self._locate(ref.path or "")
+        info = filesystem.get_file_info(path)
+        if info.type != pafs.FileType.File:
+            raise FaultError(Reason.IMAGE_MISSING, f"there is no image {ref.path!r} below the image root")
+        _check_size(info.size, max_bytes)
+        try:
+            with filesystem.open_input_stream(path) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            raise FaultError(Reason.IMAGE_MISSING, f"the image {ref.path!r} cannot be opened") from None
+
+    def exists(self, ref: ImageRef) -> Fault | None:
+        """Whether an image is there and of what a file is, without reading it; None where it is."""
+        if ref.data is not None:
+            return None
+        try:
+            filesystem, path = self._locate(ref.path or "")
+        except FaultError as error:
+            return error.fault
+        if filesystem.get_file_info(path).type == pafs.FileType.File:
+            return None
+        return Fault(Reason.IMAGE_MISSING, f"there is no image {ref.path!r} below the image root")
+
+    def _locate(self, relative: str) -> tuple[pafs.FileSystem, str]:
+        if self.root is None:
+            raise FaultError(Reason.IMAGE_MISSING, f"the row names the image {relative!r}, but no image root was given")
+        filesystem, root = resolve(self.root)
+        path = posixpath.join(root, relative)
+        if not isinstance(filesystem, pafs.LocalFileSystem):
+            return filesystem, path
+        real_root, real_path = os.path.realpath(root), os.path.realpath(path)
+        if not real_path.startswith(real_root.rstrip("/") + "/"):
+            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image {relative!r} is a link that leads out of the root")
+        return filesystem, real_path
+
+
+def check_samples(
+    samples: Sequence[Sample],
+    root: ImageRoot,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    *,
+    decode: bool = True,
+    threads: int = 1,
+) -> list[Sample | Reject]:
+    """Each sample, or its refusal for its first image at fault; each distinct image is read once.
+
+    ``decode=False`` only checks that the images are there. Holds no image longer than its check.
+    """
+    refs = {image.identity: image for sample in samples for image in sample.images}
+
+    def inspect(ref: ImageRef) -> Fault | None:
+        return inspect_image(ref, root, limits) if decode else root.exists(ref)
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        faults = dict(zip(refs, pool.map(inspect, refs.values()), strict=True))
+    return [_judge(sample, faults) for sample in samples]
+
+
+def inspect_image(ref: ImageRef, root: ImageRoot, limits: ImageLimits = DEFAULT_LIMITS) -> Fault | None:
+    """What is wrong with a referenced image, or None. Reads and decodes it."""
+    try:
+        data = root.read(ref, limits.max_bytes)
+    except FaultError as error:
+        return error.fault
+    return check_image(data, limits)
+
+
+def _judge(sample: Sample, faults: Mapping[str, Fault | None]) -> Sample | Reject:
+    found = (faults[image.identity] for image in sample.images)
+    fault = next((fault for fault in found if fault), None)
+    return reject_sample(sample, fault) if fault else sample
+
+
+def check_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Fault | None:
+    """What is wrong with an encoded image, or None. Decodes it to the end."""
+    try:
+        _check_size(len(data), limits.max_bytes)
+        with _open(data, limits) as image:
+            _guarded(image.verify)
+        with _open(data, limits) as image:
+            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+            _guarded(image.load)
+    except FaultError as error:
+        return error.fault
+    return None
+
+
+def load_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """An encoded image as RGB. Raises ``FaultError`` for what ``check_image`` would refuse."""
+    _check_size(len(data), limits.max_bytes)
+    with _open(data, limits) as image:
+        _guarded(image.load)
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception:  # broken EXIF raises whatever its parser stumbles over; the pixels are fine
+            upright = image
+        return _to_rgb(upright)
+
+
+def image_extension(data: bytes) -> str:
+    """The file extension that fits the content (without the dot), ``bin`` where it is no accepted image."""
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            name = image.format or ""
+    except Exception:  # the same as in _open: any parser's error means "not readable"
+        return "bin"
+    return _EXTENSIONS.get(name, name.lower())
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size == 0:
+        raise FaultError(Reason.IMAGE_CORRUPT, "the image file is empty")
+    if size > max_bytes:
+        raise FaultError(Reason.IMAGE_TOO_LARGE, f"the image has {size} bytes; at most {max_bytes} are accepted")
+
+
+def _open(data: bytes, limits: ImageLimits) -> Image.Image:
+    """The image with its header read and its size checked, no pixel decoded."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise FaultError(Reason.IMAGE_BOMB, str(error)) from None
+    except UnidentifiedImageError:
+        raise FaultError(*_unidentified(data)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # format plug-ins raise struct.error, SyntaxError, KeyError, ... on hostile bytes
+        raise FaultError(Reason.IMAGE_CORRUPT, _describe(error)) from None
+    width, height = image.size
+    shape = f"{width} x {height} pixels"
+    if width * height > limits.max_pixels:
+        raise FaultError(Reason.IMAGE_BOMB, f"the image has {shape}; at most {limits.max_pixels} are accepted")
+    if min(width, height) < limits.min_side:
+        raise FaultError(Reason.IMAGE_TOO_SMALL, f"the image has {shape}; a side needs {limits.min_side} at least")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise FaultError(
+            Reason.IMAGE_TOO_NARROW, f"the image has {shape}; sides may differ {limits.max_aspect:g} times"
+        )
+    return image
+
+
+def _guarded(decode: Callable[[], Any]) -> None:
+    """Run one of Pillow's decoding steps; its errors become faults."""
+    try:
+        decode()
+    except MemoryError:
+        raise
+    except Exception as error:  # as in _open
+        text = _describe(error)
+        bomb = "decompress" in text.lower() and "too large" in text.lower()
+        cut = "truncated" in text.lower() or isinstance(error, EOFError)
+        reason = Reason.IMAGE_BOMB if bomb else Reason.IMAGE_TRUNCATED if cut else Reason.IMAGE_CORRUPT
+        raise FaultError(reason, text) from None
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _unidentified(data: bytes) -> tuple[Reason, str]:
+    head = data[:64].lstrip().lower()
+    signs = [sign.lower() for sign in _UNSUPPORTED_SIGNS]
+    if head.startswith(tuple(signs)) or any(brand in data[:16] for brand in _UNSUPPORTED_BRANDS):
+        return Reason.IMAGE_UNSUPPORTED, f"the format is not accepted; accepted are {', '.join(IMAGE_FORMATS)}"
+    return Reason.IMAGE_CORRUPT, f"the bytes are no image; accepted are {', '.join(IMAGE_FORMATS)}"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = float(values.min()), float(values.max())
+        scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()

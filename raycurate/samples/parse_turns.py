@@ -1,0 +1,130 @@
+"""The turns of a raw row as messages: field names, roles, content blocks and the order of roles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raycurate.samples.marks import Block, join_blocks
+from raycurate.samples.quarantine import FaultError, Reason
+from raycurate.samples.schema import Message
+
+TURN_FIELDS = ("conversations", "messages", "texts")
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+_IMAGE_BLOCKS = ("image", "image_url")
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Messages, the image references that stand inside content blocks, and whether the format has no marks."""
+
+    messages: tuple[Message, ...]
+    inline_images: tuple[Any, ...]
+    marks_are_implied: bool
+
+
+def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer: bool) -> Turns:
+    """The conversation of a row. Raises ``FaultError``."""
+    name = next((field for field in TURN_FIELDS if row.get(field) is not None), None)
+    if name is None:
+        raise FaultError(Reason.MISSING_CONVERSATIONS, "the row has no 'conversations' or 'messages'")
+    raw_turns = _turn_list(row[name], name)
+    if len(raw_turns) > max_turns:
+        raise FaultError(Reason.OVERLONG, f"the row has {len(raw_turns)} turns; at most {max_turns} are accepted")
+    inline: list[Any] = []
+    messages = [message for turn in raw_turns for message in _messages(turn, name, inline)]
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise FaultError(Reason.WRONG_TYPE, f"'system' is of type {type(system).__name__}, not a text")
+    if system and system.strip() and messages[0].role != "system":
+        messages.insert(0, Message("system", system))
+    if drop_leading_answer:
+        messages = _without_leading_answer(messages)
+    _check_roles([message.role for message in messages])
+    return Turns(tuple(messages), tuple(inline), name == "texts")
+
+
+def _turn_list(value: Any, name: str) -> list[Any]:
+    """The turns as a list; ``datasets`` may store a list of objects as an object of lists."""
+    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
+        columns = list(value.values())
+        if len({len(column) for column in columns}) == 1:
+            value = [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    if not isinstance(value, list):
+        raise FaultError(Reason.WRONG_TYPE, f"'{name}' is not a list of turns")
+    if not value:
+        raise FaultError(Reason.MISSING_CONVERSATIONS, f"'{name}' is an empty list")
+    return value
+
+
+def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
+    """One turn (two messages for a question with its answer, in ``texts``)."""
+    if not isinstance(turn, Mapping):
+        raise FaultError(Reason.WRONG_TYPE, f"a turn of '{name}' is not an object")
+    if name == "texts":
+        pairs = [("user", turn.get("user")), ("assistant", turn.get("assistant"))]
+        return [Message(role, _text(content, inline)) for role, content in pairs]
+    role = turn["from"] if turn.get("from") is not None else turn.get("role")
+    known = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    if known is None:
+        allowed = ", ".join(_ROLES)
+        raise FaultError(Reason.UNKNOWN_ROLE, f"a turn has the role {str(role)[:40]!r}; known are {allowed}")
+    content = turn["value"] if turn.get("value") is not None else turn.get("content")
+    return [Message(known, _text(content, inline))]
+
+
+def _text(content: Any, inline: list[Any]) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise FaultError(Reason.NON_STRING_TURN, f"the text of a turn is of type {type(content).__name__}")
+    return join_blocks([_block(block, inline) for block in content])
+
+
+def _block(block: Any, inline: list[Any]) -> Block:
+    """A content block as text, or None for an image; a reference inside it goes to ``inline``."""
+    if isinstance(block, str):
+        return block
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    if kind == "text":
+        if not isinstance(block.get("text"), str):
+            raise FaultError(Reason.NON_STRING_TURN, "a text block has no text")
+        return block["text"]
+    if kind not in _IMAGE_BLOCKS:
+        raise FaultError(Reason.WRONG_TYPE, f"a content block has the type {str(kind)[:40]!r}; known are text, image")
+    reference = next((block[key] for key in ("image", "image_url", "path", "url") if block.get(key) is not None), None)
+    if isinstance(reference, Mapping) and "url" in reference:
+        reference = reference["url"]
+    if reference is not None:
+        inline.append(reference)
+    return None
+
+
+def _without_leading_answer(messages: list[Message]) -> list[Message]:
+    head = messages[:1] if messages[0].role == "system" else []
+    rest = messages[len(head) :]
+    first = next((i for i, message in enumerate(rest) if message.role == "user"), 0)
+    return head + rest[first:]
+
+
+def _check_roles(roles: Sequence[str]) -> None:
+    """A system turn or none, then user, assistant, user, ..., assistant."""
+    if "assistant" not in roles:
+        raise FaultError(Reason.NO_ANSWER, "the conversation has no answer of the assistant")
+    body = roles[1:] if roles[0] == "system" else roles
+    for place, role in enumerate(body):
+        expected = "user" if place % 2 == 0 else "assistant"
+        if role != expected:
+            turn = place + len(roles) - len(body)
+            hint = " (drop_leading_answer would drop it)" if place == 0 and role == "assistant" else ""
+            raise FaultError(Reason.WRONG_ROLE_ORDER, f"turn {turn} is of the {role}, not of the {expected}{hint}")
+    if len(body) % 2:
+        raise FaultError(Reason.WRONG_ROLE_ORDER, "the last turn is of the user; an answer has to follow")

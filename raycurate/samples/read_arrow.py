@@ -1,0 +1,227 @@
+"""Read Parquet by row groups, and the Arrow stream files of ``datasets.save_to_disk`` by record batches.
+
+A Parquet slice is a run of whole row groups: at least one, then more while they fit ``slice_rows``. Only columns that
+a sample can be made of are read, page by page, so memory does not grow with the row group. An Arrow slice is the byte
+range of a run of record batches; a local file is mapped, so finding the ranges reads only the headers. A remote
+stream is read once for it. Values become Python objects ``_ROWS`` rows at a time, because images may be embedded.
+Dictionary-encoded Arrow streams are refused (``datasets`` does not write them).
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raycurate.errors import UserError
+from raycurate.filesystem import exists, read_json, resolve
+from raycurate.samples.quarantine import Fault, Reason
+from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
+from raycurate.samples.sources import open_file
+
+COLUMNS = ("id", "conversations", "messages", "texts", "image", "images", "system", "task")
+"""Columns that rows are made of, besides the one that the user names for the task."""
+
+ROW_GROUPS, BATCHES, BATCHES_CUT = "row_groups", "batches", "batches_cut"
+_ROWS = 32
+_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetReader:
+    """Parquet files, Hugging Face's included. ``columns``: further columns to read."""
+
+    files: tuple[SourceFile, ...]
+    options: ReadOptions
+    columns: tuple[str, ...] = ()
+
+    def slices(self) -> list[Slice]:
+        """See ``Reader``."""
+        return all_slices(self)
+
+    def slice_file(self, file: SourceFile) -> list[Slice]:
+        """See ``Reader``. ``UserError`` for a file that is no Parquet, or has no conversations."""
+        with open_file(file.uri) as stream:
+            try:
+                parquet = pq.ParquetFile(stream)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{file.uri} is not a readable Parquet file: {error}") from None
+            _require_turns(parquet.schema_arrow.names, file)
+            groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
+        sizes = [(group.num_rows, group.total_byte_size) for group in groups]
+        runs = _runs(sizes, self.options)
+        return [Slice(ROW_GROUPS, file.name, file.uri, *run) for run in runs if run[3]]
+
+    def read(self, part: Slice) -> Iterator[RawRow]:
+        """See ``Reader``."""
+        with open_file(part.uri) as stream:
+            parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+            names = set(COLUMNS) | set(self.columns)
+            columns = [name for name in parquet.schema_arrow.names if name in names]
+            groups = list(range(part.start, part.stop))
+            batches = parquet.iter_batches(_ROWS, row_groups=groups, columns=columns, use_threads=False)
+            yield from _rows_of(part, batches)
+
+
+@dataclass(frozen=True, slots=True)
+class HuggingFaceReader:
+    """The folder that ``datasets.Dataset.save_to_disk`` writes."""
+
+    files: tuple[SourceFile, ...]
+    options: ReadOptions
+    columns: tuple[str, ...] = ()
+
+    def slices(self) -> list[Slice]:
+        """See ``Reader``."""
+        return all_slices(self)
+
+    def slice_file(self, file: SourceFile) -> list[Slice]:
+        """See ``Reader``. ``UserError`` for a file that is no Arrow stream, or has no conversations."""
+        sizes: list[tuple[int, int]] = []
+        offsets: list[int] = []
+        kind = BATCHES
+        with open_file(file.uri) as stream:
+            schema = _stream_schema(stream, file)
+            _require_turns(schema.names, file)
+            while True:
+                offsets.append(stream.tell())
+                try:
+                    rows = _next_batch(stream, schema, file).num_rows
+                except EOFError:
+                    break
+                except (pa.ArrowException, OSError):
+                    kind = BATCHES_CUT
+                    break
+                sizes.append((rows, stream.tell() - offsets[-1]))
+        slices = [
+            Slice(BATCHES, file.name, file.uri, offsets[first], offsets[last], row, rows)
+            for first, last, row, rows in _runs(sizes, self.options)
+        ]
+        if kind == BATCHES_CUT:
+            total = sum(rows for rows, _ in sizes)
+            slices.append(Slice(kind, file.name, file.uri, offsets[-1], offsets[-1], total, 1))
+        return slices
+
+    def read(self, part: Slice) -> Iterator[RawRow]:
+        """See ``Reader``."""
+        if part.kind == BATCHES_CUT:
+            detail = "the Arrow stream is cut short or damaged from here on"
+            yield RawRow(part.file, part.first_row, ReadError(Fault(Reason.FILE_CORRUPT, detail)))
+            return
+        with open_file(part.uri) as stream:
+            file = SourceFile(part.file, part.uri, 0)
+            schema = _stream_schema(stream, file)
+            names = set(COLUMNS) | set(self.columns)
+            columns = [name for name in schema.names if name in names]
+            stream.seek(part.start)
+            yield from _rows_of(part, _batches(stream, part.stop, schema, columns, file))
+
+
+def huggingface_files(folder: str, split: str | None) -> tuple[SourceFile, ...]:
+    """The Arrow files of a saved ``Dataset``, or of a split of a saved ``DatasetDict``, in row order."""
+    filesystem, path = resolve(folder)
+    splits = read_json(filesystem, posixpath.join(path, "dataset_dict.json"))
+    if splits is not None:
+        names = list(splits.get("splits", []))
+        if split is None and len(names) == 1:
+            split = names[0]
+        if split not in names:
+            asked = "choose a split" if split is None else f"there is no split '{split}'"
+            raise UserError(f"{folder} holds a DatasetDict: {asked} of {', '.join(names)}")
+        folder, path = f"{folder}/{split}", posixpath.join(path, str(split))
+    state = read_json(filesystem, posixpath.join(path, "state.json"))
+    if state is None:
+        raise UserError(f"{folder} has no state.json; it is not a folder written by datasets.save_to_disk")
+    if state.get("_indices_data_files"):
+        raise UserError(f"{folder} keeps a row index beside its data; call flatten_indices() and save it again")
+    return tuple(_data_file(folder, entry["filename"]) for entry in state["_data_files"])
+
+
+def is_huggingface_folder(folder: str) -> bool:
+    """Whether ``datasets.save_to_disk`` wrote this folder."""
+    filesystem, path = resolve(folder)
+    return any(exists(filesystem, posixpath.join(path, name)) for name in ("state.json", "dataset_dict.json"))
+
+
+def _data_file(folder: str, name: str) -> SourceFile:
+    if posixpath.basename(name) != name or name in ("", ".", ".."):
+        raise UserError(f"{folder}/state.json names the file {name!r}, which is outside its folder")
+    filesystem, path = resolve(f"{folder}/{name}")
+    info = filesystem.get_file_info(path)
+    if not info.is_file:
+        raise UserError(f"{folder}/state.json names the file {name!r}, which is missing")
+    return SourceFile(name, f"{folder}/{name}", info.size)
+
+
+def _require_turns(names: list[str], file: SourceFile) -> None:
+    if not {"conversations", "messages", "texts"} & set(names):
+        raise UserError(
+            f"{file.uri} has no column 'conversations' or 'messages'; its columns are {', '.join(names) or 'none'}"
+        )
+
+
+def _runs(sizes: list[tuple[int, int]], options: ReadOptions) -> list[tuple[int, int, int, int]]:
+    """``(first, last + 1, first row, rows)`` of runs of pieces, given each piece's rows and bytes."""
+    runs: list[tuple[int, int, int, int]] = []
+    first = first_row = rows = size = 0
+    for i, (piece_rows, piece_bytes) in enumerate(sizes):
+        full = rows + piece_rows > options.slice_rows or size + piece_bytes > options.slice_bytes
+        if full and i > first:
+            runs.append((first, i, first_row, rows))
+            first, first_row, rows, size = i, first_row + rows, 0, 0
+        rows, size = rows + piece_rows, size + piece_bytes
+    if rows:
+        runs.append((first, len(sizes), first_row, rows))
+    return runs
+
+
+def _stream_schema(stream: pa.NativeFile, file: SourceFile) -> pa.Schema:
+    try:
+        return pa.ipc.read_schema(pa.ipc.read_message(stream))
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise UserError(f"{file.uri} is not an Arrow stream file: {error}") from None
+
+
+def _next_batch(stream: pa.NativeFile, schema: pa.Schema, file: SourceFile) -> pa.RecordBatch:
+    message = pa.ipc.read_message(stream)
+    if message.type == "dictionary":
+        raise UserError(f"{file.uri} holds dictionary-encoded columns; cast them to strings and save it again")
+    return pa.ipc.read_record_batch(message, schema)
+
+
+def _batches(
+    stream: pa.NativeFile, stop: int, schema: pa.Schema, columns: list[str], file: SourceFile
+) -> Iterator[pa.RecordBatch]:
+    while stream.tell() < stop:
+        yield _next_batch(stream, schema, file).select(columns)
+
+
+def _rows_of(part: Slice, batches: Iterator[pa.RecordBatch]) -> Iterator[RawRow]:
+    """The rows of record batches; what cannot be decoded is one refused row, what follows damage is lost as one."""
+    row = part.first_row
+    try:
+        for batch in batches:
+            for start in range(0, batch.num_rows, _ROWS):
+                for value in _values(batch.slice(start, _ROWS)):
+                    yield RawRow(part.file, row, value)
+                    row += 1
+    except (pa.ArrowException, OSError, EOFError) as error:
+        lost = part.first_row + (part.num_rows or 0) - row
+        detail = f"the file is damaged from here on ({lost} rows of this part): {error}"
+        yield RawRow(part.file, row, ReadError(Fault(Reason.FILE_CORRUPT, detail)))
+
+
+def _values(batch: pa.RecordBatch) -> list[Any]:
+    """Rows as Python values. A batch from outside is validated first: wrong offsets would read foreign memory."""
+    try:
+        batch.validate(full=True)
+        return batch.to_pylist()
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        if batch.num_rows > 1:
+            return [value for i in range(batch.num_rows) for value in _values(batch.slice(i, 1))]
+        reason = Reason.INVALID_UTF8 if "utf" in str(error).lower() else Reason.FILE_CORRUPT
+        return [ReadError(Fault(reason, str(error).splitlines()[0]))]

@@ -1,0 +1,134 @@
+"""Read WebDataset shards: tar files whose members share a base name, ``000.json`` beside ``000.jpg``.
+
+The key of a member is its path up to the first dot of the file name; neighbours with one key are one row. The
+``.json`` member is the row; image members become its images as bytes, ordered by what stands in front of the
+extension (``000.0.jpg``, ``000.1.jpg``). Nothing is unpacked to disk, so names in the archive cannot escape; links
+and devices are refused. The archive is read as a stream, compressed or not: one row in memory, one slice per tar.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, cast
+
+from raycurate.errors import UserError
+from raycurate.samples.quarantine import Fault, Reason
+from raycurate.samples.read_json import parse_json
+from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
+from raycurate.samples.sources import open_file
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img", "image"})
+TAR = "tar"
+
+
+@dataclass(frozen=True, slots=True)
+class WebDatasetReader:
+    """Tar shards."""
+
+    files: tuple[SourceFile, ...]
+    options: ReadOptions
+
+    def slices(self) -> list[Slice]:
+        """See ``Reader``."""
+        return all_slices(self)
+
+    def slice_file(self, file: SourceFile) -> list[Slice]:
+        """See ``Reader``: one slice, none for an archive without files. ``UserError`` for what is no tar file."""
+        with open_file(file.uri) as stream:
+            try:
+                with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|*") as archive:
+                    has_members = any(not member.isdir() for member in archive)
+            except (tarfile.TarError, OSError, EOFError) as error:
+                raise UserError(f"{file.uri} is not a readable tar file: {error}") from None
+        return [Slice(TAR, file.name, file.uri, 0, file.size, 0, None)] if has_members else []
+
+    def read(self, part: Slice) -> Iterator[RawRow]:
+        """See ``Reader``. A damaged archive gives the rows before the damage and one refused row."""
+        group, row = _Group(""), 0
+        try:
+            with (
+                open_file(part.uri) as stream,
+                tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|*") as archive,
+            ):
+                for member in archive:
+                    if member.isdir():
+                        continue
+                    key, extension = _split_name(member.name)
+                    if key != group.key and not group.is_empty:
+                        yield RawRow(part.file, row, group.value())
+                        row += 1
+                    if key != group.key:
+                        group = _Group(key)
+                    group.add(member, extension, archive, self.options)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            detail = f"the tar file is cut short or damaged from here on: {error}"
+            yield RawRow(part.file, row, ReadError(Fault(Reason.FILE_CORRUPT, detail), group.key))
+            return
+        if not group.is_empty:
+            yield RawRow(part.file, row, group.value())
+
+
+@dataclass(slots=True)
+class _Group:
+    """The members of one row, as far as they were read."""
+
+    key: str
+    text: bytes | None = None
+    images: list[tuple[str, bytes]] = field(default_factory=list)
+    fault: Fault | None = None
+    is_empty: bool = True
+
+    def add(self, member: tarfile.TarInfo, extension: str, archive: tarfile.TarFile, options: ReadOptions) -> None:
+        """Take one member; the first fault of a row is kept."""
+        self.is_empty = False
+        stem, _, kind = extension.lower().rpartition(".")
+        if not member.isfile():
+            self.fault = self.fault or Fault(Reason.IMAGE_PATH_ESCAPE, f"{member.name} is a link or a device")
+            return
+        if kind != "json" and kind not in IMAGE_EXTENSIONS:
+            return
+        limit = options.max_row_bytes if kind == "json" else options.max_image_bytes
+        if member.size > limit:
+            reason = Reason.OVERLONG if kind == "json" else Reason.IMAGE_TOO_LARGE
+            detail = f"{member.name} has {member.size} bytes; at most {limit} are accepted"
+            self.fault = self.fault or Fault(reason, detail)
+            return
+        opened = archive.extractfile(member)
+        data = opened.read() if opened else b""
+        if kind == "json":
+            self.text = data
+        else:
+            self.images.append((stem, data))
+
+    def value(self) -> Any:
+        """The row: the JSON object with the images as bytes in place of its own references."""
+        if self.fault:
+            return ReadError(self.fault, self.key)
+        if self.text is None:
+            detail = f"{self.key} has no .json member beside its other members"
+            return ReadError(Fault(Reason.MISSING_CONVERSATIONS, detail), self.key)
+        value = parse_json(self.text)
+        if not isinstance(value, dict):
+            return value
+        ordered = sorted(self.images, key=lambda image: _natural(image[0]))
+        inner = {name: item for name, item in value.items() if name not in ("image", "images")}
+        references = value.get("images") or value.get("image")
+        paths = references if isinstance(references, list) else [references]
+        hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
+        images = [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
+        return {"id": self.key, **inner, "images": images}
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    """A member's key and extension: ``a/b.0.jpg`` -> ``a/b``, ``0.jpg``."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A sort key in which ``img2`` stands before ``img10``."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|\D+", name))

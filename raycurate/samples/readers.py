@@ -1,0 +1,121 @@
+"""Open a source in any supported format.
+
+``open_source`` lists the files, tells the format from their names or first bytes, and returns the reader of that
+format.
+Formats: ``llava`` (one JSON array), ``jsonl``, ``parquet`` (Hugging Face's included), ``huggingface``
+(``datasets.save_to_disk``), ``webdataset`` (tar shards).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raycurate.errors import UserError, unknown_name
+from raycurate.samples.read_arrow import (
+    HuggingFaceReader,
+    ParquetReader,
+    huggingface_files,
+    is_huggingface_folder,
+)
+from raycurate.samples.read_json import JsonReader
+from raycurate.samples.read_tar import WebDatasetReader
+from raycurate.samples.rows import Reader, ReadOptions, SourceFile
+from raycurate.samples.sources import folder_of, list_source, open_file
+
+FORMATS = ("llava", "jsonl", "parquet", "huggingface", "webdataset")
+_EXTENSIONS = {
+    ".json": "llava",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "huggingface",
+    ".tar": "webdataset",
+    ".tar.gz": "webdataset",
+    ".tgz": "webdataset",
+}
+_SUPPORTED = (
+    "Supported: llava (.json, one array), jsonl (.jsonl, one object a line), parquet (.parquet), huggingface (a folder "
+    "written by datasets.save_to_disk), webdataset (.tar shards)."
+)
+_TAR_MAGIC_AT = 257
+
+
+def open_source(
+    source: str | Sequence[str],
+    format: str = "auto",
+    *,
+    options: ReadOptions | None = None,
+    columns: Sequence[str] = (),
+) -> Reader:
+    """The reader of a source: a file, a folder, a glob, a URI, or a list of these.
+
+    ``columns`` names further columns to read from columnar formats (the user's task column). Raises ``UserError`` for
+    an unknown format, a source that is not there or is empty, and files whose format cannot be told or differs.
+    """
+    options = options or ReadOptions()
+    if format not in ("auto", *FORMATS):
+        raise unknown_name("format", format, ("auto", *FORMATS))
+    folder = folder_of(source)
+    if folder and format in ("auto", "huggingface") and is_huggingface_folder(folder):
+        return HuggingFaceReader(huggingface_files(folder, options.split), options, tuple(columns))
+    files = list_source(source)
+    if format == "auto":
+        format, files = _detect(files, source)
+    elif len(files) > 1:
+        files = _of_format(files, format, source)
+    if format in ("llava", "jsonl"):
+        return JsonReader(files, options)
+    if format == "parquet":
+        return ParquetReader(files, options, tuple(columns))
+    if format == "huggingface":
+        return HuggingFaceReader(files, options, tuple(columns))
+    return WebDatasetReader(files, options)
+
+
+def _detect(files: tuple[SourceFile, ...], source: str | Sequence[str]) -> tuple[str, tuple[SourceFile, ...]]:
+    """The one format of the files, and the files that have it; other files (images) are left out."""
+    known = {file: _format_by_name(file.name) for file in files}
+    formats = sorted({name for name in known.values() if name})
+    if len(formats) > 1 and set(formats) != {"jsonl", "llava"}:
+        raise UserError(
+            f"the source {source} mixes the formats {', '.join(formats)}. Say which one with format=..., or name the "
+            "files with a glob."
+        )
+    if formats:
+        return formats[0], tuple(file for file, name in known.items() if name)
+    if len(files) == 1:
+        return _format_by_content(files[0]), files
+    names = ", ".join(file.name for file in files[:3])
+    raise UserError(f"cannot tell the format of the source {source} from its files ({names}, ...). {_SUPPORTED}")
+
+
+def _of_format(files: tuple[SourceFile, ...], format: str, source: str | Sequence[str]) -> tuple[SourceFile, ...]:
+    """The files of a folder that may have the format the user named, by their names."""
+    wanted = {"llava", "jsonl"} if format in ("llava", "jsonl") else {format}
+    matching = tuple(file for file in files if _format_by_name(file.name) in wanted)
+    if not matching:
+        raise UserError(f"none of the {len(files)} files of the source {source} looks like {format}. {_SUPPORTED}")
+    return matching
+
+
+def _format_by_name(name: str) -> str | None:
+    lowered = name.lower()
+    return next((kind for extension, kind in _EXTENSIONS.items() if lowered.endswith(extension)), None)
+
+
+def _format_by_content(file: SourceFile) -> str:
+    with open_file(file.uri) as stream:
+        head = stream.read(512)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + 5] == b"ustar":
+        return "webdataset"
+    if text.startswith(b"["):
+        return "llava"
+    if text.startswith(b"{"):
+        return "jsonl"
+    if not head:
+        raise UserError(f"the source file {file.uri} is empty")
+    packed = " It is compressed: unpack it first." if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK")) else ""
+    raise UserError(f"cannot tell the format of {file.uri}.{packed} {_SUPPORTED}")
