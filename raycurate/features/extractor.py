@@ -7,8 +7,8 @@ not run. Sharing uses the `mm_encoder_outputs` argument of transformers' own for
 read only the pooled outputs get their pixels repeated instead.
 
 Memory: out-of-memory on a GPU or a CPU splits the batch in halves, and batches of that size are split at once from
-then on. A row that fails alone is returned as failed with its reason. If the very first rows all fail with one and
-the same error, the model and the settings do not fit each other and the error is raised.
+then on. A row that fails alone is returned as failed with its reason. If the first 8 rows all fail, the model and the
+settings do not fit each other and the error is raised.
 
 Cost: the model's forward up to the last wanted layer. For LLaVA-like decoders padded on the right no attention mask
 is passed, so that SDPA takes its causal kernel: real tokens never see the padding behind them.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 OUT_OF_MEMORY = "out_of_memory"
 FORWARD_ERROR = "forward_error"
+_PATIENCE = 8
 
 
 class _StopForward(Exception):
@@ -87,17 +88,17 @@ class ActivationExtractor:
         self._inner = getattr(vlm.model, "model", vlm.model)
         self._max_tokens: int | None = None
         self._succeeded = False
+        self._failures = 0
 
     def extract(self, batch: PreparedBatch) -> ExtractedRows:
         """Features of every row of `batch`; never fewer rows than it has.
 
         Raises:
-            Exception: the model's own error, if all rows of the first batches fail with it.
+            Exception: the model's own error, if the first 8 rows of this extractor all fail alone.
         """
         features_ND = np.zeros((batch.num_rows, self.feature_dim), dtype=np.float16)
         reasons: list[str | None] = [None] * batch.num_rows
         details: list[str | None] = [None] * batch.num_rows
-        first_error: Exception | None = None
         pending = [(0, batch.num_rows)]
         while pending:
             start, stop = pending.pop()
@@ -113,11 +114,11 @@ class ActivationExtractor:
             if stop - start > 1:
                 pending += _halves(start, stop)
                 continue
-            first_error = first_error or result
+            self._failures += 1
+            if self._failures >= _PATIENCE and not self._succeeded:
+                raise result
             reasons[start] = OUT_OF_MEMORY if _is_out_of_memory(result) else FORWARD_ERROR
             details[start] = f"{type(result).__name__}: {' '.join(str(result).split())[:300]}"
-        if first_error is not None and not self._succeeded:
-            raise first_error
         ok_N = np.array([reason is None for reason in reasons], dtype=bool)
         return ExtractedRows(batch.keys, batch.rows, features_ND, ok_N, tuple(reasons), tuple(details))
 

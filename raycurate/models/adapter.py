@@ -28,13 +28,25 @@ from raycurate.errors import UserError
 
 # Image content reaches these decoders outside the token sequence, so no position of it is a visual token.
 _CROSS_ATTENTION_TYPES = frozenset(
-    {"mllama", "blip", "blip-2", "instructblip", "instructblipvideo", "florence2", "git", "idefics", "kosmos-2",
-     "kosmos-2.5", "evolla", "pix2struct", "udop", "vision-encoder-decoder"}
+    {
+        "mllama",
+        "blip",
+        "blip-2",
+        "instructblip",
+        "instructblipvideo",
+        "florence2",
+        "git",
+        "idefics",
+        "kosmos-2",
+        "kosmos-2.5",
+        "evolla",
+        "pix2struct",
+        "udop",
+        "vision-encoder-decoder",
+    }
 )
 # Every token attends to earlier tokens only: with padding on the right no mask is needed for real tokens.
-_CAUSAL_TYPES = frozenset(
-    {"llava", "smolvlm", "idefics3", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
-)
+_CAUSAL_TYPES = frozenset({"llava", "smolvlm", "idefics3", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"})
 # Their forward takes `mm_encoder_outputs` and reads only pooler_output and deepstack_features of it.
 _SHARING_TYPES = _CAUSAL_TYPES
 
@@ -124,8 +136,14 @@ def resolve_model(model: str) -> str:
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:
     """`auto` is bfloat16 on a GPU and on CPUs with bf16 units (AMX or AVX512-BF16), else float32."""
-    named = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16,
-             "float32": torch.float32, "fp32": torch.float32}
+    named = {
+        "bfloat16": torch.bfloat16,
+        "bf16": torch.bfloat16,
+        "float16": torch.float16,
+        "fp16": torch.float16,
+        "float32": torch.float32,
+        "fp32": torch.float32,
+    }
     if dtype in named:
         return named[dtype]
     if dtype != "auto":
@@ -276,6 +294,8 @@ def wrap_vlm(network: Any, processor: Any, *, name: str) -> VLM:
             f"{name} ({network.config.model_type}) mixes cross-attention layers into its decoder; its image is not "
             "in the token sequence. Choose a model that splices image tokens into the text."
         )
+    for config in (network.config, decoder.config):
+        config.use_cache = False  # one pass per batch: keys and values would only fill memory
     model_type = network.config.model_type
     weight = next(network.parameters())
     return VLM(

@@ -224,12 +224,16 @@ def test_row_that_does_not_fit_alone_fails_alone(tiny_vlm, samples):
 
 
 def test_model_that_never_works_raises(tiny_vlm, samples):
-    """When every row of the first batch fails, the error is the model's, not the rows'."""
+    """A few failed rows at the start are rows' failures; eight without one success are the model's error."""
     vlm = tiny_vlm("llava")
     broken = MemoryLimit(vlm.model, 0, ValueError("wrong sizes"))
     extractor = ActivationExtractor(dataclasses.replace(vlm, model=broken), LAYERS)
+    batch = Preparer(vlm.processor).prepare(samples).batches[0]
+    result = extractor.extract(batch)
+    assert result.reasons == ("forward_error",) * 6
+    assert result.details[0] == "ValueError: wrong sizes"
     with pytest.raises(ValueError, match="wrong sizes"):
-        extractor.extract(Preparer(vlm.processor).prepare(samples).batches[0])
+        extractor.extract(batch)
 
 
 def test_non_finite_row_is_quarantined(tiny_vlm, samples):
