@@ -8,8 +8,8 @@
 | count, bigger | 1,200 / 600 | easy-vqa collages | how many; which of two shapes covers more |
 | arithmetic, sort_words | 500 / 250 | none | sums in words; alphabetical order |
 
-A task is a function of (split, its sources, a random generator) that yields rows; it draws from its own split
-only.
+A task is a function of (split, its sources, a random generator) that yields rows; it draws from its own
+split only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ eighteen
 """
 _WORD_TEXT = """
 apple bird boat book cat chair cloud cup dog door fish flower fox glass hand hat horse house key lamp leaf lion
-moon mouse nest pen plant rain ring river road rock rose ship shoe snow star stone sun table tiger train tree water wind wolf zebra
+moon mouse nest pen plant rain ring river road rock rose ship shoe snow star stone sun table tiger train
+tree water wind wolf zebra
 """
 _NUMBERS = tuple(_NUMBER_TEXT.split())
 _WORDS = tuple(_WORD_TEXT.split())

@@ -22,8 +22,8 @@ Turn = tuple[str, str]
 _NUMBER_TEXT = "zero one two three four five six seven eight nine ten"
 _WORD_TEXT = """
 apple bird boat book cat car chair cloud cup dog door fish flower fox glass grass hand hat horse house key lamp leaf
-lion moon mouse nest orange paper pen plant queen rain ring river road rock rose ship shoe snow star stone sun table tiger
-train tree water wind window wolf zebra
+lion moon mouse nest orange paper pen plant queen rain ring river road rock rose ship shoe snow star stone
+sun table tiger train tree water wind window wolf zebra
 """
 _NUMBERS = tuple(_NUMBER_TEXT.split())
 _WORDS = tuple(_WORD_TEXT.split())
@@ -49,6 +49,18 @@ def corpus_row(seed: int, index: int) -> CorpusRow:
     rng = random.Random(f"{seed}:{index}")
     skill = rng.choices(tuple(_MAKERS), weights=[weight for _, weight in _MAKERS.values()])[0]
     return _MAKERS[skill][0](rng)
+
+
+def naming_row(seed: int, index: int) -> CorpusRow:
+    """Make row `index` of the first lessons of `seed`: one object, two short questions about what it is."""
+    rng = random.Random(f"naming:{seed}:{index}")
+    if rng.random() < 0.25:
+        digit = rng.choice("0123456789")
+        scene = digits_scene(rng, [digit])
+        return CorpusRow(scene.image, "naming", (("read the number.", digit),), scene.things)
+    scene = shapes_scene(rng, 1)
+    turns = [maker(rng, scene) for maker in rng.sample((_name, _tint, _presence), 2)]
+    return CorpusRow(scene.image, "naming", tuple(turns), scene.things)
 
 
 def format_box(thing: Thing) -> str:
