@@ -34,6 +34,7 @@ REASONS: Mapping[str, str] = {
     "over_quota": "dropped: the quota of its cluster was filled by rows of better rank",
     "drawn": "kept: drawn by the seeded hash of its key",
     "not_drawn": "dropped: not drawn by the seeded hash of its key",
+    "no_features": "dropped: no features could be extracted from it",
     "no_group": "dropped: it belongs to no cluster or task of the plan",
 }
 

@@ -5,14 +5,17 @@ is exp(cos - 1). Entries are stored as round(k * 2^31) in uint32: as small as fl
 1. Sums of them are integers, so the density and the greedy MMD order come out the same whatever the order of
 summation, and exact duplicates tie exactly.
 
-Cost: N^2 * D FLOP in float64 (the symmetric half), N^2 exponentials, 4 N^2 bytes for the full matrix.
-`RowCache` holds at most `kernel_bytes` of rows instead and computes them, a block at a time, when a pick asks
-for one. Limits: N <= MAX_ROWS (int64 scores of the greedy step); split a larger cluster first (`chunks.py`).
+Cost: N^2 * D FLOP in float64 (the symmetric half), N^2 exponentials, 4 N^2 bytes: in memory up to `kernel_bytes`,
+beyond it in an unnamed temporary file, of which the greedy order reads each row once. (Rows computed on demand were
+tried in its place: 40 times slower with an eighth of them held.)
+Limits: N <= MAX_ROWS (int64 scores of the greedy step); split a larger cluster first (`chunks.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import os
+import tempfile
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,123 +25,37 @@ from raycurate.selection.exact import TILE_ROWS, blocks, dots
 
 ONE = 2**31
 MAX_ROWS = 46_340
-PREFETCH_ROWS = 256
+DEFAULT_KERNEL_BYTES = 2**30
 
 
-class KernelRows(Protocol):
-    """The kernel of one cluster, one row at a time."""
+class Kernel(NamedTuple):
+    """The kernel of one cluster in units of 2^-31.
 
-    sums_N: NDArray[np.int64]
-
-    def row(self, index: int, scores_N: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Return row `index`; `scores_N` says which rows are likely to be wanted next (higher is sooner)."""
-        ...
-
-
-class FullKernel:
-    """The whole N x N matrix in memory."""
-
-    def __init__(self, features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float) -> None:
-        rows_N = features_ND.shape[0]
-        self._kernel_NN = np.empty((rows_N, rows_N), dtype=np.uint32)
-        self.sums_N = _each_tile(features_ND, norms_N, sigma, self._kernel_NN)
-
-    def row(self, index: int, scores_N: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Return row `index` of the matrix."""
-        del scores_N
-        return self._kernel_NN[index]
-
-
-class RowCache:
-    """Rows computed on demand: each miss computes the highest-scoring rows that are not held, as one GEMM.
-
-    A row is used once, when it is picked, so the rows held are the likeliest next picks and the lowest-scoring make
-    room for the new. Every value is exact, hence the picks are those of `FullKernel`.
+    Attributes:
+        values_NN: entries, uint32 [N, N]; symmetric, ONE on the diagonal.
+        sums_N: row sums, the diagonal included, int64 [N].
     """
 
-    def __init__(
-        self, features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_bytes: int
-    ) -> None:
-        rows_N = features_ND.shape[0]
-        self._features_ND = features_ND
-        self._sigma = sigma
-        self._norms_N = norms_N
-        capacity = max(1, min(rows_N, kernel_bytes // (4 * rows_N)))
-        self._fetch = min(PREFETCH_ROWS, capacity)
-        self._rows_CN = np.empty((capacity, rows_N), dtype=np.uint32)
-        self._held_C = np.full(capacity, -1, dtype=np.int64)
-        self._slot_N = np.full(rows_N, -1, dtype=np.int64)
-        self.sums_N = _each_tile(features_ND, norms_N, sigma, None)
-
-    def row(self, index: int, scores_N: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Return row `index`, computing it and its likely successors if it is not held."""
-        if self._slot_N[index] < 0:
-            self._fill(index, scores_N)
-        return self._rows_CN[self._slot_N[index]]
-
-    def _fill(self, index: int, scores_N: NDArray[np.int64]) -> None:
-        lowest = np.iinfo(np.int64).min
-        wanted_N = np.where(self._slot_N < 0, scores_N, lowest)
-        wanted_N[index] = np.iinfo(np.int64).max
-        count = min(self._fetch, int((self._slot_N < 0).sum()))
-        new_F = np.argpartition(wanted_N, -count)[-count:]
-        slot_score_C = np.where(self._held_C < 0, lowest, scores_N[self._held_C])
-        slots_F = np.argpartition(slot_score_C, count - 1)[:count]
-        evicted = self._held_C[slots_F]
-        self._slot_N[evicted[evicted >= 0]] = -1
-        tile_FN = _tile(self._features_ND, self._norms_N, new_F, self._sigma)
-        tile_FN[np.arange(count), new_F] = ONE
-        self._rows_CN[slots_F] = tile_FN
-        self._held_C[slots_F] = new_F
-        self._slot_N[new_F] = slots_F
+    values_NN: NDArray[np.uint32]
+    sums_N: NDArray[np.int64]
 
 
 def gaussian_kernel(
-    features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_bytes: int
-) -> KernelRows:
-    """Return the kernel of one cluster, held whole if it fits in `kernel_bytes`; `norms_N` are squared lengths.
+    features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_bytes: int = DEFAULT_KERNEL_BYTES
+) -> Kernel:
+    """Return the kernel of one cluster; `norms_N` are the squared lengths of its rows.
+
+    The upper tiles are computed and mirrored; more than `kernel_bytes` go to a temporary file.
 
     Raises:
-        UserError: `sigma` is not a positive number, or there are more than MAX_ROWS rows.
+        UserError: `sigma` is not a positive number, there are more than MAX_ROWS rows, or no room for the file.
     """
     if not (np.isfinite(sigma) and sigma > 0):
         raise UserError(f"kernel width sigma is {sigma}; it must be a positive number (COINCIDE uses 1.0)")
     rows_N = features_ND.shape[0]
     if rows_N > MAX_ROWS:
-        raise UserError(f"{rows_N} rows in one kernel; at most {MAX_ROWS} are possible: lower max_cluster_rows")
-    if 4 * rows_N * rows_N <= kernel_bytes:
-        return FullKernel(features_ND, norms_N, sigma)
-    return RowCache(features_ND, norms_N, sigma, kernel_bytes)
-
-
-def fixed_point(squared_distance: NDArray[np.float64], sigma: float) -> NDArray[np.uint32]:
-    """Return round(2^31 exp(-d^2 / (2 sigma^2))); overwrites its argument."""
-    np.maximum(squared_distance, 0.0, out=squared_distance)
-    squared_distance /= -2.0 * sigma * sigma
-    np.exp(squared_distance, out=squared_distance)
-    squared_distance *= ONE
-    np.rint(squared_distance, out=squared_distance)
-    return squared_distance.astype(np.uint32)
-
-
-def _tile(
-    features_ND: NDArray[Any], norms_N: NDArray[np.float64], rows: NDArray[np.int64], sigma: float
-) -> NDArray[np.uint32]:
-    tile = np.empty((rows.shape[0], features_ND.shape[0]), dtype=np.uint32)
-    chosen = features_ND[rows]
-    for columns in blocks(features_ND.shape[0], TILE_ROWS):
-        distance = -2.0 * dots(chosen, features_ND[columns])
-        distance += norms_N[rows, None]
-        distance += norms_N[None, columns]
-        tile[:, columns] = fixed_point(distance, sigma)
-    return tile
-
-
-def _each_tile(
-    features_ND: NDArray[Any], norms_N: NDArray[np.float64], sigma: float, kernel_NN: NDArray[np.uint32] | None
-) -> NDArray[np.int64]:
-    """Compute the upper tiles once, mirror them into `kernel_NN` if given, and return the row sums [N]."""
-    rows_N = features_ND.shape[0]
+        raise UserError(f"{rows_N} rows in one kernel; at most {MAX_ROWS} are possible: lower max_rows")
+    values_NN = _square(rows_N, kernel_bytes)
     sums_N = np.zeros(rows_N, dtype=np.int64)
     for rows in blocks(rows_N, TILE_ROWS):
         left = features_ND[rows]
@@ -155,7 +72,33 @@ def _each_tile(
             else:
                 sums_N[columns] += tile.sum(axis=0, dtype=np.int64)
             sums_N[rows] += tile.sum(axis=1, dtype=np.int64)
-            if kernel_NN is not None:
-                kernel_NN[rows, columns] = tile
-                kernel_NN[columns, rows] = tile.T
-    return sums_N
+            values_NN[rows, columns] = tile
+            values_NN[columns, rows] = tile.T
+    return Kernel(values_NN=values_NN, sums_N=sums_N)
+
+
+def fixed_point(squared_distance: NDArray[np.float64], sigma: float) -> NDArray[np.uint32]:
+    """Return round(2^31 exp(-d^2 / (2 sigma^2))); overwrites its argument."""
+    np.maximum(squared_distance, 0.0, out=squared_distance)
+    squared_distance /= -2.0 * sigma * sigma
+    np.exp(squared_distance, out=squared_distance)
+    squared_distance *= ONE
+    np.rint(squared_distance, out=squared_distance)
+    return squared_distance.astype(np.uint32)
+
+
+def _square(rows_N: int, kernel_bytes: int) -> NDArray[np.uint32]:
+    size = 4 * rows_N * rows_N
+    if size <= kernel_bytes:
+        return np.empty((rows_N, rows_N), dtype=np.uint32)
+    with tempfile.TemporaryFile(prefix="raycurate-kernel-") as file:
+        try:
+            # Reserved now: a disk that fills up under a mapped file would kill the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=np.uint32, mode="w+", shape=(rows_N, rows_N))
+        except OSError as error:
+            raise UserError(
+                f"a cluster of {rows_N} rows needs {size >> 20} MiB in {tempfile.gettempdir()}: {error}; "
+                "set TMPDIR to a larger disk, lower max_rows or raise kernel_mb"
+            ) from error

@@ -13,8 +13,8 @@ Scores are compared as integers, m * sum_a k(a, j) - n * c_j in units of 2^-31 (
 ties are real ties and go to the lowest key. The published program evaluates every candidate subset anew,
 O(n^2 M^2) time and 2 n^3 bytes; this is O(n) a pick.
 
-Cost: n^2 D FLOP for the kernel, n^2 integer operations for the full order; 4 n^2 bytes, or `kernel_bytes`
-where that is less. Limits: clusters above `max_rows` are ranked in chunks (`chunks.py`).
+Cost: n^2 D FLOP for the kernel, n^2 integer operations for the full order; 4 n^2 bytes, on disk beyond
+`kernel_bytes`. Limits: clusters above `max_rows` are ranked in chunks (`chunks.py`).
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from raycurate.errors import UserError
 from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
 from raycurate.selection.density import Density, density_of, merge_densities
 from raycurate.selection.exact import squared_norms
-from raycurate.selection.kernel import ONE, KernelRows, gaussian_kernel
+from raycurate.selection.kernel import DEFAULT_KERNEL_BYTES, ONE, Kernel, gaussian_kernel
 from raycurate.selection.keys import Keys
 
-DEFAULT_KERNEL_BYTES = 2**30
 DEFAULT_MAX_ROWS = 20_000
 
 
@@ -56,7 +55,7 @@ class ClusterRanking:
         return np.argsort(self.rank_N)
 
 
-def greedy_order(kernel: KernelRows) -> NDArray[np.int64]:
+def greedy_order(kernel: Kernel) -> NDArray[np.int64]:
     """Return row indices in the order of greedy MMD picks, [N]; ties go to the lowest index."""
     sums_N = kernel.sums_N.copy()
     rows_N = sums_N.shape[0]
@@ -70,7 +69,7 @@ def greedy_order(kernel: KernelRows) -> NDArray[np.int64]:
         score_N -= scratch_N
         best = int(score_N.argmax())
         order_N[picked] = best
-        chosen_sum_N += kernel.row(best, score_N)
+        chosen_sum_N += kernel.values_NN[best]
         # Below any score that a row not yet picked can have, and within int64 for n <= MAX_ROWS.
         sums_N[best] = -rows_N * ONE
     return order_N
@@ -85,7 +84,7 @@ def rank_chunk(
         features_ND: unit feature rows, float16 as stored, in any order (rows sorted by key are not copied).
         keys_N: their keys (`keys.key_array`), unique.
         sigma: width of the Gaussian kernel.
-        kernel_bytes: the most memory for the kernel.
+        kernel_bytes: the most memory for the kernel; a larger one is kept in a temporary file.
 
     Raises:
         UserError: features that are not finite (the first such key is named), or a bad `sigma`.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raycurate.selection.base import ClusterTable, SelectionTables
 from raycurate.selection.exact import squared_norms
-from raycurate.selection.kernel import FullKernel
+from raycurate.selection.kernel import Kernel, gaussian_kernel
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import rank_cluster
 from raycurate.selection.transferability import transferability
@@ -26,9 +26,9 @@ def unit_features(rows: int, dim: int, seed: int, *, spread: float = 0.6, blocks
     return wide.reshape(rows, dim).astype(np.float16)
 
 
-def full_kernel(features: NDArray[np.floating], sigma: float) -> FullKernel:
-    """The whole kernel of some rows."""
-    return FullKernel(features, squared_norms(features), sigma)
+def kernel_of(features: NDArray[np.floating], sigma: float) -> Kernel:
+    """The kernel of some rows."""
+    return gaussian_kernel(features, squared_norms(features), sigma)
 
 
 def sample_keys(count: int, seed: int = 0) -> list[str]:
