@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from raycurate.demo.tasks import MADE_TASKS
+from raycurate.errors import UserError
+from raycurate.evaluation import METRICS, default_metric, metrics_for_tasks
+from raycurate.evaluation.tasks import DEFAULTS
+
+
+def test_the_demo_gets_cider_for_captions_and_iou_for_boxes() -> None:
+    """Every other task of the demo has exact match."""
+    tasks = ["yes_no", "shape", "color", *MADE_TASKS]
+    found = {task: default_metric(task) for task in tasks}
+    assert (found.pop("caption"), found.pop("box")) == ("cider", "iou")
+    assert set(found.values()) == {"exact_match"}
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [
+        ("RefCOCO-caption", "cider"),
+        ("Ref-cap", "cider"),
+        ("ShareGPT4V", "cider"),
+        ("RefCOCO-bbox", "iou"),
+        ("refcoco+_testA", "iou"),
+        ("VQAv2", "vqa_accuracy"),
+        ("TextVQA", "vqa_accuracy"),
+        ("vizwiz-val", "vqa_accuracy"),
+        ("OK-VQA", "vqa_accuracy"),
+        ("GQA", "exact_match"),
+        ("OCRVQA", "exact_match"),
+        ("ChartQA", "relaxed_accuracy"),
+        ("POPE", "pope"),
+        ("pope_random", "pope"),
+        ("MME", "mme"),
+        ("mme-perception", "mme"),
+        ("mmmu", "exact_match"),
+        ("boxing", "exact_match"),
+        ("", "exact_match"),
+    ],
+)
+def test_default_by_name(task: str, metric: str) -> None:
+    """The benchmarks of the papers, in the spellings that are about."""
+    assert default_metric(task) == metric
+
+
+def test_defaults_name_metrics_that_exist() -> None:
+    """No dangling name in the table."""
+    assert {metric for _, metric in DEFAULTS} <= set(METRICS)
+
+
+def test_overrides_by_name_and_pattern() -> None:
+    """The own name goes before a pattern; several metrics are legal."""
+    overrides = {"Ref*": "gleu", "RefB": ["iou", "exact_match"]}
+    chosen = metrics_for_tasks(["RefA", "RefB", "box"], overrides)
+    names = {task: [metric.name for metric in metrics] for task, metrics in chosen.items()}
+    assert names == {"RefA": ["gleu"], "RefB": ["iou", "exact_match"], "box": ["iou"]}
+
+
+def test_an_override_that_fits_nothing_is_a_user_error() -> None:
+    """A misspelt task is not ignored; nor is a misspelt metric."""
+    with pytest.raises(UserError, match="'captoin'. Did you mean 'caption'"):
+        metrics_for_tasks(["caption", "box"], {"captoin": "gleu"})
+    with pytest.raises(UserError, match="unknown metric 'glue'"):
+        metrics_for_tasks(["caption"], {"caption": "glue"})
