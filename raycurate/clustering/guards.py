@@ -48,6 +48,8 @@ def check_rows(rows_ND: torch.Tensor, keys_N: Sequence[Any] | None = None, where
             raise UserError(_row_message(float(norms_N[first]), int(wrong.sum()), name, where))
         low, high = torch.aminmax(block)
         worst = max(worst, -float(low), float(high))
+    if worst > 1.0:
+        raise UserError(f"{where} holds an entry of magnitude {worst:.4g}; rows of norm 1 have none above 1.")
     return worst
 
 

@@ -1,0 +1,310 @@
+"""``cluster``: spherical k-means over feature parts on a fixed pool of actors, then one cluster per row.
+
+    features --load--> local rows --(step, reduce) x iterations--> centroids --assign by part--> clusters
+
+Each actor owns a fixed list of feature parts and a range of clusters (see ``kmeans_worker``). Sums are exact and the
+assignment is the true argmax, so 1 and 8 workers give the same bits. Centroids are saved after every iteration (less
+often where that would take more than a tenth of the time); a killed run goes on from there. When a worker dies, its
+place is filled, its rows are read again, all go back to the saved centroids, and the result is the same.
+
+Cost: iterations * 2 N K D FLOP over the workers; per iteration 12 K D bytes through the object store per worker.
+The driver holds K sizes and K similarity sums.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from raycurate.clustering.guards import check_clustering, check_counts, imbalance
+from raycurate.clustering.kmeans import IterationReport, has_converged, report_of
+from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
+from raycurate.config import ClusterConfig
+from raycurate.filesystem import delete_folder, list_files
+from raycurate.progress import Progress
+from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.stages.kmeans_pool import KMeansPool, WorkerLost
+from raycurate.stages.kmeans_worker import SAMPLE_PURPOSE, KMeansJob
+from raycurate.stages.shards import describe, skip_if_done
+from raycurate.store import Manifest, Noun, Run
+
+STAGE_VERSION = 1
+MAX_LOSSES = 20
+CHECKPOINT_SHARE = 0.1
+CHECKPOINT = "checkpoint"
+
+Result = TypeVar("Result")
+
+
+def cluster(run: Run, config: ClusterConfig) -> Manifest:
+    """Write the ``clusters`` noun: key, cluster and similarity per row by feature part, and ``centroids.parquet``."""
+    features = run.noun("features", config.features)
+    feature_manifest = features.require("extract")
+    description = describe("cluster", STAGE_VERSION, config, {"features": feature_manifest.fingerprint})
+    noun = run.noun("clusters", config.label)
+    if done := skip_if_done(noun, description):
+        return done
+    rows = feature_manifest.rows_out
+    check_counts(config.clusters, min(rows, config.fit_sample or rows))
+    noun.begin(description)
+    job, resources = _plan(features, noun, config, feature_manifest)
+    total = (config.iterations + 1) * rows
+    with (
+        Progress("cluster", total, noun=noun) as progress,
+        KMeansPool(job, feature_manifest.shards, resources, run.id, progress) as pool,
+    ):
+        fit = Fit(job, pool, progress, rows)
+        state = fit.run()
+        twins = fit.check()
+        progress.set(config.iterations * rows)
+        _assign(pool, fit, noun, feature_manifest.shards)
+        sizes = _sizes(noun, config.clusters, feature_manifest.shards)
+        fit.surviving(lambda: _write_centroids(pool, job, sizes))
+    metrics = _metrics(noun, state, sizes, twins)
+    delete_folder(noun.filesystem, f"{noun.folder}/{CHECKPOINT}")
+    return noun.finish(metrics=metrics)
+
+
+def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest) -> tuple[KMeansJob, dict[str, float]]:
+    """How many workers, what each asks of Ray, and which clusters each adds up."""
+    gpus, cpus = cluster_gpus(), cluster_cpus()
+    default = int(gpus) if gpus >= 1 else int(cpus) // 2
+    workers = max(1, min(config.workers or default, manifest.shards, config.clusters))
+    gpus_each = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpus >= 1)
+    cpus_each = config.cpus_per_worker or (1.0 if gpus_each else max(0.1, min(cpus / workers, cpus) * 0.9))
+    edges = [config.clusters * n // workers for n in range(workers + 1)]
+    job = KMeansJob(
+        features=features,
+        clusters=noun,
+        config=config,
+        dim=manifest.metrics["dimension"],
+        ranges=tuple(zip(edges[:-1], edges[1:], strict=True)),
+        threads=config.threads or max(1, round(cpus / workers) if not gpus_each else 4),
+        on_gpu=gpus_each > 0,
+    )
+    return job, {"num_cpus": cpus_each, "num_gpus": gpus_each}
+
+
+@dataclass
+class FitState:
+    """What a checkpoint says beside the centroids of iteration ``upcoming``, which lie in ``pieces`` files."""
+
+    upcoming: int = 0
+    pieces: int = 0
+    splits: list[tuple[int, int]] = field(default_factory=list)
+    history: list[IterationReport] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    threshold: int | None = None
+    fitted: bool = False
+
+    @property
+    def name(self) -> str:
+        """Where the centroids lie, without the number of the piece."""
+        return f"{CHECKPOINT}/{self.upcoming:05d}"
+
+    @classmethod
+    def load(cls, noun: Noun) -> FitState:
+        """The saved state, or a fresh one."""
+        value = noun.read_json(f"{CHECKPOINT}/state.json")
+        if value is None:
+            return cls()
+        value["history"] = [IterationReport(**report) for report in value["history"]]
+        return cls(**value)
+
+
+class Fit:
+    """The iterations: drives the pool, saves, and repeats what a lost worker spoiled."""
+
+    def __init__(self, job: KMeansJob, pool: KMeansPool, progress: Progress, rows: int) -> None:
+        self.job, self.pool, self.progress, self.rows = job, pool, progress, rows
+        self.state = FitState.load(job.clusters)
+        self.generation = -1
+        self.pieces: Sequence[Any] = ()
+        self.losses = 0
+        self.saved_at = self.save_seconds = 0.0
+
+    def surviving(self, action: Callable[[], Result]) -> Result:
+        """Do ``action`` again from the saved state whenever a worker is lost on the way."""
+        while True:
+            try:
+                if self.generation != self.pool.generation:
+                    self._catch_up()
+                return action()
+            except WorkerLost as lost:
+                self.losses += 1
+                if self.losses > MAX_LOSSES:
+                    raise RuntimeError(f"cluster: {self.losses} workers were lost; the last one: {lost}") from lost
+                self.pool.revive()
+
+    def run(self) -> FitState:
+        """Iterate until the centroids stand; the state of the finished fit."""
+        while not self.state.fitted:
+            self.surviving(self._advance)
+            if self.state.fitted:
+                self.generation = -1  # everybody takes the final centroids from where they were saved
+        return self.state
+
+    def check(self) -> int:
+        """Free the workers' rows, raise if the clustering has collapsed; how many centroids have a near twin."""
+        twins = int(sum(self.surviving(lambda: self.pool.all("settle"))))
+        check_clustering(twins, self.state.sizes)
+        return twins
+
+    def _catch_up(self) -> None:
+        """Bring every worker to the saved state."""
+        self.state = FitState.load(self.job.clusters)
+        self.pieces = ()
+        if not self.state.fitted:
+            if self.job.config.fit_sample and self.state.threshold is None:
+                self.state.threshold = self._sample_threshold(self.job.config.fit_sample)
+            loaded = self.pool.all("load", self.state.threshold)
+            check_counts(self.job.config.clusters, sum(loaded))
+        if self.state.pieces:
+            self.pool.all("restore", self.state.name, self.state.pieces, self.state.splits)
+        self.generation = self.pool.generation
+
+    def _sample_threshold(self, count: int) -> int | None:
+        """The hash that ``count`` rows do not exceed; None where there are no more rows than that."""
+        hashes = np.sort(np.concatenate(self.pool.all("offer_hashes", SAMPLE_PURPOSE, count)))
+        return int(hashes[count - 1]) if len(hashes) > count or self.rows > count else None
+
+    def _advance(self) -> None:
+        if not self.state.pieces:
+            self._seed()
+        else:
+            self._iterate()
+
+    def _seed(self) -> None:
+        """Choose the first centroids and save them."""
+        hashes = self._seed_hashes()
+        parts = self.pool.scatter("rows_by_hash", hashes, self.job.ranges, returns=len(self.job.ranges))
+        self.pieces = [
+            actor.seed_piece.remote(*[part[p] for part in parts]) for p, actor in enumerate(self.pool.actors)
+        ]
+        self.pool.wait(self.pieces)
+        self._save(force=True)
+
+    def _seed_hashes(self) -> np.ndarray:
+        """The hashes of the rows that become centroids, in the order of the clusters."""
+        num_clusters, config = self.job.config.clusters, self.job.config
+        if config.init == "kmeans++":
+            count = SEED_SAMPLE_FACTOR * num_clusters
+            offers = [hashes for hashes, _ in self.pool.all("offer_digests", count)]
+            sample = np.sort(np.concatenate(offers))[:count]
+            parts = self.pool.scatter("rows_by_hash", sample, ((0, len(sample)),), returns=1)
+            picks = self.pool.get([self.pool.actors[0].spread.remote(sample, *[part[0] for part in parts])])[0]
+            return sample[picks]
+        count = 2 * num_clusters
+        while True:
+            offers = self.pool.all("offer_digests", count)
+            hashes, digests = (np.concatenate([offer[i] for offer in offers]) for i in range(2))
+            order = np.argsort(hashes, kind="stable")[:count]
+            if len(np.unique(digests[order])) >= num_clusters or count >= self.rows:
+                return hashes[order][distinct_first(digests[order], num_clusters)]
+            count *= 2
+
+    def _iterate(self) -> None:
+        """One iteration: step, reduce, report, save."""
+        config, state = self.job.config, self.state
+        steps = self.pool.scatter("step", state.upcoming, state.splits, *self.pieces, returns=1 + len(self.job.ranges))
+        reports = self.pool.get([step[0] for step in steps])
+        reduced = [
+            actor.reduce.options(num_returns=2).remote(*[step[1 + p] for step in steps])
+            for p, actor in enumerate(self.pool.actors)
+        ]
+        dots_K = np.concatenate(self.pool.get([dots for dots, _ in reduced]))
+        self.pieces = [piece for _, piece in reduced]
+        state.sizes = np.sum([report.sizes for report in reports], axis=0).tolist()
+        moved = [report.moved for report in reports]
+        total = None if None in moved else sum(moved)
+        report = report_of(state.upcoming, dots_K.tolist(), state.sizes, total)
+        state.history.append(report)
+        state.splits = report.splits
+        state.upcoming += 1
+        state.fitted = state.upcoming == config.iterations or has_converged(state.history, config.tolerance)
+        self.progress.set(state.upcoming * self.rows, f"mean similarity {report.objective:.6f}")
+        self._save(force=state.fitted)
+
+    def _save(self, *, force: bool) -> None:
+        """Save the newest centroids, then the state that names them, then drop the older ones."""
+        started = time.monotonic()
+        if not force and self.save_seconds > CHECKPOINT_SHARE * (started - self.saved_at):
+            return
+        noun, state = self.job.clusters, self.state
+        self.pool.all("save", state.name)
+        state.pieces = len(self.pool.actors)
+        noun.write_json(f"{CHECKPOINT}/state.json", asdict(state))
+        kept = {"state.json", *(f"{state.name.split('/')[1]}-{n:04d}.parquet" for n in range(state.pieces))}
+        for info in list_files(noun.filesystem, f"{noun.folder}/{CHECKPOINT}"):
+            if info.base_name not in kept:
+                noun.filesystem.delete_file(info.path)
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
+
+
+def _assign(pool: KMeansPool, fit: Fit, noun: Noun, num_shards: int) -> None:
+    """Give every row its cluster, part by part; parts that are committed are not made again."""
+    base = pool.progress.done
+
+    def assign_missing() -> None:
+        records = noun.records()
+        pool.progress.set(base + sum(record.rows_in for record in records.values()))
+        for record in _on_idle_actors(pool, [shard for shard in range(num_shards) if shard not in records]):
+            pool.progress.advance(record.rows_in)
+
+    fit.surviving(assign_missing)
+
+
+def _on_idle_actors(pool: KMeansPool, shards: Sequence[int]) -> Iterator[Any]:
+    """Records of ``assign_part``, two parts in flight on each actor."""
+    waiting = list(reversed(shards))
+    idle = [actor for actor in pool.actors for _ in range(2)]
+    busy: dict[Any, Any] = {}
+    while waiting or busy:
+        while waiting and idle:
+            actor = idle.pop()
+            busy[actor.assign_part.remote(waiting.pop())] = actor
+        reference = pool.first_ready(list(busy))
+        idle.append(busy.pop(reference))
+        yield pool.get([reference])[0]
+
+
+def _sizes(noun: Noun, num_clusters: int, num_shards: int) -> list[int]:
+    """Rows per cluster, from the committed parts."""
+    sizes_K = np.zeros(num_clusters, dtype=np.int64)
+    for shard in range(num_shards):
+        labels = noun.read_part(shard, ["cluster"])["cluster"].to_numpy()
+        sizes_K += np.bincount(labels, minlength=num_clusters)
+    return sizes_K.tolist()
+
+
+def _write_centroids(pool: KMeansPool, job: KMeansJob, sizes: list[int]) -> None:
+    """Write the centroids; after a projection, the mean directions of the original rows."""
+    pieces: list[Any] = []
+    if job.config.project is not None:
+        sums = pool.scatter("lift", returns=len(job.ranges))
+        pieces = [actor.lifted_piece.remote(*[part[p] for part in sums]) for p, actor in enumerate(pool.actors)]
+    pool.get([pool.actors[0].write_centroids.remote(sizes, *pieces)])
+
+
+def _metrics(noun: Noun, state: FitState, sizes: list[int], twins: int) -> dict[str, Any]:
+    """What the manifest says about the clustering."""
+    similarity = math.fsum(record.extra["similarity"] for record in noun.records().values())
+    counts = Counter(size == 0 for size in sizes)
+    return {
+        "clusters": len(sizes),
+        "objective": similarity / sum(sizes),
+        "iterations": len(state.history),
+        "imbalance": imbalance(sizes),
+        "smallest": min(sizes),
+        "largest": max(sizes),
+        "empty": counts[True],
+        "near_twins": twins,
+        "history": [asdict(report) for report in state.history],
+    }
