@@ -16,21 +16,22 @@ from __future__ import annotations
 import io
 import os
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow.fs as pafs
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from raycurate.errors import UserError
 from raycurate.filesystem import resolve
 from raycurate.samples.quarantine import Fault, FaultError, Reason, Reject, reject_sample
 from raycurate.samples.schema import ImageRef, Sample
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "PPM": "ppm"}
 _PILLOW_MAX_PIXELS = 178_956_970
 _UNSUPPORTED_SIGNS = (b"%PDF", b"%!PS", b"8BPS", b"<svg", b"<?xml", b"\x00\x00\x00\x0cjP")
@@ -134,7 +135,7 @@ def check_samples(
     def inspect(ref: ImageRef) -> Fault | None:
         return inspect_image(ref, root, limits) if decode else root.exists(ref)
 
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with _strict_decoding(), ThreadPoolExecutor(max_workers=threads) as pool:
         faults = dict(zip(refs, pool.map(inspect, refs.values()), strict=True))
     return [_judge(sample, faults) for sample in samples]
 
@@ -146,6 +147,17 @@ def inspect_image(ref: ImageRef, root: ImageRoot, limits: ImageLimits = DEFAULT_
     except FaultError as error:
         return error.fault
     return check_image(data, limits)
+
+
+@contextmanager
+def _strict_decoding() -> Iterator[None]:
+    """Have Pillow report truncated images, also where another library told it to fill them up with grey."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _judge(sample: Sample, faults: Mapping[str, Fault | None]) -> Sample | Reject:

@@ -62,7 +62,7 @@ def parse_row(raw: RawRow, options: ParseOptions) -> Sample | Reject:
         return Reject(value.fault.reason, value.fault.detail, raw.source_file, raw.source_row, value.excerpt)
     source_id: str | None = None
     try:
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise FaultError(Reason.NOT_AN_OBJECT, f"the row is {_kind(value)}, not an object")
         source_id = _source_id(value.get("id"))
         return _sample(raw, value, source_id, options)

@@ -70,7 +70,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _image(value: Any) -> ImageValue:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         data = value.get("bytes")
         path = value.get("path")
         if data is None:

@@ -54,7 +54,7 @@ def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer
 
 def _turn_list(value: Any, name: str) -> list[Any]:
     """The turns as a list; ``datasets`` may store a list of objects as an object of lists."""
-    if isinstance(value, Mapping) and value and all(isinstance(column, list) for column in value.values()):
+    if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         columns = list(value.values())
         if len({len(column) for column in columns}) == 1:
             value = [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
@@ -67,7 +67,7 @@ def _turn_list(value: Any, name: str) -> list[Any]:
 
 def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
     """One turn (two messages for a question with its answer, in ``texts``)."""
-    if not isinstance(turn, Mapping):
+    if not isinstance(turn, dict):
         raise FaultError(Reason.WRONG_TYPE, f"a turn of '{name}' is not an object")
     if name == "texts":
         pairs = [("user", turn.get("user")), ("assistant", turn.get("assistant"))]
@@ -93,7 +93,7 @@ def _block(block: Any, inline: list[Any]) -> Block:
     """A content block as text, or None for an image; a reference inside it goes to ``inline``."""
     if isinstance(block, str):
         return block
-    kind = block.get("type") if isinstance(block, Mapping) else None
+    kind = block.get("type") if isinstance(block, dict) else None
     if kind == "text":
         if not isinstance(block.get("text"), str):
             raise FaultError(Reason.NON_STRING_TURN, "a text block has no text")
@@ -101,7 +101,7 @@ def _block(block: Any, inline: list[Any]) -> Block:
     if kind not in _IMAGE_BLOCKS:
         raise FaultError(Reason.WRONG_TYPE, f"a content block has the type {str(kind)[:40]!r}; known are text, image")
     reference = next((block[key] for key in ("image", "image_url", "path", "url") if block.get(key) is not None), None)
-    if isinstance(reference, Mapping) and "url" in reference:
+    if isinstance(reference, dict) and "url" in reference:
         reference = reference["url"]
     if reference is not None:
         inline.append(reference)

@@ -138,8 +138,12 @@ def excerpt_of(value: Any) -> str:
 def printable(text: str, limit: int) -> str:
     """``text`` cut to ``limit`` characters; what is not printable (or not UTF-8) is written as an escape."""
     head = text[:limit]
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
+    escaped = head if head.isprintable() else "".join(map(_escape, head))
     return escaped if len(escaped) <= limit and len(text) <= limit else escaped[: limit - 3] + "..."
+
+
+def _escape(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
 
 
 def _shorten(value: Any, depth: int) -> Any:

@@ -84,7 +84,7 @@ class HuggingFaceReader:
         sizes: list[tuple[int, int]] = []
         offsets: list[int] = []
         kind = BATCHES
-        with open_file(file.uri) as stream:
+        with open_file(file.uri, mapped=True) as stream:
             schema = _stream_schema(stream, file)
             _require_turns(schema.names, file)
             while True:
@@ -112,7 +112,7 @@ class HuggingFaceReader:
             detail = "the Arrow stream is cut short or damaged from here on"
             yield RawRow(part.file, part.first_row, ReadError(Fault(Reason.FILE_CORRUPT, detail)))
             return
-        with open_file(part.uri) as stream:
+        with open_file(part.uri, mapped=True) as stream:
             file = SourceFile(part.file, part.uri, 0)
             schema = _stream_schema(stream, file)
             names = set(COLUMNS) | set(self.columns)
@@ -205,23 +205,48 @@ def _rows_of(part: Slice, batches: Iterator[pa.RecordBatch]) -> Iterator[RawRow]
     row = part.first_row
     try:
         for batch in batches:
-            for start in range(0, batch.num_rows, _ROWS):
-                for value in _values(batch.slice(start, _ROWS)):
-                    yield RawRow(part.file, row, value)
-                    row += 1
+            for value in _values(batch):
+                yield RawRow(part.file, row, value)
+                row += 1
     except (pa.ArrowException, OSError, EOFError) as error:
         lost = part.first_row + (part.num_rows or 0) - row
         detail = f"the file is damaged from here on ({lost} rows of this part): {error}"
         yield RawRow(part.file, row, ReadError(Fault(Reason.FILE_CORRUPT, detail)))
 
 
-def _values(batch: pa.RecordBatch) -> list[Any]:
+def _values(batch: pa.RecordBatch) -> Iterator[Any]:
     """Rows as Python values. A batch from outside is validated first: wrong offsets would read foreign memory."""
     try:
         batch.validate(full=True)
-        return batch.to_pylist()
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        if batch.num_rows > 1:
-            return [value for i in range(batch.num_rows) for value in _values(batch.slice(i, 1))]
-        reason = Reason.INVALID_UTF8 if "utf" in str(error).lower() else Reason.FILE_CORRUPT
-        return [ReadError(Fault(reason, str(error).splitlines()[0]))]
+    except pa.ArrowInvalid:
+        _bytes_of(batch).validate(full=True)  # raises for all but wrong UTF-8
+        for i in range(batch.num_rows):
+            yield _value(batch.slice(i, 1))
+        return
+    for start in range(0, batch.num_rows, _ROWS):
+        yield from batch.slice(start, _ROWS).to_pylist()
+
+
+def _value(row: pa.RecordBatch) -> Any:
+    try:
+        return row.to_pylist()[0]
+    except UnicodeDecodeError:
+        return ReadError(Fault(Reason.INVALID_UTF8, "a string column of the row is not UTF-8"))
+
+
+def _bytes_of(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with every string seen as bytes, nothing copied."""
+    return batch.cast(pa.schema([field.with_type(_bytes_type(field.type)) for field in batch.schema]))
+
+
+def _bytes_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_bytes_type(field.type)) for field in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = kind.value_field.with_type(_bytes_type(kind.value_type))
+        return pa.large_list(inner) if pa.types.is_large_list(kind) else pa.list_(inner)
+    return kind

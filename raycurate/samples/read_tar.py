@@ -24,6 +24,20 @@ IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif",
 TAR = "tar"
 
 
+class _Member(tarfile.TarInfo):
+    """A member's header; a missing or broken one is an error, where ``tarfile`` takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:  # type: ignore[override]
+        """The next header. Raises ``tarfile.ReadError`` for anything but a header or the end mark."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}") from None  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True, slots=True)
 class WebDatasetReader:
     """Tar shards."""
@@ -39,7 +53,7 @@ class WebDatasetReader:
         """See ``Reader``: one slice, none for an archive without files. ``UserError`` for what is no tar file."""
         with open_file(file.uri) as stream:
             try:
-                with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|*") as archive:
+                with _open_tar(stream) as archive:
                     has_members = any(not member.isdir() for member in archive)
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise UserError(f"{file.uri} is not a readable tar file: {error}") from None
@@ -49,10 +63,7 @@ class WebDatasetReader:
         """See ``Reader``. A damaged archive gives the rows before the damage and one refused row."""
         group, row = _Group(""), 0
         try:
-            with (
-                open_file(part.uri) as stream,
-                tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|*") as archive,
-            ):
+            with open_file(part.uri) as stream, _open_tar(stream) as archive:
                 for member in archive:
                     if member.isdir():
                         continue
@@ -120,6 +131,10 @@ class _Group:
         hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
         images = [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
         return {"id": self.key, **inner, "images": images}
+
+
+def _open_tar(stream: Any) -> tarfile.TarFile:
+    return tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|*", tarinfo=_Member)
 
 
 def _split_name(name: str) -> tuple[str, str]:

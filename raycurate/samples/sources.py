@@ -48,12 +48,13 @@ def folder_of(source: str | Sequence[str]) -> str | None:
     return source.rstrip("/")
 
 
-def open_file(uri: str) -> pa.NativeFile:
-    """A seekable input file (mapped into memory where it is local); a ``UserError`` where it cannot be opened."""
+def open_file(uri: str, *, mapped: bool = False) -> pa.NativeFile:
+    """A seekable input file (``mapped`` into memory where it is local); a ``UserError`` where it cannot be opened."""
     filesystem, path = resolve(uri)
     try:
-        local = isinstance(filesystem, pafs.LocalFileSystem)
-        return pa.memory_map(path) if local else filesystem.open_input_file(path)
+        if mapped and isinstance(filesystem, pafs.LocalFileSystem):
+            return pa.memory_map(path)
+        return filesystem.open_input_file(path)
     except OSError as error:
         raise UserError(f"cannot read {uri}: {error}") from None
 

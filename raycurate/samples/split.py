@@ -8,7 +8,7 @@ the parity of a running sum, and take the running sum of brackets as depth. Stat
 numbers.
 
 ``plan`` keeps every n-th offset (the slices), ``split_rows`` the bytes between offsets (the rows); both stream, so
-memory is a few chunks, plus one row. Cost: measured 0.25 GB/s (array) and 2 GB/s (lines) on one core. A row is parsed
+memory is a few chunks, plus one row. Cost: measured 0.13 GB/s (array) and 0.5 GB/s (lines) on one core. A row is parsed
 by itself, so a broken row is one broken row. Limit: a row whose brackets do not balance swallows the rows behind it,
 since nothing tells where it ends.
 """
@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 CHUNK_BYTES = 1 << 20
 
 _QUOTE, _BACKSLASH, _OPEN, _CLOSE, _COMMA = 1, 2, 3, 4, 5
-_CLASS = np.zeros(256, np.uint8)
-for _byte, _kind in zip(b'"\\[{]},', (_QUOTE, _BACKSLASH, _OPEN, _OPEN, _CLOSE, _CLOSE, _COMMA), strict=True):
-    _CLASS[_byte] = _kind
+_KIND_OF = dict(zip(b'"\\[{]},', (_QUOTE, _BACKSLASH, _OPEN, _OPEN, _CLOSE, _CLOSE, _COMMA), strict=True))
+_CLASSES = bytes(_KIND_OF.get(byte, 0) for byte in range(256))
 
 
 class Finder(Protocol):
@@ -67,12 +66,11 @@ class ArrayFinder:
         if self.closed or not chunk:
             return np.zeros(0, np.int64)
         carried = int(self._odd_backslashes)
-        data = np.frombuffer(b"\\" * carried + chunk, np.uint8)
-        kinds = _CLASS[data]
-        places = np.flatnonzero(kinds)
-        kinds = kinds[places]
+        classes = np.frombuffer((b"\\" * carried + chunk).translate(_CLASSES), np.uint8)
+        places = np.flatnonzero(classes != 0)
+        kinds = classes[places]
         runs = _backslash_runs(places, kinds)
-        last_is_run = places.size > 0 and places[-1] == data.size - 1
+        last_is_run = places.size > 0 and places[-1] == classes.size - 1
         self._odd_backslashes = bool(last_is_run and runs[-1] % 2)
         outside = self._outside_strings(places, kinds, runs)
         keep = outside & (kinds >= _OPEN)

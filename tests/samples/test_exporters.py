@@ -1,0 +1,145 @@
+"""Every export can be read again and gives the same content; a failed export leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+
+from raycurate.errors import UserError
+from raycurate.samples.exporters import EXPORTERS, ExportOptions, export_samples, samples_from_tables
+from raycurate.samples.images import ImageRoot, check_samples
+from raycurate.samples.parse import ParseOptions, parse_row
+from raycurate.samples.readers import open_source
+from raycurate.samples.rows import RawRow
+from raycurate.samples.schema import ImageRef, Message, Sample, samples_to_table
+from tests.hostile import encoded, good_rows, write_images
+
+NAMES = {"llava": "out.json", "parquet": "out.parquet"}
+TEXTS = ("<image>What?", "a <image> b", "<image>\n\n x", "x\n<image>", "<image> \n<script>alert(1)</script>\r\n\u2028")
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rows = [parse_row(RawRow("f", i, row), ParseOptions()) for i, row in enumerate(good_rows(200, 9))]
+    extra = [
+        Sample(
+            (Message("system", "s"), Message("user", text), Message("assistant", "a")), (ImageRef(path="a/b c.jpg"),)
+        )
+        for text in TEXTS
+    ]
+    two = Sample((Message("user", "<image><image>\nx"), Message("assistant", "a")), (ImageRef(path="a"),) * 2)
+    return [*rows, *extra, two]
+
+
+def read_again(path):
+    reader = open_source(str(path))
+    found = [parse_row(raw, ParseOptions()) for part in reader.slices() for raw in reader.read(part)]
+    assert all(isinstance(item, Sample) for item in found), found
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTERS))
+def test_a_round_trip_keeps_content_tasks_and_order(name, samples, tmp_path):
+    """Export, then ingest: the same content hashes, tasks and order for every format."""
+    path = tmp_path / NAMES.get(name, "out.jsonl")
+    counts = export_samples(iter(samples), str(path), name)
+    again = read_again(path)
+    assert counts.rows == len(samples)
+    assert [item.content_hash for item in again] == [item.content_hash for item in samples]
+    assert [item.task for item in again] == [item.task for item in samples]
+    assert [item.messages for item in again] == [item.messages for item in samples]
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTERS))
+def test_embedded_images_come_out_as_files_once_or_as_bytes(name, tmp_path):
+    """Bytes become one file per image with the right extension below the output's folder, or stay bytes in Parquet."""
+    datas = [encoded(format_="JPEG"), encoded(format_="PNG"), encoded(format_="WEBP")]
+    rows = [
+        {
+            "conversations": [{"from": "human", "value": f"<image>\n{i}"}, {"from": "gpt", "value": "a"}],
+            "image": {"bytes": datas[i % 3], "path": "../../evil.sh"},
+        }
+        for i in range(12)
+    ]
+    samples = [parse_row(RawRow("f", i, row), ParseOptions()) for i, row in enumerate(rows)]
+    path = tmp_path / "deep" / NAMES.get(name, "out.jsonl")
+    counts = export_samples(samples, str(path), name)
+    again = read_again(path) if name == "parquet" else check_samples(read_again(path), ImageRoot(str(path.parent)))
+    files = sorted(file for file in path.parent.rglob("*") if file.is_file() and file != path)
+    if name == "parquet":
+        assert [item.key for item in again] == [item.key for item in samples]
+        assert files == []
+        return
+    assert counts.images_written == len(files) == 3
+    assert Counter(file.suffix for file in files) == {".jpg": 1, ".png": 1, ".webp": 1}
+    root = ImageRoot(str(path.parent))
+    assert [root.read(item.images[0]) for item in again] == [datas[i % 3] for i in range(12)]
+
+
+def test_llava_rows_have_the_shape_of_llava(tmp_path):
+    """The id is kept, one image is a string, several are a list, a text row has no image."""
+    texts = ["Hi", "<image>\nHi", "<image><image>\nHi"]
+    samples = [
+        Sample((Message("user", text), Message("assistant", "a")), (ImageRef(path="a.jpg"),) * i, source_id=f"id-{i}")
+        for i, text in enumerate(texts)
+    ]
+    export_samples(samples, str(tmp_path / "out.json"), "llava")
+    rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert [row.get("image") for row in rows] == [None, "a.jpg", ["a.jpg", "a.jpg"]]
+    assert [row["id"] for row in rows] == ["id-0", "id-1", "id-2"]
+    assert rows[1]["conversations"] == [{"from": "human", "value": "<image>\nHi"}, {"from": "gpt", "value": "a"}]
+    export_samples([], str(tmp_path / "none.json"), "llava")
+    assert json.loads((tmp_path / "none.json").read_text(encoding="utf-8")) == []
+
+
+def test_messages_are_content_blocks(tmp_path):
+    """Chat templates get the image and the text behind its newline as blocks."""
+    sample = Sample((Message("user", "<image>\nHi"), Message("assistant", "a")), (ImageRef(path="a.jpg"),))
+    export_samples([sample], str(tmp_path / "out.jsonl"), "messages")
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert row["messages"][0]["content"] == [{"type": "image"}, {"type": "text", "text": "Hi"}]
+    assert row["images"] == ["a.jpg"]
+
+
+def test_parquet_is_a_hugging_face_dataset_with_images(tmp_path):
+    """Images read below a root are embedded, and ``datasets`` shows them as pictures."""
+    write_images(tmp_path / "images", 9)
+    rows = [parse_row(RawRow("f", i, row), ParseOptions()) for i, row in enumerate(good_rows(30, 9))]
+    options = ExportOptions(ImageRoot(str(tmp_path / "images")))
+    export_samples(rows, str(tmp_path / "out.parquet"), "parquet", options)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["key"].to_pylist() == [row.key for row in rows]
+    datasets = pytest.importorskip("datasets")
+    dataset = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    shown = next(row for row in dataset if row["images"])
+    assert shown["images"][0].size[0] >= 20
+    assert shown["messages"][0]["role"] == "user"
+
+
+def test_a_failed_export_leaves_nothing_and_keeps_the_old_file(samples, tmp_path):
+    """The file is replaced when the new one is complete, never before."""
+    path = tmp_path / "out.json"
+    path.write_text("old", encoding="utf-8")
+
+    def failing():
+        yield samples[0]
+        raise RuntimeError("lost")
+
+    for name in EXPORTERS:
+        with pytest.raises(RuntimeError, match="lost"):
+            export_samples(failing(), str(path), name)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
+    export_samples(samples, str(path), "llava")
+    assert len(json.loads(path.read_text(encoding="utf-8"))) == len(samples)
+
+
+def test_unknown_formats_and_tables(samples, tmp_path):
+    """A wrong format is a user error with a hint; samples come back from tables."""
+    with pytest.raises(UserError, match="Did you mean 'parquet'"):
+        export_samples([], str(tmp_path / "x"), "parqet")
+    assert list(samples_from_tables([samples_to_table(samples)])) == samples
