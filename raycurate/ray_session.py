@@ -30,8 +30,10 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
     address = config.address or os.environ.get("RAY_ADDRESS")
     # Set before init: worker processes inherit them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": bool(os.environ.get("RAYCURATE_RAY_LOGS"))}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCURATE_RAY_LOGS"))}
     if address:
         ray.init(address=address, **quiet)
     else:

@@ -1,15 +1,15 @@
 """``extract``: forward passes of the reference model over Ray Data, one unit feature row per sample.
 
-    shards --loader tasks (CPU: read, decode, tokenise, pack)--> batches --actor pool (GPU)--> fragments --commit--> parts
+    shards --loader tasks (CPU: read, decode, tokenise, pack)--> batches --actor pool--> fragments --commit--> parts
 
-A shard is read in windows of ``window_rows``; a window's batches depend on its rows only, so the features do not depend on
-the number of actors, on Ray's blocks or on arrival order. Batches travel as safetensors bytes through the object store;
-an actor writes the few unit rows of a batch as a fragment file and hands on a line of counts. When a shard has all its
-fragments the driver starts the task that merges them into the shard's part, with its rejects and its record. The driver
-holds counts only.
+A shard is read in windows of ``window_rows``; a window's batches depend on its rows only, so the features do not depend
+on the number of actors, on Ray's blocks or on arrival order. Batches travel as safetensors bytes through the object
+store; an actor writes the few unit rows of a batch as a fragment file and hands on a line of counts. When a shard has
+all its fragments the driver starts the task that merges them into the shard's part, with its rejects and its record.
+The driver holds counts only.
 
-Cost: the model's truncated forward pass per row; 2 * D bytes per row written twice and read once. Memory: a loader holds
-one window, an actor one batch. Ray Data's own checkpoint is not used: the shard records are the resume.
+Cost: the model's truncated forward pass per row; 2 * D bytes per row written twice and read once. Memory: a loader
+holds one window, an actor one batch. Ray Data's own checkpoint is not used: the shard records are the resume.
 """
 
 from __future__ import annotations
@@ -215,6 +215,7 @@ def _load_shards(
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
     from raycurate.samples.images import ImageRoot, load_image
+    from raycurate.samples.schema import ImageRef
 
     preparer = _preparer(
         config.model,
@@ -227,12 +228,12 @@ def _load_shards(
     root = ImageRoot(images)
 
     def as_sample(row: dict[str, Any]) -> dict[str, Any]:
-        references = row["images"]
+        references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
         return {
             "key": row["key"],
             "messages": row["messages"],
             "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
-            "image_keys": [ref["sha"] or ref["path"] for ref in references],
+            "image_keys": [ref.identity for ref in references],
         }
 
     for shard in table["shard"].to_pylist():

@@ -89,7 +89,7 @@ class Units:
 
 
 def rank(run: Run, config: RankConfig) -> Manifest:
-    """Write the ``ranking`` noun: per row its rank inside its cluster; ``clusters.parquet``: size, S and D per cluster."""
+    """Write the ``ranking`` noun: per row its rank in its cluster; ``clusters.parquet``: size, S and D per cluster."""
     features = run.noun("features", config.features)
     clusters = run.noun("clusters", config.clusters)
     feature_manifest, cluster_manifest = features.require("extract"), clusters.require("cluster")

@@ -1,9 +1,9 @@
 """Bring rows that belong together to one place, through bucketed files.
 
-Each map task sorts its rows by bucket and writes one Arrow IPC file with one record batch per non-empty bucket; a reduce
-task opens every file and reads only the batches of its bucket range. Rows are written and read once, nothing is held
-whole: a map task holds one slice, a reduce task its own buckets. Which bucket each batch holds stands in the file's
-schema metadata, so no table of all files and buckets exists anywhere.
+Each map task sorts its rows by bucket and writes one Arrow IPC file with one record batch per non-empty bucket; a
+reduce task opens every file and reads only the batches of its bucket range. Rows are written and read once, nothing is
+held whole: a map task holds one slice, a reduce task its own buckets. Which bucket each batch holds stands in the
+file's schema metadata, so no table of all files and buckets exists anywhere.
 
 Cost: 2 N row-bytes of disk traffic; (map tasks) x (reduce tasks) range reads. Files are uncompressed, because features
 do not compress and texts live here for minutes only.

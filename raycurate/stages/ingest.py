@@ -1,0 +1,221 @@
+"""``ingest``: a source in any supported format -> the ``samples`` noun in canonical order, and a quarantine.
+
+    source --slice--> parse --bucketed by image hash--> gather per shard: number duplicates, check images, commit
+
+A slice is a run of source rows that one task reads and parses. Good rows are routed by the hash of their first image,
+so a shard holds the same rows whatever files, slices or workers they came through, rows of one image lie side by side,
+and exact duplicates meet in one shard, where they are numbered. Each distinct image is decoded once per shard.
+
+Every source row ends in exactly one place: in ``samples`` or in the quarantine with its reason and position. Rejects of
+the parsing step are handed to shards round-robin, so that the shard records alone add up to the source.
+
+Cost: texts and embedded images are written twice and read once more; one decode per distinct image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raycurate.config import IngestConfig
+from raycurate.errors import UserError
+from raycurate.filesystem import delete_folder, resolve
+from raycurate.progress import Progress
+from raycurate.samples.images import ImageLimits, ImageRoot, check_samples
+from raycurate.samples.parse import ParseOptions, parse_row
+from raycurate.samples.quarantine import Reject, rejects_to_table
+from raycurate.samples.readers import open_source
+from raycurate.samples.rows import Reader, ReadOptions, Slice
+from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
+from raycurate.samples.tasks import load_task_map
+from raycurate.stages.shards import (
+    count_record,
+    describe,
+    map_tasks,
+    resumable_steps,
+    skip_if_done,
+    stage_progress,
+    step_name,
+)
+from raycurate.stages.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
+from raycurate.store import Manifest, Noun, Run, ShardRecord
+
+STAGE_VERSION = 1
+PIECE_BYTES = 64 << 20
+
+
+def ingest(run: Run, config: IngestConfig) -> Manifest:
+    """Write the ``samples`` noun. Every row of the source is in it or in the quarantine."""
+    columns = () if config.task_column == "task" else (config.task_column,)
+    options = ReadOptions(slice_rows=config.slice_rows, max_image_bytes=config.max_image_bytes)
+    reader = open_source(config.source, config.format, options=options, columns=columns)
+    parse = ParseOptions(
+        task_column=config.task_column,
+        task_map=load_task_map(config.task_map) if config.task_map else None,
+        insert_missing_marks=config.insert_missing_marks,
+        max_turns=config.max_turns,
+        max_chars=config.max_chars,
+        max_images=config.max_images,
+    )
+    root = ImageRoot(config.images)
+    limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
+    rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
+    inputs = {"files": _file_facts(reader), "task_map": rules}
+    description = describe("ingest", STAGE_VERSION, config, inputs)
+    noun = run.noun("samples", config.label)
+    if done := skip_if_done(noun, description):
+        return done
+    noun.begin(description)
+    rows_B, uris, rejects = _parse(noun, reader, parse, config)
+    ranges = split_buckets(rows_B, config.rows_per_shard)
+    gather = functools.partial(_gather_shard, noun, uris, rejects, ranges, root, limits, config)
+    total = int(rows_B.sum()) + sum(rejects.values())
+    with stage_progress("ingest", noun, total) as progress:
+        rejected = 0
+        missing = ((shard,) for shard in noun.missing(len(ranges)))
+        for record in map_tasks(gather, missing, max_tasks=config.max_tasks):
+            rejected = count_record(progress, record, strict=config.strict, quarantined=rejected)
+    return _finish(noun, config)
+
+
+def _finish(noun: Noun, config: IngestConfig) -> Manifest:
+    tasks: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for record in noun.records().values():
+        tasks.update(record.extra["tasks"])
+        reasons.update(record.quarantined)
+    if not tasks:
+        raise UserError(
+            f"no row of {config.source} could be used: {dict(reasons)}. {noun.quarantine_folder} says why, row by row; "
+            "is the format right, and is --images the folder that the image paths start from?"
+        )
+    delete_folder(noun.filesystem, f"{noun.folder}/work")
+    return noun.finish(metrics={"tasks": dict(sorted(tasks.items()))})
+
+
+def _file_facts(reader: Reader) -> list[list[Any]]:
+    """What tells one state of the source from another: names, sizes, times of change."""
+    facts = []
+    for file in reader.files:
+        filesystem, path = resolve(file.uri)
+        facts.append([file.name, file.size, filesystem.get_file_info(path).mtime_ns])
+    return facts
+
+
+def _parse(
+    noun: Noun, reader: Reader, options: ParseOptions, config: IngestConfig
+) -> tuple[np.ndarray, list[str], dict[int, int]]:
+    """Parse every slice: rows per bucket, the bucketed files, and how many rows each slice rejected."""
+    numbered = list(enumerate(reader.files))
+
+    def slices_of(number: int, file: Any) -> tuple[int, list[Slice]]:
+        return number, reader.slice_file(file)
+
+    by_file = dict(map_tasks(slices_of, numbered, num_cpus=0.5, max_tasks=config.max_tasks))
+    slices = [(part,) for number, _ in numbered for part in by_file[number]]
+    if not slices:
+        reader.slices()  # raises the error that names the empty source
+    rows_B = np.zeros(config.buckets, dtype=np.int64)
+    uris: list[str] = []
+    rejects: dict[int, int] = {}
+    work = functools.partial(_parse_slice, noun, reader, options, config)
+    with Progress("read", len(slices), "slices", noun=noun) as progress:
+        for number, result in resumable_steps(noun, "parsed", work, slices, max_tasks=config.max_tasks):
+            progress.advance()
+            for piece in result["pieces"]:
+                rows_B[piece["buckets"]] += piece["rows"]
+                uris.append(piece["uri"])
+            if result["rejects"]:
+                rejects[number] = result["rejects"]
+                if config.strict:
+                    raise UserError(f"--strict: {result['first_reject']}. Fix the row, or run without --strict.")
+    if not uris:  # a shuffle of no rows still has one file
+        uri = noun.uri_of(step_name("parsed", 0, "none.arrow"))
+        write_bucket_file(uri, samples_to_table([]), np.zeros(0, dtype=np.int64))
+        uris.append(uri)
+    return rows_B, sorted(uris), rejects
+
+
+def _parse_slice(
+    noun: Noun, reader: Reader, options: ParseOptions, config: IngestConfig, number: int, part: Slice
+) -> dict[str, Any]:
+    """Task: one slice, parsed and bucketed, in pieces of bounded size."""
+    pieces: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    samples: list[Sample] = []
+    size = 0
+
+    def flush() -> None:
+        nonlocal size
+        uri = noun.uri_of(step_name("parsed", number, f"{len(pieces):03d}.arrow"))
+        bucket_N = np.array([_bucket(s.order, config.buckets) for s in samples], dtype=np.int64)
+        buckets, rows = write_bucket_file(uri, samples_to_table(samples), bucket_N)
+        pieces.append({"uri": uri, "buckets": buckets.tolist(), "rows": rows.tolist()})
+        samples.clear()
+        size = 0
+
+    for raw in reader.read(part):
+        parsed = parse_row(raw, options)
+        if isinstance(parsed, Reject):
+            rejects.append(parsed)
+            continue
+        samples.append(parsed)
+        size += sum(len(m.text) for m in parsed.messages) + sum(len(i.data or b"") for i in parsed.images)
+        if size >= PIECE_BYTES:
+            flush()
+    if samples:
+        flush()
+    if rejects:
+        table = rejects_to_table(rejects)
+        noun.write_table(step_name("parsed", number, "rejects.parquet"), table)
+    return {"pieces": pieces, "rejects": len(rejects), "first_reject": str(rejects[0]) if rejects else ""}
+
+
+def _bucket(order: bytes, buckets: int) -> int:
+    """The bucket of a sort hash: ascending with the hash."""
+    return int.from_bytes(order, "big") * buckets >> (8 * len(order))
+
+
+def _gather_shard(
+    noun: Noun,
+    uris: list[str],
+    rejects: dict[int, int],
+    ranges: list[tuple[int, int]],
+    root: ImageRoot,
+    limits: ImageLimits,
+    config: IngestConfig,
+    shard: int,
+) -> ShardRecord:
+    """Task: the rows of one shard in canonical order, duplicates numbered, images checked."""
+    low, high = ranges[shard]
+    table = sort_table(read_buckets(uris, low, high), "order", "key", "source_file", "source_row")
+    checked = check_samples(_numbered(table), root, limits, decode=config.check_images, threads=config.threads)
+    good = [item for item in checked if isinstance(item, Sample)]
+    refused = [rejects_to_table([item for item in checked if isinstance(item, Reject)])]
+    adopted = [number for number in sorted(rejects) if number % len(ranges) == shard]
+    refused += [noun.read_table(step_name("parsed", number, "rejects.parquet")) for number in adopted]
+    quarantined = pa.concat_tables(refused).cast(QUARANTINE_SCHEMA)
+    return noun.commit_part(
+        shard,
+        samples_to_table(good),
+        rows_in=len(good) + quarantined.num_rows,
+        rejects=quarantined,
+        row_group_rows=256,
+        extra={"tasks": dict(Counter(sample.task for sample in good))},
+    )
+
+
+def _numbered(table: pa.Table) -> list[Sample]:
+    """Samples with the occurrence numbers of exact duplicates, which are neighbours in the sorted table."""
+    samples: list[Sample] = []
+    previous, occurrence = "", 0
+    for row in table.to_pylist():
+        content = row["key"].rpartition("-")[0]
+        occurrence = occurrence + 1 if content == previous else 0
+        previous = content
+        samples.append(row_to_sample({**row, "key": f"{content}-{occurrence}"}))
+    return samples

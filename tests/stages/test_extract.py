@@ -1,0 +1,181 @@
+"""extract on Ray Data equals the same batches run in this process; nothing is lost when things die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raycurate.config import ExtractConfig, IngestConfig, make_config
+from raycurate.errors import UserError
+from raycurate.features.rows import features_of_table
+from raycurate.stages.extract import extract
+from raycurate.stages.ingest import ingest
+from raycurate.store import Run
+from tests.nouns import read_all
+from tests.tiny_vlms import make_tiny_vlm
+
+SETTINGS = {"window_rows": 16, "batch_tokens": 600, "batch_rows": 8, "dtype": "float32", "cpus_per_actor": 0.5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random LLaVA on disk."""
+    return str(make_tiny_vlm("llava", tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """150 rows over 40 images, some text-only, some of two turns."""
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (20 + i, 30, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    rows = []
+    for i in range(150):
+        mark = "" if i % 10 == 0 else "<image>\n"
+        turns = [
+            {"from": "human", "value": f"{mark}what is it {i}?"},
+            {"from": "gpt", "value": "a thing " * (1 + i % 7)},
+        ]
+        row = {"id": i, "conversations": turns * (1 + (i % 5 == 0 and not mark)), "task": f"t{i % 3}"}
+        rows.append({**row, "image": f"{i % 40}.png"} if mark else row)
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+def _ingested(folder, source) -> Run:
+    run = Run(str(folder))
+    settings = {"source": str(source / "rows.json"), "images": str(source), "rows_per_shard": 40}
+    ingest(run, make_config(IngestConfig, settings))
+    return run
+
+
+def _features(run: Run) -> tuple[list[str], np.ndarray]:
+    table = read_all(run.noun("features"))
+    return table["key"].to_pylist(), features_of_table(table)
+
+
+def _reference(run: Run, model: str, images: str) -> tuple[list[str], np.ndarray]:
+    """The same windows through the same code, without Ray."""
+    from raycurate.features.extractor import ActivationExtractor
+    from raycurate.features.prepare import Preparer
+    from raycurate.models.adapter import load_vlm
+    from raycurate.samples.images import ImageRoot, load_image
+    from raycurate.samples.schema import row_to_sample
+
+    vlm = load_vlm(model, device="cpu", dtype="float32")
+    extractor, preparer = ActivationExtractor(vlm), Preparer(vlm.processor, token_budget=600, max_rows=8)
+    keys, features = [], []
+    for part in run.noun("samples").iter_parts():
+        rows = [row_to_sample(row) for row in part.to_pylist()]
+        for start in range(0, len(rows), 16):
+            window = rows[start : start + 16]
+            prepared = preparer.prepare(
+                [
+                    {
+                        "key": s.key,
+                        "messages": [{"role": m.role, "text": m.text} for m in s.messages],
+                        "images": [load_image(ImageRoot(images).read(i)) for i in s.images],
+                        "image_keys": [i.identity for i in s.images],
+                    }
+                    for s in window
+                ]
+            )
+            found = np.zeros((len(window), extractor.feature_dim), dtype=np.float16)
+            for batch in prepared.batches:
+                result = extractor.extract(batch)
+                found[list(result.rows)] = result.features_ND
+            keys += [s.key for s in window]
+            features.append(found)
+    return keys, np.concatenate(features)
+
+
+def test_the_stage_equals_the_loop(ray_cluster, tmp_path, model, source):
+    """Features from loaders and actors are those of the plain loop, row for row, and unit rows."""
+    run = _ingested(tmp_path / "run", source)
+    manifest = extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS}))
+    keys, features_ND = _features(run)
+    expected_keys, expected_ND = _reference(run, model, str(source))
+    assert keys == expected_keys
+    assert np.abs(features_ND.astype(np.float32) - expected_ND.astype(np.float32)).max() < 1e-3
+    assert np.abs(np.linalg.norm(features_ND.astype(np.float64), axis=1) - 1).max() < 1e-3
+    assert manifest.rows_in == manifest.rows_out == 150
+    assert manifest.metrics["dimension"] == features_ND.shape[1]
+
+
+def test_actors_do_not_change_the_features(ray_cluster, tmp_path, model, source):
+    """One actor or three: bit-equal rows in the same order."""
+    found = []
+    for actors in (1, 3):
+        run = _ingested(tmp_path / str(actors), source)
+        extract(
+            run, make_config(ExtractConfig, {"model": model, **SETTINGS, "min_actors": actors, "max_actors": actors})
+        )
+        found.append(_features(run))
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])
+
+
+def test_a_lost_image_is_one_quarantined_row(ray_cluster, tmp_path, model, source):
+    """An image that vanished after ingest costs its rows only, with the reason and the position."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in source.glob("*"):
+        (images / path.name).write_bytes(path.read_bytes())
+    run = _ingested(tmp_path / "run", images)
+    (images / "7.png").unlink()
+    manifest = extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS}))
+    lost = sum(1 for row in read_all(run.noun("samples"))["images"].to_pylist() if row and row[0]["path"] == "7.png")
+    assert lost > 0
+    assert manifest.quarantined == {"undecodable_image": lost}
+    assert manifest.rows_out == 150 - lost
+    with pytest.raises(UserError, match="--strict"):
+        settings = {"model": model, **SETTINGS, "strict": True, "layers": [0]}
+        extract(run, make_config(ExtractConfig, settings))
+
+
+def test_a_model_that_cannot_be_used_is_one_message(ray_cluster, tmp_path, source):
+    """A wrong path fails before any actor starts."""
+    run = _ingested(tmp_path / "run", source)
+    with pytest.raises(UserError, match="cannot load the processor"):
+        extract(run, make_config(ExtractConfig, {"model": str(tmp_path / "none")}))
+
+
+def _kill_actors_once(seen: list[int], stop: threading.Event) -> None:
+    """kill -9 the first extraction actor that shows up working."""
+    import psutil
+
+    while not stop.is_set() and not seen:
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            line = " ".join(process.info["cmdline"] or [])
+            if "MapWorker(MapBatches(_Extractor))" in line and process.cpu_times().user > 0.1:
+                time.sleep(0.3)
+                os.kill(process.info["pid"], signal.SIGKILL)
+                seen.append(process.info["pid"])
+                return
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_killed_actor_changes_nothing(ray_cluster, tmp_path, model, source):
+    """kill -9 of an extraction actor: the stage ends with all rows and the same features."""
+    calm = _ingested(tmp_path / "calm", source)
+    extract(calm, make_config(ExtractConfig, {"model": model, **SETTINGS}))
+    run = _ingested(tmp_path / "run", source)
+    seen: list[int] = []
+    stop = threading.Event()
+    killer = threading.Thread(target=_kill_actors_once, args=(seen, stop))
+    killer.start()
+    extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "max_actors": 2}))
+    stop.set()
+    killer.join()
+    assert seen, "no actor was killed: the test did not test"
+    assert _features(run)[0] == _features(calm)[0]
+    assert np.array_equal(_features(run)[1], _features(calm)[1])

@@ -1,0 +1,109 @@
+"""ingest on a cluster: all good rows come through, every other row is counted, the order of the source is forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raycurate.config import IngestConfig, make_config
+from raycurate.errors import UserError
+from raycurate.filesystem import list_files
+from raycurate.stages.ingest import ingest
+from raycurate.store import Run
+from tests.hostile import write_hostile_dataset
+from tests.nouns import read_all
+
+
+def _ingest(folder, source, images, **settings):
+    run = Run(str(folder))
+    values = {"source": str(source), "images": None if images is None else str(images), **settings}
+    return run.noun("samples"), ingest(run, make_config(IngestConfig, values))
+
+
+@pytest.mark.slow
+def test_hostile_rows_are_counted_and_good_rows_survive(ray_cluster, tmp_path):
+    """200 hostile rows among 5,000 good ones: nothing is lost, every reason is the expected one."""
+    made = write_hostile_dataset(tmp_path / "data")
+    assert made.num_hostile >= 200
+    assert len(made.expected_reasons) >= 15
+    assert made.num_good >= 5000
+    noun, manifest = _ingest(tmp_path / "run", made.source, made.images, rows_per_shard=700, slice_rows=900)
+    assert manifest.quarantined == made.expected_reasons
+    assert set(read_all(noun)["key"].to_pylist()) == made.expected_keys
+    assert manifest.rows_out == made.num_good
+    assert manifest.rows_in == manifest.rows_out + made.num_hostile
+    assert manifest.metrics["tasks"] == made.expected_tasks
+    parts = list_files(noun.filesystem, noun.quarantine_folder, ".parquet")
+    kept = Counter(r for part in parts for r in pq.read_table(part.path)["reason"].to_pylist())
+    assert kept == made.expected_reasons
+
+
+def _rows(count: int, tmp_path) -> list[dict]:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(10):
+        Image.new("RGB", (8, 8), (i * 20, 0, 0)).save(images / f"{i}.png")
+    rows = []
+    for i in range(count):
+        turns = [{"from": "human", "value": f"<image>\nq {i % 37}"}, {"from": "gpt", "value": f"a {i % 5}"}]
+        rows.append({"id": i, "image": f"{i % 10}.png", "conversations": turns, "task": f"t{i % 3}"})
+    return rows
+
+
+def test_input_shards_and_order_do_not_matter(ray_cluster, tmp_path):
+    """One file, seven files, or the rows reversed: the same keys in the same parts."""
+    rows = _rows(300, tmp_path)
+    tables = []
+    for name, pieces in (("one", [rows]), ("seven", [rows[i::7] for i in range(7)]), ("back", [rows[::-1]])):
+        source = tmp_path / name
+        source.mkdir()
+        for number, piece in enumerate(pieces):
+            (source / f"{number}.json").write_text(json.dumps(piece), encoding="utf-8")
+        noun, manifest = _ingest(
+            tmp_path / f"run-{name}", source, tmp_path / "images", rows_per_shard=64, slice_rows=50
+        )
+        assert manifest.shards > 1
+        tables.append([part.select(["key", "task", "messages"]) for part in noun.iter_parts()])
+    assert all(a.equals(b) for a, b in zip(tables[0], tables[1], strict=True))
+    assert all(a.equals(b) for a, b in zip(tables[0], tables[2], strict=True))
+
+
+def test_duplicates_are_numbered_and_images_stay_together(ray_cluster, tmp_path):
+    """Exact duplicates differ in their occurrence only; rows of one image are neighbours."""
+    rows = _rows(40, tmp_path) * 3
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    noun, manifest = _ingest(tmp_path / "run", source, tmp_path / "images", rows_per_shard=16)
+    table = read_all(noun)
+    keys = table["key"].to_pylist()
+    assert len(set(keys)) == len(keys) == 120
+    occurrences = Counter(key.split("-")[0] for key in keys)
+    assert all(f"{content}-{n}" in set(keys) for content, count in occurrences.items() for n in range(count))
+    shown = [images[0]["path"] for images in table["images"].to_pylist()]
+    changes = sum(a != b for a, b in zip(shown, shown[1:], strict=False))
+    assert changes == len(set(shown)) - 1
+    assert manifest.quarantined == {}
+
+
+def test_strict_stops_at_the_first_reject(ray_cluster, tmp_path):
+    """With --strict a bad row is an error that names the row."""
+    rows = _rows(5, tmp_path)
+    rows[3]["conversations"][1]["value"] = ""
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    with pytest.raises(UserError, match="rows.json, row 3: empty_turn"):
+        _ingest(tmp_path / "run", source, tmp_path / "images", strict=True)
+
+
+def test_a_source_without_a_good_row_fails_with_the_reasons(ray_cluster, tmp_path):
+    """A wrong image root is an error that says so, not an empty dataset."""
+    rows = _rows(5, tmp_path)
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"image_missing.*--images"):
+        _ingest(tmp_path / "run", source, tmp_path / "empty")
