@@ -8,7 +8,7 @@ The published pipeline's k-means (``faiss.Kmeans(spherical=True)``): K distinct 
 after every iteration, empty clusters repaired, one last assignment to the final centroids. J of an iteration is the
 mean similarity to the centroids that it started from, as in faiss.
 
-Cost: iterations * 2 N K D FLOP. Memory: the rows, K D (8 + 4 + 4) bytes, one block of scores.
+Cost: iterations * 2 N K D FLOP. Memory: the rows, K D (8 + 4 + 4 + 4) bytes, one block of scores.
 """
 
 from __future__ import annotations
@@ -166,11 +166,11 @@ def spherical_kmeans(
     """
     check_counts(settings.clusters, len(features_ND))
     original_ND = as_unit_rows(features_ND)
-    check_rows(original_ND, keys)
-    rows_ND = original_ND
+    rows_ND, largest = original_ND, check_rows(original_ND, keys)
     if settings.project is not None:
         rows_ND = Projection(original_ND.shape[1], settings.project, settings.seed, original_ND.device)(original_ND)
-    source = ArrayRows(rows_ND, check_rows(rows_ND, keys))
+        largest = check_rows(rows_ND, keys, "the projected features")
+    source = ArrayRows(rows_ND, largest)
     if initial_KD is None:
         centroids_KD = choose_seeds(source, keys, settings)
     else:

@@ -28,7 +28,7 @@ MAX_ROW_NORM = 1.01
 ROUNDOFF = {torch.bfloat16: 2.0**-8 / 2, torch.float32: 0.0}
 ACCUMULATION = {torch.bfloat16: 2.0**-23, torch.float32: 2.0**-24}
 SCORE_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
-PAIR_BYTES = {"cpu": 16 << 20, "cuda": 1 << 30}
+PAIR_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
 
 
 def screen_dtype(device: torch.device) -> torch.dtype:
@@ -93,26 +93,34 @@ class Screen:
 
     def assign(self, rows_ND: torch.Tensor, prepared_ND: torch.Tensor | None = None) -> torch.Tensor:
         """The nearest centroid of each row, int64 [N]. ``prepared_ND`` may hold the rows in the screen's type."""
+        return self.nearest(rows_ND, prepared_ND)[0]
+
+    def nearest(
+        self, rows_ND: torch.Tensor, prepared_ND: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``assign``, and by how much at least each row prefers its centroid to any other, float32 [N]."""
         prepared_ND = rows_ND.to(self.dtype) if prepared_ND is None else prepared_ND
         labels_N = torch.empty(rows_ND.shape[0], dtype=torch.int64, device=rows_ND.device)
+        gaps_N = torch.empty(rows_ND.shape[0], device=rows_ND.device)
         size = SCORE_BYTES[rows_ND.device.type] // (4 * self.centroids_KD.shape[0])
         for rows in row_blocks(rows_ND.shape[0], size):
-            labels_N[rows] = self._assign_block(rows_ND[rows], prepared_ND[rows])
-        return labels_N
+            labels_N[rows], gaps_N[rows] = self._nearest_in_block(rows_ND[rows], prepared_ND[rows])
+        return labels_N, gaps_N
 
-    def _assign_block(self, rows_ND: torch.Tensor, prepared_ND: torch.Tensor) -> torch.Tensor:
+    def _nearest_in_block(self, rows_ND: torch.Tensor, prepared_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores_NK = self._score_buffer(rows_ND.shape[0])
         torch.mm(prepared_ND, self.coarse.vectors_KD.T, out=scores_NK)
-        if self.precision == "fast" or scores_NK.shape[1] == 1:
-            return scores_NK.argmax(dim=1)
+        if scores_NK.shape[1] == 1:
+            return torch.zeros_like(scores_NK[:, 0], dtype=torch.int64), torch.full_like(scores_NK[:, 0], torch.inf)
         top, labels = scores_NK.topk(2, dim=1)
         labels_N = labels[:, 0].contiguous()
         line_N = top[:, 0].float() - self.coarse.margin(top[:, 0].float())
-        open_N = (top[:, 1].float() >= line_N).nonzero().ravel()
-        if len(open_N):
+        gaps_N = (line_N - top[:, 1].float()).clamp_(min=0.0)
+        open_N = (gaps_N == 0).nonzero().ravel()
+        if len(open_N) and self.precision == "exact":
             owners, clusters = (scores_NK.index_select(0, open_N).float() >= line_N[open_N, None]).nonzero().unbind(1)
             labels_N[open_N] = self._decide(rows_ND.index_select(0, open_N), owners, clusters)
-        return labels_N
+        return labels_N, gaps_N
 
     def _score_buffer(self, num_rows: int) -> torch.Tensor:
         if self._scores is None or self._scores.shape[0] < num_rows:
@@ -161,9 +169,10 @@ def pair_dots(
     chunk = max(64, PAIR_BYTES[rows_ND.device.type] // (dtype.itemsize * rows_ND.shape[1]))
     for pairs in row_blocks(len(owners_P), chunk):
         owners, owner_at = torch.unique_consecutive(owners_P[pairs], return_inverse=True)
-        clusters, cluster_at = torch.unique(clusters_P[pairs], return_inverse=True)
-        left = rows_ND.index_select(0, owners).to(dtype)
-        right = centroids_KD.index_select(0, clusters).to(dtype)
+        left, right, cluster_at = rows_ND.index_select(0, owners).to(dtype), centroids_KD, clusters_P[pairs]
+        if right.dtype is not dtype:  # convert the centroids of these pairs only
+            clusters, cluster_at = torch.unique(cluster_at, return_inverse=True)
+            right = centroids_KD.index_select(0, clusters).to(dtype)
         if rows_ND.device.type == "cuda":
             out_P[pairs] = torch.linalg.vecdot(left.index_select(0, owner_at), right.index_select(0, cluster_at))
         else:

@@ -6,7 +6,7 @@ an all-gather of centroids and a reduce-scatter of sums through Ray's object sto
 per-cluster similarity sums only. Methods whose lists travel to several workers return one object per worker.
 
 Traffic per iteration and worker: 8 K D bytes of sums out, 4 K D bytes of centroids in; none with one worker.
-Memory per worker: K D (8 + 4 + 4) bytes, ``cache_gb``, one feature part, and 12 bytes for each of its rows.
+Memory per worker: K D (8 + 4 + 4 + 4) bytes, ``cache_gb``, one feature part, and 16 bytes for each of its rows.
 """
 
 from __future__ import annotations
