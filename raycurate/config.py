@@ -54,6 +54,8 @@ class IngestConfig(StageConfig):
     max_turns: int = Field(256, ge=2)
     max_images: int = Field(64, ge=1)
     insert_missing_marks: bool = Field(False, description="put a missing <image> mark first, instead of a reject")
+    drop_leading_answer: bool = Field(False, description="drop answers before the first question, as LLaVA's trainer")
+    split: str | None = Field(None, description="which split of a Hugging Face DatasetDict")
     rows_per_shard: int = Field(2048, ge=1, description="rows in one part, the unit of work of the row-wise stages")
     buckets: int = Field(1024, ge=1, le=65536, description="fine hash ranges; a shard is a run of them")
     slice_rows: int = execution(10_000, ge=1, description="source rows that one reading task takes")
@@ -116,10 +118,8 @@ class RankConfig(StageConfig):
     """``rank``: regroup rows by cluster; density and the full greedy order of every cluster."""
 
     sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel")
-    max_rows: int = Field(
-        20_000, ge=2, description="largest cluster ranked whole; beyond it hashed chunks, interleaved"
-    )
-    kernel_mb: int = execution(1024, ge=1, description="largest kernel matrix; beyond it columns are made on demand")
+    max_rows: int = Field(16_384, ge=2, description="largest cluster ranked whole; beyond it hashed chunks")
+    kernel_mb: int = execution(1024, ge=1, description="largest kernel in memory; beyond it in a temporary file")
     features: Label = "main"
     clusters: Label = "main"
     label: Label = execution("main")
@@ -145,6 +145,7 @@ class ExportConfig(StageConfig):
 
     out: str
     format: str = "llava"
+    embed_images: bool = Field(False, description="put the image files into the Parquet export")
     selection: Label = "main"
     samples: Label = "main"
 
@@ -155,6 +156,7 @@ class SessionConfig(StageConfig):
     address: str | None = Field(None, description="'auto', ray://..., or None: RAY_ADDRESS if set, else a local one")
     num_cpus: int | None = Field(None, ge=1, description="of a local cluster")
     object_store_mb: int | None = Field(None, ge=80, description="of a local cluster")
+    dashboard: bool = Field(False, description="of a local cluster; Ray Train and Tune ask its State API")
 
 
 class Recipe(StageConfig):

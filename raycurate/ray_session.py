@@ -2,7 +2,7 @@
 
 A local cluster is started with ``address="local"`` so that a stale cluster of somebody else on the machine is never
 joined. Ray's banners and per-task log lines stay out of the user's terminal; errors of tasks and actors still reach the
-driver as exceptions.
+driver as exceptions, and what Ray printed while it started is shown if the start fails.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 
 import psutil
@@ -18,6 +20,7 @@ import ray
 from raycurate.config import SessionConfig
 
 MIN_OBJECT_STORE = 128 << 20
+MAX_OBJECT_STORE = 2 << 30
 
 
 @contextlib.contextmanager
@@ -27,29 +30,56 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
         yield
         return
     config = config or SessionConfig()  # type: ignore[call-arg]
-    address = config.address or os.environ.get("RAY_ADDRESS")
     # Set before init: worker processes inherit them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCURATE_RAY_LOGS"))}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        memory = (config.object_store_mb or 0) << 20
-        memory = memory or max(MIN_OBJECT_STORE, min(2 << 30, psutil.virtual_memory().available // 10))
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            object_store_memory=memory,
-            include_dashboard=False,
-            **quiet,
-        )
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    with _held_stderr():
+        if address:
+            ray.init(address=address, **_quiet())
+        else:
+            _start_local(config)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local(config: SessionConfig) -> None:
+    memory = (config.object_store_mb or 0) << 20
+    memory = memory or max(MIN_OBJECT_STORE, min(MAX_OBJECT_STORE, psutil.virtual_memory().available // 10))
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus,
+        object_store_memory=memory,
+        include_dashboard=config.dashboard,
+        **_quiet(),
+    )
+
+
+def _quiet() -> dict[str, object]:
+    return {"logging_level": logging.ERROR, "log_to_driver": bool(os.environ.get("RAYCURATE_RAY_LOGS"))}
+
+
+@contextlib.contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Hold what is written to stderr, by C++ too, and show it only if the body fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def cluster_cpus() -> float:

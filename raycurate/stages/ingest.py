@@ -51,12 +51,13 @@ PIECE_BYTES = 64 << 20
 def ingest(run: Run, config: IngestConfig) -> Manifest:
     """Write the ``samples`` noun. Every row of the source is in it or in the quarantine."""
     columns = () if config.task_column == "task" else (config.task_column,)
-    options = ReadOptions(slice_rows=config.slice_rows, max_image_bytes=config.max_image_bytes)
+    options = ReadOptions(slice_rows=config.slice_rows, max_image_bytes=config.max_image_bytes, split=config.split)
     reader = open_source(config.source, config.format, options=options, columns=columns)
     parse = ParseOptions(
         task_column=config.task_column,
         task_map=load_task_map(config.task_map) if config.task_map else None,
         insert_missing_marks=config.insert_missing_marks,
+        drop_leading_answer=config.drop_leading_answer,
         max_turns=config.max_turns,
         max_chars=config.max_chars,
         max_images=config.max_images,

@@ -1,0 +1,174 @@
+"""The whole path by the command line: one answer whatever the workers, shards and kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from raycurate.store import Run
+from tests.nouns import read_all
+from tests.tiny_vlms import make_tiny_vlm
+
+ROWS = 360
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Rows of three tasks over drawn images, a random LLaVA, in a folder."""
+    folder = tmp_path_factory.mktemp("data")
+    make_tiny_vlm("llava", folder / "model")
+    rng = np.random.default_rng(1)
+    for i in range(60):
+        image = Image.new("RGB", (40, 40), tuple(int(v) for v in rng.integers(0, 255, 3)))
+        ImageDraw.Draw(image).ellipse((5, 5, 10 + i % 25, 30), fill=tuple(int(v) for v in rng.integers(0, 255, 3)))
+        image.save(folder / f"{i}.png")
+    rows = []
+    for i in range(ROWS):
+        mark = "" if i % 9 == 0 else "<image>\n"
+        question = ("what colour is it?", "how many things are there?", "say something about the sea")[i % 3]
+        turns = [
+            {"from": "human", "value": mark + question},
+            {"from": "gpt", "value": f"it is {i % 11} " * (1 + i % 4)},
+        ]
+        rows.append(
+            {"id": i, "conversations": turns, "task": f"task {i % 3}"} | ({"image": f"{i % 60}.png"} if mark else {})
+        )
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    pieces = folder / "pieces"
+    pieces.mkdir()
+    for number in range(7):
+        (pieces / f"{number}.json").write_text(json.dumps(rows[number::7]), encoding="utf-8")
+    return folder
+
+
+def _recipe(folder: Path, data: Path, **changes: dict) -> Path:
+    recipe = {
+        "run": str(folder / "run"),
+        "ray": {"num_cpus": 4, "object_store_mb": 128},
+        "ingest": {"source": str(data / "rows.json"), "images": str(data), "rows_per_shard": 40},
+        "extract": {
+            "model": str(data / "model"),
+            "window_rows": 16,
+            "batch_rows": 8,
+            "max_actors": 2,
+            "cpus_per_actor": 0.5,
+        },
+        "cluster": {"clusters": 12, "iterations": 8, "tolerance": 0, "workers": 2, "cpus_per_worker": 0.5},
+        "select": {"ratio": 0.25, "options": {"temperature": 0.1}},
+        "export": {"out": str(folder / "coreset.json")},
+    }
+    for section, values in changes.items():
+        recipe[section].update(values)
+    folder.mkdir(exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def _start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "raycurate.cli", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def _run(*arguments: str) -> str:
+    process = _start(*arguments)
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    return output
+
+
+def _answer(folder: Path) -> list[tuple]:
+    table = read_all(Run(str(folder / "run")).noun("selection")).sort_by("key")
+    columns = ("key", "kept", "cluster", "rank", "score", "reason")
+    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
+
+@pytest.fixture(scope="module")
+def calm(data, tmp_path_factory) -> list[tuple]:
+    """The selection of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("calm")
+    recipe = str(_recipe(folder, data))
+    _run("run", recipe)
+    kept = json.loads((folder / "coreset.json").read_text(encoding="utf-8"))
+    assert len(kept) == round(0.25 * ROWS)
+    started = time.monotonic()
+    again = _run("run", recipe, "--set", "select.ratio=0.25")
+    assert time.monotonic() - started < 60
+    assert "kept 90" in again
+    return _answer(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("actors", "workers"), [(1, 1), (3, 3)])
+def test_workers_do_not_change_the_answer(data, calm, tmp_path, actors, workers):
+    """1 or 3 extraction actors and k-means workers, against 2: the same rows, ranks and scores."""
+    changes = {"extract": {"min_actors": actors, "max_actors": actors}, "cluster": {"workers": workers}}
+    _run("run", str(_recipe(tmp_path, data, **changes)))
+    assert _answer(tmp_path) == calm
+
+
+@pytest.mark.slow
+def test_input_shards_do_not_change_the_answer(data, calm, tmp_path):
+    """One source file or the rows dealt to seven."""
+    _run("run", str(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
+    assert _answer(tmp_path) == calm
+
+
+def _kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """kill -9 the driver as soon as ``ready`` says so."""
+    deadline = time.monotonic() + 240
+    while not ready():
+        assert process.poll() is None, f"ended before it could be killed: {process.stdout and process.stdout.read()}"
+        assert time.monotonic() < deadline, "never got there"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_kills_in_extract_and_cluster_do_not_change_the_answer(data, calm, tmp_path):
+    """kill -9 of the driver in the middle of extract, then of cluster, then a rerun: the answer of a calm run."""
+    recipe = str(_recipe(tmp_path, data, extract={"max_actors": 1}))
+    run = Run(str(tmp_path / "run"))
+    features, clusters = run.noun("features"), run.noun("clusters")
+    _kill_when(_start("run", recipe), lambda: 2 <= len(features.records()) < 9)
+    survivors = set(features.records())
+    assert survivors
+    assert features.manifest() is None
+    assert "features/main" in _run("status", str(tmp_path / "run"))
+
+    def mid_cluster() -> bool:
+        state = clusters.read_json("checkpoint/state.json")
+        return state is not None and 1 <= len(state["history"]) and clusters.manifest() is None
+
+    _kill_when(_start("run", recipe), mid_cluster)
+    assert features.manifest() is not None
+    assert clusters.manifest() is None
+    _run("run", recipe)
+    assert _answer(tmp_path) == calm
+
+
+def test_errors_are_one_line_and_exit_one(tmp_path):
+    """No traceback without --debug; usage errors exit with 2."""
+    process = _start("extract", str(tmp_path / "none"))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "Run `raycurate ingest` first" in output
+    process = _start("cluster", str(tmp_path))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "--clusters" in output
