@@ -1,0 +1,114 @@
+"""The settings of `finetune`. Every default is LLaVA-1.5's recipe (scripts/v1_5/finetune_lora.sh and finetune.sh).
+
+    | setting                      | LoRA                       | full  |
+    | learning rate                | 2e-4                       | 2e-5  |
+    | projector's learning rate    | 2e-5                       | 2e-5  |
+    | rank / alpha / dropout       | 128 / 256 / 0.05           | -     |
+    | rows per optimizer step      | 128                        | 128   |
+    | epochs, warm-up, schedule    | 1, 0.03, cosine            | same  |
+    | weight decay, longest row    | 0, 2048 tokens             | same  |
+    | vision tower                 | frozen                     | same  |
+
+`micro_batch` and `workers` say how the rows of a step are spread and are not part of the fingerprint: the loss is
+normalised over the whole step, so they change the result by rounding only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from raycurate.config import Label, StageConfig, execution
+
+LORA_LEARNING_RATE = 2e-4
+FULL_LEARNING_RATE = 2e-5
+PROJECTOR_LEARNING_RATE = 2e-5
+
+
+class FinetuneConfig(StageConfig):
+    """``finetune``: train a vision-language model on the kept rows, each task with its weight."""
+
+    model: str = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
+    samples: Label = "main"
+    selection: Label | None = Field("main", description="train on its kept rows; null trains on all samples")
+    limit: int | None = Field(None, ge=1, description="train on a random subset of this many of those rows")
+    weights: dict[str, float] | None = Field(None, description="weight per task; null weighs every token alike")
+
+    method: Literal["lora", "full"] = "lora"
+    lora_rank: int = Field(128, ge=1)
+    lora_alpha: float = Field(256, gt=0)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    train_projector: bool = Field(True, description="train the projector fully, with LoRA as well")
+    train_vision: bool = Field(False, description="train the vision tower as well; LLaVA-1.5 keeps it frozen")
+    projector: tuple[str, ...] | None = Field(None, description="module paths of the projector, where not known")
+
+    learning_rate: float | None = Field(None, gt=0, description="default: 2e-4 with LoRA, 2e-5 without")
+    projector_learning_rate: float | None = Field(None, gt=0, description="default: 2e-5")
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
+    batch_rows: int = Field(128, ge=1, description="rows in one optimizer step, over all workers")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 = no clipping")
+    max_length: int = Field(2048, ge=8, description="longest row in tokens, images expanded")
+    overlong: Literal["cut", "quarantine"] = Field("cut", description="cut at the end of a turn, or reject the row")
+    group_by_length: bool = Field(True, description="batches of rows of like length")
+    precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="auto: bfloat16 on a GPU")
+    seed: int = 0
+    trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
+    merge: bool = Field(False, description="with LoRA: also write the merged model, which plain transformers loads")
+
+    label: Label = execution("main")
+    workers: int = execution(1, ge=1, description="training processes, one GPU each where there are GPUs")
+    gpus_per_worker: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    cpus_per_worker: float = execution(1.0, gt=0)
+    threads: int | None = execution(None, ge=1, description="torch threads of a worker without a GPU")
+    micro_batch: int | None = execution(None, ge=1, description="rows per worker and forward; default: 16 at most")
+    deepspeed: str | None = execution(None, description="zero2, zero3, or a DeepSpeed JSON file; null: plain DDP")
+    gradient_checkpointing: bool | None = execution(None, description="default: on a GPU only")
+    loader_workers: int = execution(0, ge=0, description="processes per worker that decode images")
+    image_cache_mb: int = execution(256, ge=0, description="processed images kept in each loading process")
+    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
+    scratch: str | None = execution(None, description="folder for local copies of the tokens and of remote checkpoints")
+    logging_steps: int = execution(10, ge=1)
+    save_steps: int = execution(200, ge=1, description="optimizer steps between checkpoints")
+    keep_checkpoints: int = execution(1, ge=1)
+    max_failures: int = execution(3, ge=-1, description="restarts after a dead worker; -1 = no bound")
+    start_seconds: float = execution(900.0, gt=0, description="longest wait for the workers to start")
+    trackers: tuple[Literal["tensorboard", "mlflow"], ...] = execution(("tensorboard",))
+    strict: bool = execution(False)
+    max_tasks: int = execution(64, ge=1)
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> FinetuneConfig:
+        if self.batch_rows % self.workers:
+            raise ValueError(f"batch_rows {self.batch_rows} is not a multiple of workers {self.workers}")
+        rows = self.batch_rows // self.workers
+        if self.micro_batch is not None and rows % self.micro_batch:
+            raise ValueError(
+                f"batch_rows {self.batch_rows} over {self.workers} workers gives {rows} rows each, "
+                f"which is not a multiple of micro_batch {self.micro_batch}"
+            )
+        return self
+
+    @property
+    def rows_per_forward(self) -> int:
+        """Rows of one worker's forward pass: `micro_batch`, or the largest divisor of its rows up to 16."""
+        rows = self.batch_rows // self.workers
+        return self.micro_batch or max(n for n in range(1, 17) if rows % n == 0)
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one worker in one optimizer step."""
+        return self.batch_rows // self.workers // self.rows_per_forward
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """The learning rates of the decoder and of the projector."""
+        usual = LORA_LEARNING_RATE if self.method == "lora" else FULL_LEARNING_RATE
+        rate = self.learning_rate or usual
+        return rate, self.projector_learning_rate or (PROJECTOR_LEARNING_RATE if self.learning_rate is None else rate)

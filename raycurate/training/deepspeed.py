@@ -1,0 +1,64 @@
+"""DeepSpeed configs made from the settings, in LLaVA's shape with today's corrections.
+
+`overlap_comm` is off and clipping is `auto`, as in LLaMA-Factory and ms-swift. There is no `optimizer` section: the
+trainer's own AdamW, with its group for the projector, is used. Under ZeRO-3 the 16-bit weights are gathered when a
+model is saved, so that a checkpoint is a `save_pretrained` folder; all ranks must save together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from raycurate.errors import UserError, unknown_name
+
+STAGES = ("zero2", "zero3")
+
+
+def deepspeed_config(name: str, *, bf16: bool) -> dict[str, Any]:
+    """The config for "zero2", "zero3" or a JSON file.
+
+    Raises:
+        UserError: an unknown name, or a file that is not a JSON object.
+    """
+    if name not in STAGES:
+        return _read(name)
+    zero: dict[str, Any] = {
+        "stage": int(name[-1]),
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": "auto",
+    }
+    if name == "zero3":
+        zero |= {
+            "sub_group_size": 1_000_000_000,
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+            "stage3_max_live_parameters": 1_000_000_000,
+            "stage3_max_reuse_distance": 1_000_000_000,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
+    return {
+        "bf16": {"enabled": bf16},
+        "zero_optimization": zero,
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "wall_clock_breakdown": False,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".json":
+        raise unknown_name("DeepSpeed setting", name, [*STAGES, "a path that ends with .json"])
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the DeepSpeed config {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"the DeepSpeed config {path} must be a JSON object")
+    return value

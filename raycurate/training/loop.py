@@ -1,0 +1,285 @@
+"""One training process from settings to a saved model. No Ray: a stage, a test or torchrun starts it on each rank.
+
+The process group and the environment (RANK, WORLD_SIZE, ...) are there already. Every rank opens the tokens, builds
+the network (after the training arguments: a ZeRO-3 config must be known when the weights are loaded), goes on from the
+last complete checkpoint if there is one, trains, and saves together with the others.
+
+A checkpoint is complete once `COMPLETE` names it: that file is written by rank 0 after a barrier, so a process killed
+while it saves leaves the checkpoint before it as the one to go on from. Checkpoints are transformers' own folders:
+model or adapter, optimizer, scheduler, random states, and the sums by task.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments, set_seed
+
+from raycurate.errors import UserError
+from raycurate.models.adapter import load_processor
+from raycurate.store import Noun
+from raycurate.training.collate import Collator
+from raycurate.training.config import FinetuneConfig
+from raycurate.training.data import TokenDataset
+from raycurate.training.deepspeed import deepspeed_config
+from raycurate.training.network import (
+    add_lora,
+    count_parameters,
+    freeze,
+    load_network,
+    merge_adapter,
+    projector_paths,
+    save_processor,
+)
+from raycurate.training.trainer import VitwTrainer
+
+COMPLETE = "complete.json"
+Report = Callable[[dict[str, float], str | None], None]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a training process is told.
+
+    Attributes:
+        config: the stage's settings.
+        tokens: the finished `tokens` noun.
+        tasks: task names in the order of their numbers.
+        task_weights: lambda per task.
+        output: local folder for checkpoints, logs and the final model; shared where there are several machines.
+        scratch: local folder for memory-mapped tokens.
+        image_root: where image paths start.
+        on_gpu: whether each process has a GPU.
+        name: of the run, for the trackers.
+    """
+
+    config: FinetuneConfig
+    tokens: Noun
+    tasks: tuple[str, ...]
+    task_weights: tuple[float, ...]
+    output: str
+    scratch: str
+    image_root: str | None = None
+    on_gpu: bool = False
+    name: str = "raycurate"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to; the same on every rank."""
+
+    steps: int
+    rows_seen: int
+    tokens_seen: int
+    loss: float
+    seconds: float
+    trained_parameters: int
+    parameters: int
+    resumed_from: int | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
+    """Train on this rank; returns when the final model is saved in `output/final` (and `output/merged`).
+
+    Args:
+        settings: the same on every rank.
+        report: called on every rank with the newest logged numbers and, after a save, the checkpoint's folder.
+    """
+    config = settings.config
+    started = time.monotonic()
+    if not settings.on_gpu:
+        torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
+    arguments = training_arguments(settings)
+    set_seed(config.seed)
+    processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
+    network, projector = build_network(config, arguments)
+    dataset = TokenDataset(
+        settings.tokens,
+        processor,
+        settings.tasks,
+        scratch=settings.scratch,
+        image_root=settings.image_root,
+        image_cache_mb=config.image_cache_mb,
+    )
+    rate, projector_rate = config.rates
+    trainer = VitwTrainer(
+        model=network,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=Collator(processor, dataset),
+        callbacks=[_Reporter(report, Path(settings.output))],
+        tasks=settings.tasks,
+        task_weights=settings.task_weights,
+        group_by_length=config.group_by_length,
+        order_seed=config.seed,
+        projector_names=projector,
+        projector_learning_rate=None if projector_rate == rate else projector_rate,
+    )
+    checkpoint = complete_checkpoint(settings.output)
+    if checkpoint is not None:
+        trainer.load_task_sums(checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.finish_task_sums()
+    _save_final(settings, trainer, processor)
+    trained, parameters = count_parameters(network)
+    tokens_K, losses_K, rows_K = trainer.totals_3K
+    return Outcome(
+        steps=trainer.state.global_step,
+        rows_seen=int(rows_K.sum()),
+        tokens_seen=int(tokens_K.sum()),
+        loss=trainer.mean_loss(),
+        seconds=time.monotonic() - started,
+        trained_parameters=trained,
+        parameters=parameters,
+        resumed_from=None if checkpoint is None else int(checkpoint.rsplit("-", 1)[1]),
+        history=[entry for entry in trainer.state.log_history if "loss" in entry],
+        tasks=trainer.task_summary(),
+    )
+
+
+def training_arguments(settings: LoopSettings) -> TrainingArguments:
+    """The settings as transformers takes them."""
+    config = settings.config
+    bf16 = config.precision == "bfloat16" or (config.precision == "auto" and settings.on_gpu)
+    checkpointing = settings.on_gpu if config.gradient_checkpointing is None else config.gradient_checkpointing
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{settings.output}/logs")
+    if "mlflow" in config.trackers:
+        _require_mlflow()
+    return TrainingArguments(
+        output_dir=f"{settings.output}/checkpoints",
+        run_name=settings.name,
+        per_device_train_batch_size=config.rows_per_forward,
+        gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.rates[0],
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        bf16=bf16,
+        tf32=True if settings.on_gpu else None,
+        use_cpu=not settings.on_gpu,
+        ddp_backend="nccl" if settings.on_gpu else "gloo",
+        ddp_find_unused_parameters=config.train_vision,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        deepspeed=None if config.deepspeed is None else deepspeed_config(config.deepspeed, bf16=bf16),
+        logging_steps=config.logging_steps,
+        logging_first_step=True,
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        save_total_limit=config.keep_checkpoints,
+        seed=config.seed,
+        data_seed=config.seed,
+        dataloader_num_workers=config.loader_workers,
+        dataloader_persistent_workers=config.loader_workers > 0,
+        dataloader_pin_memory=settings.on_gpu,
+        remove_unused_columns=False,
+        average_tokens_across_devices=True,
+        report_to=list(config.trackers) or "none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def _require_mlflow() -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("mlflow") is None:
+        raise UserError("the tracker 'mlflow' needs a package that is missing: pip install mlflow")
+
+
+def build_network(config: FinetuneConfig, arguments: TrainingArguments) -> tuple[Any, list[str]]:
+    """The network with its trained parameters chosen, and the projector's paths.
+
+    Trained parameters are float32 under plain DDP (bfloat16 is then autocast); DeepSpeed keeps float32 copies itself.
+    """
+    sixteen_bit = arguments.bf16 and (config.deepspeed is not None or config.method == "lora")
+    dtype = torch.bfloat16 if sixteen_bit else torch.float32
+    network = load_network(config.model, dtype=dtype, trust_remote_code=config.trust_remote_code)
+    projector = projector_paths(network, config.projector)
+    if config.method == "full":
+        freeze(
+            network,
+            projector=projector,
+            train_projector=config.train_projector,
+            train_vision=config.train_vision,
+        )
+    else:
+        if arguments.gradient_checkpointing:
+            network.enable_input_require_grads()
+        network = add_lora(
+            network,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            saved_modules=projector if config.train_projector else (),
+        )
+    if config.deepspeed is None:
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return network, projector
+
+
+def complete_checkpoint(output: str | Path) -> str | None:
+    """The folder of the last complete checkpoint, None where there is none."""
+    marker = Path(output) / "checkpoints" / COMPLETE
+    if not marker.is_file():
+        return None
+    folder = marker.parent / json.loads(marker.read_text(encoding="utf-8"))["checkpoint"]
+    return str(folder) if folder.is_dir() else None
+
+
+class _Reporter(TrainerCallback):
+    """Commits checkpoints and hands numbers on."""
+
+    def __init__(self, report: Report | None, output: Path) -> None:
+        self._report, self._output = report, output
+        self._latest: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+        numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
+        self._latest = {**numbers, "step": float(state.global_step), "steps": float(state.max_steps)}
+        if self._report:
+            self._report(self._latest, None)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        name = f"checkpoint-{state.global_step}"
+        folder = Path(args.output_dir)
+        if args.process_index == 0:
+            temporary = folder / f".{COMPLETE}"
+            temporary.write_text(json.dumps({"checkpoint": name}), encoding="utf-8")
+            os.replace(temporary, folder / COMPLETE)
+        if self._report:
+            self._report({**self._latest, "step": float(state.global_step)}, str(folder / name))
+
+
+def _save_final(settings: LoopSettings, trainer: VitwTrainer, processor: Any) -> None:
+    """`final`: the model or adapter with the processor, made aside and renamed; `merged` where asked."""
+    config, output = settings.config, Path(settings.output)
+    partial = output / ".final"
+    trainer.save_model(str(partial))
+    if trainer.args.process_index == 0:
+        save_processor(config.model, processor, partial)
+        shutil.rmtree(output / "final", ignore_errors=True)
+        os.replace(partial, output / "final")
+        if config.merge and config.method == "lora":
+            merge_adapter(config.model, output / "final", output / "merged", trust_remote_code=config.trust_remote_code)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()

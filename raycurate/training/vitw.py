@@ -1,0 +1,95 @@
+"""The VITW loss (CoTBal, Eq. 2): each token's cross-entropy weighted by its task, over the sum of those weights.
+
+    L = sum_tokens lambda[task] * CE / sum_tokens lambda[task]
+
+both sums over all valid tokens of one optimizer step: of every rank and every micro-batch. A token is valid where its
+label is not -100; the token at position t is predicted from position t - 1. With R ranks whose gradients are averaged
+and Z = the weight sum over the whole step, a micro-batch with weighted sum n goes backward on R * n / Z; the
+micro-batches then add up to the gradient of L exactly. A mean per micro-batch would give a mean of means: up to 24%
+off.
+
+Only the ratios of lambda matter. The effective share of task i in the gradient is lambda_i T_i / sum_k lambda_k T_k
+with T its valid tokens: that, not lambda, is what a report should show.
+
+Shapes: B rows, T tokens, P kept positions, V vocabulary, K tasks. Cross-entropy is taken in float32.
+Cost: one float32 copy of the kept logits, B * P * V * 4 bytes. `kept_positions` names the positions whose logits are
+needed, so that a model that can leave the others out never makes them: prompts and images are most of a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """The sums of one micro-batch: `weighted` is n; per task the valid tokens, their summed loss, the rows. float64."""
+
+    weighted: torch.Tensor
+    tokens_K: torch.Tensor
+    losses_K: torch.Tensor
+    rows_K: torch.Tensor
+
+    def stacked(self) -> torch.Tensor:
+        """Tokens, losses and rows as one [3, K] tensor, for one all-reduce."""
+        return torch.stack([self.tokens_K, self.losses_K, self.rows_K])
+
+
+def kept_positions(labels_BT: torch.Tensor) -> torch.Tensor:
+    """The positions [P] that predict a valid token in any row, in order; [0] where there is none."""
+    found_P = (labels_BT[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
+    return found_P if len(found_P) else found_P.new_zeros(1)
+
+
+def weight_sum(labels_BT: torch.Tensor, tasks_B: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
+    """d of one micro-batch: the summed weight of its valid tokens, a float64 scalar."""
+    valid_B = (labels_BT[:, 1:] != IGNORED).sum(dim=1)
+    return (valid_B * weights_K.to(torch.float64)[tasks_B]).sum()
+
+
+def weighted_sums(
+    logits_BPV: torch.Tensor,
+    labels_BT: torch.Tensor,
+    tasks_B: torch.Tensor,
+    weights_K: torch.Tensor,
+    positions_P: torch.Tensor,
+) -> LossSums:
+    """The sums of one micro-batch from the logits at `positions_P`.
+
+    Args:
+        logits_BPV: of any floating dtype; the gradient flows through `weighted` only.
+        labels_BT: token ids, -100 where a token is not trained on.
+        tasks_B: task number per row, int64.
+        weights_K: lambda per task.
+        positions_P: the positions that the logits are of; must hold all of `kept_positions(labels_BT)`.
+    """
+    labels_BP = _next_labels(labels_BT, positions_P)
+    losses_BP = functional.cross_entropy(
+        logits_BPV.flatten(0, 1).float(), labels_BP.flatten(), reduction="none", ignore_index=IGNORED
+    ).view_as(labels_BP)
+    weights_B = weights_K.to(losses_BP.dtype)[tasks_B]
+    valid_B = (labels_BP != IGNORED).sum(dim=1).double()
+    losses_B = losses_BP.detach().sum(dim=1, dtype=torch.float64)
+    zeros_K = torch.zeros(len(weights_K), dtype=torch.float64, device=losses_BP.device)
+    return LossSums(
+        weighted=(losses_BP * weights_B[:, None]).sum(),
+        tokens_K=zeros_K.index_add(0, tasks_B, valid_B),
+        losses_K=zeros_K.index_add(0, tasks_B, losses_B),
+        rows_K=zeros_K.index_add(0, tasks_B, (valid_B > 0).double()),
+    )
+
+
+def _next_labels(labels_BT: torch.Tensor, positions_P: torch.Tensor) -> torch.Tensor:
+    """The label that each kept position predicts, -100 after the last token."""
+    return functional.pad(labels_BT, (0, 1), value=IGNORED)[:, positions_P + 1]
+
+
+def gradient_shares(tokens_K: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
+    """lambda_i T_i / sum_k lambda_k T_k per task, float64 [K]; zeros where there is no token."""
+    weighted_K = tokens_K.double() * weights_K.double()
+    return weighted_K / weighted_K.sum().clamp_min(torch.finfo(torch.float64).tiny)
