@@ -15,42 +15,23 @@ holds one window, an actor one batch. Ray Data's own checkpoint is not used: the
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray
 import ray.data
 
 from raycurate.config import ExtractConfig
 from raycurate.errors import UserError
-from raycurate.features.rows import features_column, features_of_table
-from raycurate.filesystem import delete_folder, read_bytes, write_bytes
+from raycurate.filesystem import delete_folder
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_cpus, cluster_gpus
-from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
+from raycurate.stages.model_facts import ModelFacts, model_facts
 from raycurate.stages.shards import count_record, describe, get_result, map_tasks, skip_if_done, stage_progress
-from raycurate.store import Manifest, Noun, Run, ShardRecord
+from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
 BLOCK_BYTES = 8 << 20
-SMALL_FILE = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the driver must know of a model, found without loading its weights."""
-
-    fingerprint: str
-    layers: tuple[int, ...]
-    block_dim: int
-    dimension: int
-    dtype: str
 
 
 def extract(run: Run, config: ExtractConfig) -> Manifest:
@@ -58,7 +39,7 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
     gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(cluster_gpus() > 0)
-    facts: ModelFacts = next(map_tasks(_model_facts, [(config, gpus > 0)], num_cpus=0.5))
+    facts: ModelFacts = next(map_tasks(model_facts, [(config, gpus > 0)], num_cpus=0.5))
     description = describe(
         "extract",
         STAGE_VERSION,
@@ -76,10 +57,11 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     noun.begin(description)
     images = config.images or sample_manifest.description["config"]["images"]
     missing = noun.missing(sample_manifest.shards)
+    rate: float | None = None
     with stage_progress("extract", noun, sample_manifest.rows_out) as progress:
         if missing:
             dataset = _dataset(samples, noun, config, facts, images, missing, gpus)
-            _commit_shards(samples, noun, dataset, progress, config)
+            rate = _commit_shards(samples, noun, dataset, progress, config)
     delete_folder(noun.filesystem, f"{noun.folder}/fragments")
     return noun.finish(
         metrics={
@@ -90,51 +72,9 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             "dtype": facts.dtype,
             "model": config.model,
             "variant": config.variant,
+            "rows_per_second": rate,
         }
     )
-
-
-def _model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
-    """Check that the model can be used, on the meta device; runs as a task so that the driver stays light."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    from raycurate.features.extractor import ActivationExtractor
-    from raycurate.models.adapter import check_supported, load_processor, resolve_dtype, resolve_model, wrap_vlm
-
-    source = resolve_model(config.model)
-    processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
-    model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
-    check_supported(config.model, model_config)
-    with torch.device("meta"):
-        network = AutoModelForImageTextToText.from_config(model_config, trust_remote_code=config.trust_remote_code)
-    vlm = wrap_vlm(network, processor, name=config.model)
-    layers = None if config.layers == "auto" else config.layers
-    extractor = ActivationExtractor(vlm, layers, config.variant)
-    return ModelFacts(
-        fingerprint=_model_fingerprint(source, model_config),
-        layers=tuple(extractor.layers),
-        block_dim=vlm.hidden_size,
-        dimension=extractor.feature_dim,
-        dtype=str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu")),
-    )
-
-
-def _model_fingerprint(source: str, model_config: Any) -> str:
-    """A hash of a local folder's files (small ones whole, large ones by size and ends), or the hub's commit."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"{source}@{getattr(model_config, '_commit_hash', None)}"
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".jinja")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(SMALL_FILE))
-            if size > SMALL_FILE:
-                stream.seek(max(SMALL_FILE, size - SMALL_FILE))
-                digest.update(stream.read(SMALL_FILE))
-    return digest.hexdigest()
 
 
 def _dataset(
@@ -163,13 +103,13 @@ def _dataset(
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = int(config.stall_seconds)
     dataset = dataset.map_batches(
-        functools.partial(_load_shards, samples, config, facts, images),
+        functools.partial(load_shards, samples, config, facts, images),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=config.cpus_per_loader,
     )
     return dataset.map_batches(
-        _Extractor,
+        ExtractionActor,
         fn_constructor_kwargs={"noun": noun, "config": config, "facts": facts, "on_gpu": gpus > 0},
         batch_size=1,
         batch_format="pyarrow",
@@ -179,162 +119,25 @@ def _dataset(
     )
 
 
-@functools.lru_cache(maxsize=4)
-def _preparer(model: str, trust_remote_code: bool, max_length: int, tokens: int, rows: int, dtype: str) -> Any:
-    """A worker process keeps the processors that it has loaded."""
-    import torch
-
-    from raycurate.features.prepare import Preparer
-    from raycurate.models.adapter import load_processor
-
-    torch.set_num_threads(1)
-    return Preparer(
-        load_processor(model, trust_remote_code=trust_remote_code),
-        max_length=max_length,
-        token_budget=tokens,
-        max_rows=rows,
-        pixel_dtype=getattr(torch, dtype.removeprefix("torch.")),
-    )
-
-
-BATCH_SCHEMA = pa.schema(
-    [
-        ("shard", pa.int32()),
-        ("window", pa.int32()),
-        ("batch", pa.int32()),
-        ("batches", pa.int32()),
-        ("windows", pa.int32()),
-        ("failures", pa.string()),
-        ("payload", pa.large_binary()),
-    ]
-)
-
-
-def _load_shards(
-    samples: Noun, config: ExtractConfig, facts: ModelFacts, images: str | None, table: pa.Table
-) -> Iterator[pa.Table]:
-    """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
-    from raycurate.samples.images import ImageRoot, load_image
-    from raycurate.samples.schema import ImageRef
-
-    preparer = _preparer(
-        config.model,
-        config.trust_remote_code,
-        config.max_length,
-        config.batch_tokens,
-        config.batch_rows,
-        facts.dtype,
-    )
-    root = ImageRoot(images)
-
-    def as_sample(row: dict[str, Any]) -> dict[str, Any]:
-        references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
-        return {
-            "key": row["key"],
-            "messages": row["messages"],
-            "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
-            "image_keys": [ref.identity for ref in references],
-        }
-
-    for shard in table["shard"].to_pylist():
-        rows = samples.read_part(shard, ["key", "messages", "images"])
-        windows = max(1, -(-rows.num_rows // config.window_rows))
-        for window in range(windows):
-            start = window * config.window_rows
-            prepared = preparer.prepare([as_sample(r) for r in rows.slice(start, config.window_rows).to_pylist()])
-            failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
-            payloads: list[bytes | None] = [batch.to_bytes() for batch in prepared.batches] or [None]
-            for number, payload in enumerate(payloads):
-                line = {
-                    "shard": shard,
-                    "window": window,
-                    "batch": number,
-                    "batches": len(payloads),
-                    "windows": windows,
-                    "failures": json.dumps(failures if number == 0 else []),
-                    "payload": payload,
-                }
-                yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
-
-
-def _fragment_name(shard: int, window: int, batch: int) -> str:
-    return f"fragments/{shard:05d}-{window:05d}-{batch:05d}.arrow"
-
-
-class _Extractor:
-    """Actor: the model on its device; a batch in, a fragment file and a line of counts out."""
-
-    def __init__(self, noun: Noun, config: ExtractConfig, facts: ModelFacts, on_gpu: bool) -> None:
-        import torch
-
-        from raycurate.features.extractor import ActivationExtractor
-        from raycurate.models.adapter import load_vlm
-
-        if not on_gpu:
-            torch.set_num_threads(config.threads)
-        vlm = load_vlm(
-            config.model,
-            device="cuda" if on_gpu else "cpu",
-            dtype=facts.dtype.removeprefix("torch."),
-            trust_remote_code=config.trust_remote_code,
-        )
-        self.extractor = ActivationExtractor(vlm, facts.layers, config.variant)
-        self.noun, self.window_rows = noun, config.window_rows
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        lines = [self._extract(row) for row in table.to_pylist()]
-        return pa.Table.from_pylist(lines)
-
-    def _extract(self, row: dict[str, Any]) -> dict[str, int]:
-        from raycurate.features.batch import PreparedBatch
-
-        dimension = self.extractor.feature_dim
-        positions: list[int] = []
-        keys: list[str] = []
-        reasons: list[str | None] = []
-        details: list[str | None] = []
-        features_ND = np.zeros((0, dimension), dtype=np.float16)
-        if row["payload"] is not None:
-            result = self.extractor.extract(PreparedBatch.from_bytes(row["payload"]))
-            start = row["window"] * self.window_rows
-            positions += [start + r for r in result.rows]
-            keys += result.keys
-            reasons += result.reasons
-            details += result.details
-            features_ND = result.features_ND
-        for position, key, reason, detail in json.loads(row["failures"]):
-            positions.append(position)
-            keys.append(key)
-            reasons.append(reason)
-            details.append(detail)
-        missing = len(positions) - len(features_ND)
-        features_ND = np.concatenate([features_ND, np.zeros((missing, dimension), dtype=np.float16)])
-        fragment = pa.table(
-            {
-                "row": pa.array(positions, pa.int32()),
-                "key": pa.array(keys, pa.string()),
-                "reason": pa.array(reasons, pa.string()),
-                "detail": pa.array(details, pa.string()),
-                "features": features_column(features_ND),
-            }
-        )
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, fragment.schema) as writer:
-            writer.write_table(fragment)
-        path = f"{self.noun.folder}/{_fragment_name(row['shard'], row['window'], row['batch'])}"
-        write_bytes(self.noun.filesystem, path, sink.getvalue())
-        return {name: row[name] for name in ("shard", "window", "batch", "batches", "windows")}
-
-
 class _Ledger:
-    """Which batches of which shard are done; says when a shard is complete."""
+    """Which batches of which shard are done; says when a shard is complete, and how fast rows came."""
 
     def __init__(self) -> None:
         self.batches: dict[int, dict[int, int]] = {}
         self.seen: dict[int, set[tuple[int, int]]] = {}
+        self.first = self.last = 0.0
+        self.rows_after_first = 0
 
-    def add(self, line: dict[str, int]) -> dict[int, int] | None:
+    @property
+    def rows_per_second(self) -> float | None:
+        """Steady rate: from the first finished batch to the last, so that starting up is left out."""
+        return self.rows_after_first / (self.last - self.first) if self.last > self.first else None
+
+    def add(self, line: dict[str, Any]) -> dict[int, int] | None:
         """Note one batch; the batches per window once the shard is complete. A batch that came twice counts once."""
+        self.rows_after_first += line["rows"] if self.first else 0
+        self.first = self.first or line["finished"]
+        self.last = max(self.last, line["finished"])
         shard = line["shard"]
         expected = self.batches.setdefault(shard, {})
         expected[line["window"]] = line["batches"]
@@ -348,10 +151,10 @@ class _Ledger:
 
 def _commit_shards(
     samples: Noun, noun: Noun, dataset: ray.data.Dataset, progress: Progress, config: ExtractConfig
-) -> None:
-    """Drive the pipeline; start a merge task for each complete shard; count."""
+) -> float | None:
+    """Drive the pipeline; start a merge task for each complete shard; count. Returns the steady rows per second."""
     ledger = _Ledger()
-    merge = ray.remote(_merge_shard).options(num_cpus=0.1)
+    merge = ray.remote(merge_shard).options(num_cpus=0.1)
     pending: list[ray.ObjectRef] = []
     rejected = 0
 
@@ -375,6 +178,7 @@ def _commit_shards(
         raise _readable(error) from error
     collect(block=True)
     assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
+    return ledger.rows_per_second
 
 
 def _readable(error: ray.exceptions.RayError) -> Exception:
@@ -386,37 +190,3 @@ def _readable(error: ray.exceptions.RayError) -> Exception:
             return UserError(str(inner))
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
     return error
-
-
-def _merge_shard(samples: Noun, noun: Noun, shard: int, batches: dict[int, int]) -> ShardRecord:
-    """Put the fragments of one shard together, in the order of its samples, and commit them."""
-    names = [_fragment_name(shard, window, number) for window, count in batches.items() for number in range(count)]
-    filesystem = noun.filesystem
-    tables = [pa.ipc.open_file(pa.py_buffer(read_bytes(filesystem, f"{noun.folder}/{n}"))).read_all() for n in names]
-    merged = pa.concat_tables(tables)
-    order = np.argsort(merged["row"].to_numpy(), kind="stable")
-    source = samples.read_part(shard, ["key", "source_id", "source_file", "source_row", "messages"])
-    rows = merged["row"].to_numpy()[order]
-    assert np.array_equal(rows, np.arange(source.num_rows)), f"rows of shard {shard} were lost or came twice"
-    ok_N = merged["reason"].is_null().to_numpy()[order]
-    features_ND = features_of_table(merged)[order[ok_N]]
-    good = np.flatnonzero(ok_N)
-    table = pa.table({"key": source["key"].take(pa.array(good)), "features": features_column(features_ND)})
-    bad = np.flatnonzero(~ok_N)
-    rejects = _rejects(source.take(pa.array(bad)), merged.take(pa.array(order[bad])))
-    if source.num_rows and not len(good):
-        raise UserError(
-            f"every one of the {source.num_rows} rows of shard {shard} failed, the first with "
-            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the model and the image root."
-        )
-    record = noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects, compression="none")
-    for name in names:
-        filesystem.delete_file(f"{noun.folder}/{name}")
-    return record
-
-
-def _rejects(source: pa.Table, failed: pa.Table) -> pa.Table:
-    excerpts = [" ".join(m["text"] for m in messages)[:500] for messages in source["messages"].to_pylist()]
-    columns = {name: source[name] for name in ("key", "source_id", "source_file", "source_row")}
-    columns |= {"reason": failed["reason"], "detail": failed["detail"], "excerpt": pa.array(excerpts, pa.string())}
-    return pa.table(columns).cast(QUARANTINE_SCHEMA)

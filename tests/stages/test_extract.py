@@ -155,7 +155,7 @@ def _kill_actors_once(seen: list[int], stop: threading.Event) -> None:
     while not stop.is_set() and not seen:
         for process in psutil.process_iter(["pid", "cmdline"]):
             line = " ".join(process.info["cmdline"] or [])
-            if "MapWorker(MapBatches(_Extractor))" in line and process.cpu_times().user > 0.1:
+            if "MapWorker(MapBatches(ExtractionActor))" in line and process.cpu_times().user > 0.1:
                 time.sleep(0.3)
                 os.kill(process.info["pid"], signal.SIGKILL)
                 seen.append(process.info["pid"])

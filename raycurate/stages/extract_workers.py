@@ -1,0 +1,206 @@
+"""The workers of ``extract``: loader tasks that make batches, actors that run the model, the merge of a shard.
+
+A loader turns one shard into batches, window by window; each batch travels as one Arrow row of bytes. An actor answers
+with a fragment file. The merge puts the fragments of a shard in the order of its samples and commits the part.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raycurate.config import ExtractConfig
+from raycurate.errors import UserError
+from raycurate.features.rows import features_column, features_of_table
+from raycurate.filesystem import read_bytes, write_bytes
+from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.model_facts import ModelFacts
+from raycurate.store import Noun, ShardRecord
+
+
+@functools.lru_cache(maxsize=4)
+def _preparer(model: str, trust_remote_code: bool, max_length: int, tokens: int, rows: int, dtype: str) -> Any:
+    """A worker process keeps the processors that it has loaded."""
+    import torch
+
+    from raycurate.features.prepare import Preparer
+    from raycurate.models.adapter import load_processor
+
+    torch.set_num_threads(1)
+    return Preparer(
+        load_processor(model, trust_remote_code=trust_remote_code),
+        max_length=max_length,
+        token_budget=tokens,
+        max_rows=rows,
+        pixel_dtype=getattr(torch, dtype.removeprefix("torch.")),
+    )
+
+
+BATCH_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("window", pa.int32()),
+        ("batch", pa.int32()),
+        ("batches", pa.int32()),
+        ("windows", pa.int32()),
+        ("failures", pa.string()),
+        ("payload", pa.large_binary()),
+    ]
+)
+
+
+def load_shards(
+    samples: Noun, config: ExtractConfig, facts: ModelFacts, images: str | None, table: pa.Table
+) -> Iterator[pa.Table]:
+    """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
+    from raycurate.samples.images import ImageRoot, load_image
+    from raycurate.samples.schema import ImageRef
+
+    preparer = _preparer(
+        config.model,
+        config.trust_remote_code,
+        config.max_length,
+        config.batch_tokens,
+        config.batch_rows,
+        facts.dtype,
+    )
+    root = ImageRoot(images)
+
+    def as_sample(row: dict[str, Any]) -> dict[str, Any]:
+        references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
+        return {
+            "key": row["key"],
+            "messages": row["messages"],
+            "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
+            "image_keys": [ref.identity for ref in references],
+        }
+
+    for shard in table["shard"].to_pylist():
+        rows = samples.read_part(shard, ["key", "messages", "images"])
+        windows = max(1, -(-rows.num_rows // config.window_rows))
+        for window in range(windows):
+            start = window * config.window_rows
+            prepared = preparer.prepare([as_sample(r) for r in rows.slice(start, config.window_rows).to_pylist()])
+            failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
+            payloads: list[bytes | None] = [batch.to_bytes() for batch in prepared.batches] or [None]
+            for number, payload in enumerate(payloads):
+                line = {
+                    "shard": shard,
+                    "window": window,
+                    "batch": number,
+                    "batches": len(payloads),
+                    "windows": windows,
+                    "failures": json.dumps(failures if number == 0 else []),
+                    "payload": payload,
+                }
+                yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+
+
+def _fragment_name(shard: int, window: int, batch: int) -> str:
+    return f"fragments/{shard:05d}-{window:05d}-{batch:05d}.arrow"
+
+
+class ExtractionActor:
+    """Actor: the model on its device; a batch in, a fragment file and a line of counts out."""
+
+    def __init__(self, noun: Noun, config: ExtractConfig, facts: ModelFacts, on_gpu: bool) -> None:
+        import torch
+
+        from raycurate.features.extractor import ActivationExtractor
+        from raycurate.models.adapter import load_vlm
+
+        if not on_gpu:
+            torch.set_num_threads(config.threads)
+        vlm = load_vlm(
+            config.model,
+            device="cuda" if on_gpu else "cpu",
+            dtype=facts.dtype.removeprefix("torch."),
+            trust_remote_code=config.trust_remote_code,
+        )
+        self.extractor = ActivationExtractor(vlm, facts.layers, config.variant)
+        self.noun, self.window_rows = noun, config.window_rows
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        lines = [self._extract(row) for row in table.to_pylist()]
+        return pa.Table.from_pylist(lines)
+
+    def _extract(self, row: dict[str, Any]) -> dict[str, Any]:
+        from raycurate.features.batch import PreparedBatch
+
+        dimension = self.extractor.feature_dim
+        positions: list[int] = []
+        keys: list[str] = []
+        reasons: list[str | None] = []
+        details: list[str | None] = []
+        features_ND = np.zeros((0, dimension), dtype=np.float16)
+        if row["payload"] is not None:
+            result = self.extractor.extract(PreparedBatch.from_bytes(row["payload"]))
+            start = row["window"] * self.window_rows
+            positions += [start + r for r in result.rows]
+            keys += result.keys
+            reasons += result.reasons
+            details += result.details
+            features_ND = result.features_ND
+        for position, key, reason, detail in json.loads(row["failures"]):
+            positions.append(position)
+            keys.append(key)
+            reasons.append(reason)
+            details.append(detail)
+        missing = len(positions) - len(features_ND)
+        features_ND = np.concatenate([features_ND, np.zeros((missing, dimension), dtype=np.float16)])
+        fragment = pa.table(
+            {
+                "row": pa.array(positions, pa.int32()),
+                "key": pa.array(keys, pa.string()),
+                "reason": pa.array(reasons, pa.string()),
+                "detail": pa.array(details, pa.string()),
+                "features": features_column(features_ND),
+            }
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, fragment.schema) as writer:
+            writer.write_table(fragment)
+        path = f"{self.noun.folder}/{_fragment_name(row['shard'], row['window'], row['batch'])}"
+        write_bytes(self.noun.filesystem, path, sink.getvalue())
+        counts = {name: row[name] for name in ("shard", "window", "batch", "batches", "windows")}
+        return {**counts, "rows": len(positions), "finished": time.time()}
+
+
+def merge_shard(samples: Noun, noun: Noun, shard: int, batches: dict[int, int]) -> ShardRecord:
+    """Put the fragments of one shard together, in the order of its samples, and commit them."""
+    names = [_fragment_name(shard, window, number) for window, count in batches.items() for number in range(count)]
+    filesystem = noun.filesystem
+    tables = [pa.ipc.open_file(pa.py_buffer(read_bytes(filesystem, f"{noun.folder}/{n}"))).read_all() for n in names]
+    merged = pa.concat_tables(tables)
+    order = np.argsort(merged["row"].to_numpy(), kind="stable")
+    source = samples.read_part(shard, ["key", "source_id", "source_file", "source_row", "messages"])
+    rows = merged["row"].to_numpy()[order]
+    assert np.array_equal(rows, np.arange(source.num_rows)), f"rows of shard {shard} were lost or came twice"
+    ok_N = merged["reason"].is_null().to_numpy()[order]
+    features_ND = features_of_table(merged)[order[ok_N]]
+    good = np.flatnonzero(ok_N)
+    table = pa.table({"key": source["key"].take(pa.array(good)), "features": features_column(features_ND)})
+    bad = np.flatnonzero(~ok_N)
+    rejects = _rejects(source.take(pa.array(bad)), merged.take(pa.array(order[bad])))
+    if source.num_rows and not len(good):
+        raise UserError(
+            f"every one of the {source.num_rows} rows of shard {shard} failed, the first with "
+            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the model and the image root."
+        )
+    record = noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects, compression="none")
+    for name in names:
+        filesystem.delete_file(f"{noun.folder}/{name}")
+    return record
+
+
+def _rejects(source: pa.Table, failed: pa.Table) -> pa.Table:
+    excerpts = [" ".join(m["text"] for m in messages)[:500] for messages in source["messages"].to_pylist()]
+    columns = {name: source[name] for name in ("key", "source_id", "source_file", "source_row")}
+    columns |= {"reason": failed["reason"], "detail": failed["detail"], "excerpt": pa.array(excerpts, pa.string())}
+    return pa.table(columns).cast(QUARANTINE_SCHEMA)
