@@ -1,0 +1,416 @@
+"""The figures of the README: each measured side by side with its peer in one run, as ratios.
+
+    extraction  the Ray pipeline against the same batches in a bare in-memory torch loop
+    kmeans      spherical k-means against ``faiss.Kmeans(spherical=True)``, same data, start, iterations and threads
+    mmd         incremental greedy MMD against the published O(n^2 M^2) form, same picks
+    memory      peak resident memory of the processes of each stage at N and 10 N rows
+    sweep       one more (temperature, ratio) against the first run, extraction included
+
+A ratio below or above one says who is faster on this machine now; nothing here is a test, and no time is asserted.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import psutil
+from rich.console import Console
+
+console = Console(soft_wrap=True, highlight=False)
+THREADS = os.cpu_count() or 1
+
+
+def say(what: str, ours: float, peer: float, unit: str, note: str = "") -> None:
+    """One line: the two figures and ours over the peer's."""
+    figures = f"ours {ours:>10.4f} {unit}  peer {peer:>10.4f} {unit}  ours/peer {ours / peer:>7.4f}"
+    console.print(f"{what:<34} {figures}  {note}")
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{model}, {THREADS} threads, {memory:.0f} GiB, {gpu}, torch {torch.__version__}"
+
+
+# extraction
+
+
+def bench_extraction(folder: Path, rows: int) -> None:
+    """A random small VLM whose forward pass dominates, over the demo's images."""
+    import torch
+
+    from raycurate.config import ExtractConfig, IngestConfig, make_config
+    from raycurate.demo.data import build_demo_dataset, scale_for_rows
+    from raycurate.features.extractor import ActivationExtractor
+    from raycurate.models.adapter import load_vlm
+    from raycurate.ray_session import ray_session
+    from raycurate.stages.extract import extract
+    from raycurate.stages.ingest import ingest
+    from raycurate.store import Run
+
+    model = _medium_vlm(folder / "model")
+    data = folder / "data"
+    build_demo_dataset(data, scale=scale_for_rows(rows))
+    run = Run(str(folder / "run"))
+    # Small batches so that the end of the run, where actors fall idle one by one, is short.
+    config = make_config(
+        ExtractConfig, {"model": str(model), "batch_tokens": 2400, "window_rows": 64, "batch_rows": 16}
+    )
+    with ray_session():
+        settings = {"source": str(data / "train.json"), "images": str(data), "rows_per_shard": 64}
+        ingest(run, make_config(IngestConfig, settings))
+        manifest = extract(run, config)
+    batches = _batches(run, config, str(data))
+    torch.set_num_threads(THREADS)
+    extractor = ActivationExtractor(load_vlm(str(model), device="cpu"))
+    extractor.extract(batches[0])
+    started = time.perf_counter()
+    for batch in batches[1:]:
+        extractor.extract(batch)
+    bare = sum(batch.num_rows for batch in batches[1:]) / (time.perf_counter() - started)
+    say(
+        "extraction", manifest.metrics["rows_per_second"], bare, "rows/s", f"{manifest.rows_out} rows, loading included"
+    )
+
+
+def _medium_vlm(path: Path) -> Path:
+    """LLaVA's architecture at about 0.2 B parameters with random weights, and the embedded model's processor."""
+    import torch
+    from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
+
+    from raycurate.models.adapter import resolve_model
+
+    source = resolve_model("tiny")
+    config = AutoConfig.from_pretrained(source)
+    for part, width, layers in ((config.text_config, 1024, 12), (config.vision_config, 512, 8)):
+        part.hidden_size, part.intermediate_size, part.num_hidden_layers = width, 4 * width, layers
+        part.num_attention_heads = width // 64
+    config.text_config.num_key_value_heads = config.text_config.num_attention_heads
+    config.text_config.head_dim = 64
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(path)
+    AutoProcessor.from_pretrained(source).save_pretrained(path)
+    return path
+
+
+def _batches(run: Any, config: Any, images: str) -> list[Any]:
+    """The very batches that the stage made, in memory."""
+    import pyarrow as pa
+
+    from raycurate.features.batch import PreparedBatch
+    from raycurate.stages.extract_workers import load_shards
+    from raycurate.stages.model_facts import model_facts
+
+    samples = run.noun("samples")
+    facts = model_facts(config, False)
+    table = pa.table({"shard": list(range(samples.require("ingest").shards))})
+    payloads = [row["payload"][0].as_py() for row in load_shards(samples, config, facts, images, table)]
+    return [PreparedBatch.from_bytes(payload) for payload in payloads if payload]
+
+
+# k-means
+
+FAISS_PROGRAM = """
+import sys, time, numpy as np, faiss
+faiss.omp_set_num_threads(int(sys.argv[3]))
+rows = np.load(sys.argv[1]).astype(np.float32); start = np.load(sys.argv[2])
+clusters, dim = start.shape
+kmeans = faiss.Kmeans(dim, clusters, niter=int(sys.argv[4]), spherical=True, max_points_per_centroid=10**9,
+                      min_points_per_centroid=1)
+if hasattr(kmeans.cp, "early_stop_threshold"):
+    kmeans.cp.early_stop_threshold = 0
+began = time.perf_counter(); kmeans.train(rows, init_centroids=start); took = time.perf_counter() - began
+_, found = kmeans.index.search(rows, 1), None
+print(took, float(kmeans.obj[-1]) / len(rows), len(kmeans.obj))
+"""
+
+OUR_PROGRAM = """
+import sys, time, numpy as np, torch
+from raycurate.clustering import KMeansSettings, spherical_kmeans
+torch.set_num_threads(int(sys.argv[3]))
+rows = torch.from_numpy(np.load(sys.argv[1])); start = np.load(sys.argv[2])
+spherical_kmeans(rows[:2000], KMeansSettings(clusters=5, iterations=2))
+settings = KMeansSettings(clusters=len(start), iterations=int(sys.argv[4]), tolerance=0, precision=sys.argv[5])
+began = time.perf_counter(); result = spherical_kmeans(rows, settings, initial_KD=start)
+print(time.perf_counter() - began, result.history[-1].objective, len(result.history))
+"""
+
+
+def bench_kmeans(folder: Path, rows: int, dim: int, clusters: int, iterations: int, repeats: int) -> None:
+    """Rows around 800 directions, as activation features are, in processes of their own."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((800, dim), dtype=np.float32)
+    shared = rng.standard_normal(dim, dtype=np.float32)
+    made = 0.6 * centres[rng.integers(0, 800, rows)] + shared
+    for begin in range(0, rows, 5000):
+        made[begin : begin + 5000] += rng.standard_normal((len(made[begin : begin + 5000]), dim), dtype=np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    np.save(folder / "rows.npy", made.astype(np.float16))
+    start = made[rng.choice(rows, clusters, replace=False)].astype(np.float16).astype(np.float32)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    np.save(folder / "start.npy", start)
+    arguments = [str(folder / "rows.npy"), str(folder / "start.npy"), str(THREADS), str(iterations)]
+    for precision in ("exact", "fast"):
+        theirs, ours = [], []
+        for _ in range(repeats):
+            theirs.append(_timed(FAISS_PROGRAM, arguments))
+            ours.append(_timed(OUR_PROGRAM, [*arguments, precision]))
+        gap = abs(ours[0][1] - theirs[0][1]) / theirs[0][1]
+        counts = f"{ours[0][2]:.0f} and {theirs[0][2]:.0f} iterations"
+        note = f"{rows} x {dim}, K={clusters}, {counts}, objectives differ {gap:.1e}"
+        say(f"k-means ({precision})", min(o[0] for o in ours), min(t[0] for t in theirs), "s", note)
+
+
+def _timed(program: str, arguments: list[str]) -> list[float]:
+    environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS))
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+# greedy MMD
+
+
+def bench_mmd(sizes: tuple[int, ...]) -> None:
+    """The published form gathers every candidate subset anew; ours updates one vector per pick."""
+    import pyarrow as pa
+
+    from raycurate.selection.keys import key_array
+    from raycurate.selection.mmd import rank_chunk
+
+    for size in sizes:
+        picks = size // 5
+        rng = np.random.default_rng(size)
+        wide = rng.standard_normal((1, 256)) + 0.8 * rng.standard_normal((size, 256))
+        features = (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float16)
+        keys = key_array(pa.array([f"{i:08d}-0" for i in range(size)]))
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            ranking = rank_chunk(features, keys)
+            took.append(time.perf_counter() - began)
+        ours = min(took)
+        if size > 700:
+            console.print(f"greedy MMD, n={size:<17} ours {ours:>10.4f} s   the published form is out of reach")
+            continue
+        began = time.perf_counter()
+        chosen = _published_greedy(features.astype(np.float64), picks)
+        theirs = time.perf_counter() - began
+        same = chosen == ranking.order_N[:picks].tolist()
+        note = f"M={picks}, kernel and all n picks against M picks, identical: {same}, {theirs / ours:,.0f}x"
+        say(f"greedy MMD, n={size}", ours, theirs, "s", note)
+
+
+def _published_greedy(features_ND: np.ndarray, picks: int) -> list[int]:
+    """MMD^2 of every candidate subset at every step."""
+    squared = ((features_ND[:, None, :] - features_ND[None, :, :]) ** 2).sum(axis=2)
+    kernel = np.exp(-squared / 2)
+    chosen: list[int] = []
+    for _ in range(picks):
+        left = np.setdiff1d(np.arange(len(kernel)), chosen)
+        subsets = np.hstack([np.tile(np.array(chosen, dtype=int), (left.size, 1)), left[:, None]])
+        within = kernel[subsets[:, :, None], subsets[:, None, :]].mean(axis=(1, 2))
+        value = within - 2 * kernel[:, subsets].mean(axis=(0, 2))
+        chosen.append(int(left[np.flatnonzero(value <= value.min() + 1e-13)[0]]))
+    return chosen
+
+
+# memory
+
+
+class PeakMemory:
+    """The largest resident set of any Ray worker and of this process, sampled while the body runs."""
+
+    def __enter__(self) -> PeakMemory:
+        import threading
+
+        self.worker = self.driver = 0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self.stop.wait(0.05):
+            self.driver = max(self.driver, me.memory_info().rss)
+            for child in me.children(recursive=True):
+                try:
+                    if child.name().startswith("ray::"):
+                        self.worker = max(self.worker, child.memory_info().rss)
+                except psutil.NoSuchProcess:
+                    continue
+
+
+def bench_memory(folder: Path, rows: int, dim: int) -> None:
+    """Each scale in a session of its own, so that no worker carries memory over."""
+    stages: dict[str, list[tuple[int, int]]] = {}
+    for scale in (1, 10):
+        command = [sys.executable, __file__, "one-memory", str(folder / str(scale)), str(rows * scale), str(dim)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        for line in done.stdout.splitlines():
+            stage, worker, driver = line.split()
+            stages.setdefault(stage, []).append((int(worker), int(driver)))
+    for stage, (small, large) in stages.items():
+        what = "/ 5 demo rows" if stage in ("ingest", "extract") else f"x {dim}"
+        note = f"10 N against N, N={rows} {what}"
+        for process, ours, peer in zip(("worker", "driver"), large, small, strict=True):
+            say(f"peak memory, {stage}, {process}", ours / 2**20, peer / 2**20, "MiB", note)
+
+
+def _one_memory(folder: Path, rows: int, dim: int) -> None:
+    from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, RankConfig, SelectConfig, make_config
+    from raycurate.demo.data import build_demo_dataset, scale_for_rows
+    from raycurate.ray_session import ray_session
+    from raycurate.stages.cluster import cluster
+    from raycurate.stages.extract import extract
+    from raycurate.stages.ingest import ingest
+    from raycurate.stages.rank import rank
+    from raycurate.stages.select import select
+    from raycurate.store import Run
+
+    images = folder / "data"
+    build_demo_dataset(images, scale=scale_for_rows(max(rows // 5, 2000)))
+    real, made = Run(str(folder / "real")), Run(str(folder / "made"))
+    steps: list[tuple[str, Callable[[], Any]]] = [
+        ("ingest", lambda: ingest(real, _config(IngestConfig, source=f"{images}/train.json", images=str(images)))),
+        ("extract", lambda: extract(real, _config(ExtractConfig, model="tiny"))),
+        ("cluster", lambda: cluster(made, _config(ClusterConfig, clusters=200, iterations=3, cache_gb=0.05))),
+        ("rank", lambda: rank(made, _config(RankConfig, bucket_mb=32, max_rows=1024))),
+        ("select", lambda: select(made, make_config(SelectConfig, {}))),
+    ]
+    write_features(made, rows, dim)
+    for name, step in steps:
+        with ray_session(), PeakMemory() as peak:
+            step()
+        click.echo(f"{name} {peak.worker} {peak.driver}")
+
+
+def _config(kind: Any, **values: Any) -> Any:
+    from raycurate.config import make_config
+
+    return make_config(kind, values)
+
+
+def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None:
+    """Made samples and features of ``rows`` rows, part by part."""
+    import pyarrow as pa
+
+    from raycurate.features.rows import features_column
+    from raycurate.samples.schema import Message, Sample, samples_to_table
+
+    samples, features = run.noun("samples"), run.noun("features")
+    samples.begin({"stage": "ingest", "config": {"images": None}, "rows": rows})
+    features.begin({"stage": "extract", "config": {}, "rows": rows, "dim": dim})
+    centres = np.random.default_rng(0).standard_normal((150, dim), dtype=np.float32)
+    for shard, begin in enumerate(range(0, rows, part_rows)):
+        rng = np.random.default_rng(shard + 1)
+        count = min(part_rows, rows - begin)
+        wide = centres[rng.integers(0, 150, count)] + rng.standard_normal((count, dim), dtype=np.float32)
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+        made = [
+            Sample(messages=(Message("user", f"question {i}"), Message("assistant", "answer")), task=f"task {i % 9}")
+            for i in range(begin, begin + count)
+        ]
+        table = samples_to_table(made)
+        samples.commit_part(shard, table, rows_in=count, extra={})
+        rows_table = pa.table({"key": table["key"], "features": features_column(wide.astype(np.float16))})
+        features.commit_part(shard, rows_table, rows_in=count, compression="none")
+    samples.finish(metrics={"tasks": {f"task {t}": len(range(t, rows, 9)) for t in range(min(9, rows))}})
+    features.finish(metrics={"dimension": dim, "block_dim": dim // 2, "blocks": 2})
+
+
+# sweep
+
+
+def bench_sweep(folder: Path, rows: int) -> None:
+    """The second selection reads ranks and quotas only."""
+    from raycurate.config import load_recipe
+    from raycurate.demo.data import build_demo_dataset, scale_for_rows
+    from raycurate.pipeline import run_recipe
+    from raycurate.ray_session import ray_session
+
+    build_demo_dataset(folder / "data", scale=scale_for_rows(rows))
+    overrides = [f"run={folder}/run", f"ingest.source={folder}/data/train.json", f"ingest.images={folder}/data"]
+    overrides += [f"export.out={folder}/coreset.json", "cluster.clusters=100"]
+    recipe = Path(__file__).parent / "recipes" / "demo.yaml"
+    with ray_session():
+        began = time.perf_counter()
+        run_recipe(load_recipe(recipe, overrides))
+        first = time.perf_counter() - began
+        began = time.perf_counter()
+        run_recipe(load_recipe(recipe, [*overrides, "select.ratio=0.1", "select.options.temperature=0.2"]))
+        second = time.perf_counter() - began
+    say("one more (temperature, ratio)", second, first, "s", f"{rows} rows, export included")
+
+
+BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep")
+
+
+@click.group(invoke_without_command=True, context_settings={"show_default": True})
+@click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Which to run; default: all.")
+@click.option("--rows", default=600, help="Rows of the extraction bench.")
+@click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
+@click.option("--repeats", default=3, help="Runs of each side of the k-means bench; the fastest counts.")
+@click.pass_context
+def main(context: click.Context, only: tuple[str, ...], rows: int, memory_rows: int, repeats: int) -> None:
+    """Measure, side by side with the peer.
+
+    \b
+    Example:
+      python jobs/bench.py --only kmeans
+    """
+    if context.invoked_subcommand:
+        return
+    chosen = only or BENCHES
+    console.print(f"[bold]{machine()}[/]")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for bench in chosen:
+            (folder / bench).mkdir()
+        if "mmd" in chosen:
+            bench_mmd((66, 200, 600, 5000))
+        if "kmeans" in chosen:
+            bench_kmeans(folder / "kmeans", 50_000, 2560, 500, 10, repeats)
+        if "extraction" in chosen:
+            bench_extraction(folder / "extraction", rows)
+        if "sweep" in chosen:
+            bench_sweep(folder / "sweep", 5000)
+        if "memory" in chosen:
+            bench_memory(folder / "memory", memory_rows, 2560)
+
+
+@main.command("one-memory", hidden=True)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("rows", type=int)
+@click.argument("dim", type=int)
+def one_memory(folder: Path, rows: int, dim: int) -> None:
+    """The peak memory of every stage at one scale, a line each: stage, worker, driver."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _one_memory(folder, rows, dim)
+
+
+if __name__ == "__main__":
+    main()
