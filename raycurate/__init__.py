@@ -2,6 +2,55 @@
 
 The way of the data: ``ingest -> extract -> cluster -> rank -> select -> export``. Each arrow is a stage (a function
 of a run directory and a typed config); each noun that a stage writes is a Parquet dataset in that run directory.
+
+    import raycurate as rc
+    run = rc.Run("runs/mine")
+    rc.ingest(run, rc.IngestConfig(source="train.json", images="images"))
+    rc.extract(run, rc.ExtractConfig(model="tiny"))
+    rc.cluster(run, rc.ClusterConfig(clusters=100))
+    rc.select(run, rc.SelectConfig(ratio=0.2))
+    rc.export(run, rc.ExportConfig(out="coreset.json"))
+
+Names are loaded on first use, so that ``import raycurate`` is quick. A stage uses the Ray cluster that is connected, or
+starts a local one for itself.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from raycurate.config import ClusterConfig as ClusterConfig
+    from raycurate.config import ExportConfig as ExportConfig
+    from raycurate.config import ExtractConfig as ExtractConfig
+    from raycurate.config import IngestConfig as IngestConfig
+    from raycurate.config import RankConfig as RankConfig
+    from raycurate.config import Recipe as Recipe
+    from raycurate.config import SelectConfig as SelectConfig
+    from raycurate.config import load_recipe as load_recipe
+    from raycurate.pipeline import run_recipe as run_recipe
+    from raycurate.stages.cluster import cluster as cluster
+    from raycurate.stages.export import export as export
+    from raycurate.stages.extract import extract as extract
+    from raycurate.stages.ingest import ingest as ingest
+    from raycurate.stages.rank import rank as rank
+    from raycurate.stages.select import select as select
+    from raycurate.store import Run as Run
+
+_HOMES = {
+    "Run": "store",
+    "run_recipe": "pipeline",
+    **{f"{stage}": f"stages.{stage}" for stage in ("ingest", "extract", "cluster", "rank", "select", "export")},
+    **{f"{stage}Config": "config" for stage in ("Ingest", "Extract", "Cluster", "Rank", "Select", "Export")},
+    **{name: "config" for name in ("Recipe", "load_recipe")},
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raycurate' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"raycurate.{_HOMES[name]}"), name)

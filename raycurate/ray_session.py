@@ -8,11 +8,13 @@ driver as exceptions, and what Ray printed while it started is shown if the star
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -21,6 +23,9 @@ from raycurate.config import SessionConfig
 
 MIN_OBJECT_STORE = 128 << 20
 MAX_OBJECT_STORE = 2 << 30
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -45,6 +50,17 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def in_session(stage: Callable[P, R]) -> Callable[P, R]:
+    """A stage that may be called without a cluster: it then starts a local one for itself."""
+
+    @functools.wraps(stage)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ray_session():
+            return stage(*args, **kwargs)
+
+    return call
 
 
 def _start_local(config: SessionConfig) -> None:

@@ -1,4 +1,4 @@
-"""Feature rows in Arrow: ``fixed_size_list<halffloat>[D]`` columns to and from arrays, without copies where possible."""
+"""Feature rows in Arrow: ``fixed_size_list<halffloat>[D]`` columns to and from arrays, without copies if possible."""
 
 from __future__ import annotations
 

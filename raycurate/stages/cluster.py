@@ -28,7 +28,7 @@ from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
 from raycurate.filesystem import delete_folder, list_files
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session
 from raycurate.stages.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.kmeans_worker import SAMPLE_PURPOSE, KMeansJob
 from raycurate.stages.shards import describe, skip_if_done
@@ -42,6 +42,7 @@ CHECKPOINT = "checkpoint"
 Result = TypeVar("Result")
 
 
+@in_session
 def cluster(run: Run, config: ClusterConfig) -> Manifest:
     """Write the ``clusters`` noun: key, cluster and similarity per row by feature part, and ``centroids.parquet``."""
     features = run.noun("features", config.features)

@@ -24,7 +24,7 @@ from raycurate.config import ExtractConfig
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session
 from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
 from raycurate.stages.model_facts import ModelFacts, model_facts
 from raycurate.stages.shards import count_record, describe, get_result, map_tasks, skip_if_done, stage_progress
@@ -34,6 +34,7 @@ STAGE_VERSION = 1
 BLOCK_BYTES = 8 << 20
 
 
+@in_session
 def extract(run: Run, config: ExtractConfig) -> Manifest:
     """Write the ``features`` noun: key and unit float16 row per sample, one part per samples shard."""
     samples = run.noun("samples", config.samples)

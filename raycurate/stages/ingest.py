@@ -25,6 +25,7 @@ from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, resolve
 from raycurate.progress import Progress
+from raycurate.ray_session import in_session
 from raycurate.samples.images import ImageLimits, ImageRoot, check_samples
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
@@ -48,6 +49,7 @@ STAGE_VERSION = 1
 PIECE_BYTES = 64 << 20
 
 
+@in_session
 def ingest(run: Run, config: IngestConfig) -> Manifest:
     """Write the ``samples`` noun. Every row of the source is in it or in the quarantine."""
     columns = () if config.task_column == "task" else (config.task_column,)

@@ -22,6 +22,7 @@ import pyarrow as pa
 from raycurate.config import RankConfig
 from raycurate.features.rows import features_of_table
 from raycurate.filesystem import delete_folder
+from raycurate.ray_session import in_session
 from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
 from raycurate.selection.density import Density, merge_densities
 from raycurate.selection.keys import key_array
@@ -88,6 +89,7 @@ class Units:
         return unit_N
 
 
+@in_session
 def rank(run: Run, config: RankConfig) -> Manifest:
     """Write the ``ranking`` noun: per row its rank in its cluster; ``clusters.parquet``: size, S and D per cluster."""
     features = run.noun("features", config.features)

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.ray_session import in_session
 from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
 from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.threshold import CutRequest, CutSearch, CutSummary, merge_summaries, summarize
@@ -31,6 +32,7 @@ STAGE_VERSION = 1
 NO_FEATURES = "no_features"
 
 
+@in_session
 def select(run: Run, config: SelectConfig) -> Manifest:
     """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables."""
     selector = build_selector(config.method, config.options)
