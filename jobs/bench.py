@@ -320,10 +320,13 @@ def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None
 
     from raycurate.features.rows import features_column
     from raycurate.samples.schema import Message, Sample, samples_to_table
+    from raycurate.store import fingerprint_of
 
     samples, features = run.noun("samples"), run.noun("features")
-    samples.begin({"stage": "ingest", "config": {"images": None}, "rows": rows})
-    features.begin({"stage": "extract", "config": {}, "rows": rows, "dim": dim})
+    description = {"stage": "ingest", "config": {"images": None}, "rows": rows}
+    samples.begin(description)
+    inputs = {"samples": fingerprint_of(description)}
+    features.begin({"stage": "extract", "config": {}, "inputs": inputs, "dim": dim})
     centres = np.random.default_rng(0).standard_normal((150, dim), dtype=np.float32)
     for shard, begin in enumerate(range(0, rows, part_rows)):
         rng = np.random.default_rng(shard + 1)

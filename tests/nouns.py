@@ -45,7 +45,9 @@ def write_features(
 ) -> Noun:
     """Feature rows as `extract` leaves them."""
     noun = run.noun("features")
-    noun.begin({"stage": "extract", "config": {}, "rows": len(keys), "sum": float(features_ND.sum())})
+    samples = run.noun("samples").require("ingest")
+    inputs = {"samples": samples.fingerprint}
+    noun.begin({"stage": "extract", "config": {}, "inputs": inputs, "sum": float(features_ND.sum())})
     for shard, part in enumerate(_parts(len(keys), shards)):
         table = pa.table(
             {"key": pa.array([keys[i] for i in part], pa.string()), "features": features_column(features_ND[part])}

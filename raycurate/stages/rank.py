@@ -29,6 +29,7 @@ from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import rank_chunk
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.shards import (
+    check_made_from,
     describe,
     map_tasks,
     resumable_steps,
@@ -95,6 +96,7 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     features = run.noun("features", config.features)
     clusters = run.noun("clusters", config.clusters)
     feature_manifest, cluster_manifest = features.require("extract"), clusters.require("cluster")
+    check_made_from(cluster_manifest, feature_manifest, "cluster")
     inputs = {"features": feature_manifest.fingerprint, "clusters": cluster_manifest.fingerprint}
     description = describe("rank", STAGE_VERSION, config, inputs)
     noun = run.noun("ranking", config.label)
@@ -122,7 +124,7 @@ def rank(run: Run, config: RankConfig) -> Manifest:
             densities += ranked["densities"]
             progress.advance(ranked["rows"])
     table = _density_table(densities, size_K)
-    for reading, values_K in _transferabilities(clusters, size_K, feature_manifest, cluster_manifest).items():
+    for reading, values_K in _transferabilities(clusters, size_K, feature_manifest).items():
         table = table.append_column(f"transferability_{reading}", pa.array(values_K))
     noun.write_table("clusters.parquet", table)
     ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(len(ranges))]
@@ -213,15 +215,9 @@ def _rank_unit(
     return pa.table(columns, schema=RANKED_SCHEMA).append_column("shard", rows["shard"]), ranking.density
 
 
-def _transferabilities(
-    clusters: Noun, size_K: np.ndarray, features: Manifest, assigned: Manifest
-) -> dict[str, np.ndarray]:
-    """S of every cluster by reading, computed in one task so that the driver never holds the centroids.
-
-    Centroids of projected rows have no text half, so the ``code`` reading is left out there.
-    """
-    projected = bool(assigned.description["config"].get("project"))
-    readings: tuple[TransferabilityReading, ...] = ("paper",) if projected else ("paper", "code")
+def _transferabilities(clusters: Noun, size_K: np.ndarray, features: Manifest) -> dict[str, np.ndarray]:
+    """S of every cluster by reading, computed in one task so that the driver never holds the centroids."""
+    readings: tuple[TransferabilityReading, ...] = ("paper", "code")
     block_dim = int(features.metrics["block_dim"])
 
     def compute() -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selec
 from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.threshold import CutRequest, CutSearch, CutSummary, merge_summaries, summarize
 from raycurate.stages.rank import rank
-from raycurate.stages.shards import describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.stages.shards import check_made_from, describe, map_tasks, run_missing_shards, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
@@ -40,8 +40,13 @@ def select(run: Run, config: SelectConfig) -> Manifest:
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
     grouped = _grouping_noun(run, config, selector)
-    if grouped is not None and grouped.noun == "ranking":
-        _rank_if_stale(run, config.clusters)
+    if grouped is not None:
+        clusters = run.noun("clusters", config.clusters).require("cluster")
+        features = run.noun("features", clusters.description["config"]["features"]).require("extract")
+        check_made_from(features, sample_manifest, "extract")
+        check_made_from(clusters, features, "cluster")
+        if grouped.noun == "ranking":
+            _rank_if_stale(run, clusters)
     inputs = {"samples": sample_manifest.fingerprint}
     if grouped is not None:
         inputs[grouped.noun] = grouped.require("rank" if grouped.noun == "ranking" else "cluster").fingerprint
@@ -75,13 +80,12 @@ def _grouping_noun(run: Run, config: SelectConfig, selector: Selector) -> Noun |
     return None
 
 
-def _rank_if_stale(run: Run, label: str) -> None:
+def _rank_if_stale(run: Run, clusters: Manifest) -> None:
     """Rank the clusters where that was not done yet, or was done for clusters that are gone."""
-    clusters = run.noun("clusters", label).require("cluster")
-    ranking = run.noun("ranking", label).manifest()
+    ranking = run.noun("ranking", clusters.label).manifest()
     if ranking is None or ranking.description["inputs"]["clusters"] != clusters.fingerprint:
         features = clusters.description["config"]["features"]
-        rank(run, make_config(RankConfig, {"features": features, "clusters": label, "label": label}))
+        rank(run, make_config(RankConfig, {"features": features, "clusters": clusters.label, "label": clusters.label}))
 
 
 def _cluster_table(grouped: Noun | None) -> ClusterTable | None:

@@ -152,6 +152,15 @@ def step_name(step: str, number: int, suffix: str) -> str:
     return f"work/{step}/{number:05d}.{suffix}"
 
 
+def check_made_from(child: Manifest, parent: Manifest, stage: str) -> None:
+    """Refuse a noun that was made from an earlier state of its input."""
+    if child.description["inputs"][parent.noun] != parent.fingerprint:
+        raise UserError(
+            f"'{child.noun}/{child.label}' was made from an earlier '{parent.noun}/{parent.label}', which has changed "
+            f"since. Run `raycurate {stage}` again."
+        )
+
+
 def skip_if_done(noun: Noun, description: Mapping[str, Any]) -> Manifest | None:
     """The manifest of a noun that is already what ``description`` asks for."""
     return noun.manifest() if noun.is_done(description) else None

@@ -133,3 +133,12 @@ def test_a_wrong_name_or_option_is_explained(ray_cluster, tmp_path):
         _select(run, method="coincdie")
     with pytest.raises(UserError, match="temperatur"):
         _select(run, options={"temperatur": 1})
+
+
+def test_stale_inputs_are_refused(ray_cluster, tmp_path):
+    """Clusters of features that were made again are an error that names the stage to rerun."""
+    case = clustered_case(14)
+    run = _run(tmp_path / "run", case, shards=1)
+    write_features(run, case.keys, case.features[::-1] * np.float16(0.5), shards=1, block_dim=case.block_dim)
+    with pytest.raises(UserError, match="made from an earlier 'features/main'.*Run `raycurate cluster` again"):
+        _select(run)
