@@ -100,7 +100,7 @@ def _model_fingerprint(config: FinetuneConfig) -> str:
     from transformers import AutoConfig
 
     from raycurate.models.adapter import check_supported, resolve_model
-    from raycurate.stages import extract
+    from raycurate.stages.model_facts import model_fingerprint
 
     source = resolve_model(config.model)
     try:
@@ -108,7 +108,7 @@ def _model_fingerprint(config: FinetuneConfig) -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{config.model}': {str(error).splitlines()[0]}") from None
     check_supported(config.model, model_config)
-    return extract._model_fingerprint(source, model_config)
+    return model_fingerprint(source, model_config)
 
 
 def _fit(
@@ -250,6 +250,7 @@ def _work(order: dict[str, Any]) -> dict[str, Any] | None:
     """One worker's training; rank 0's return value is the outcome. A `UserError` ends it without a restart."""
     if not order["on_gpu"]:
         os.environ["DS_ACCELERATOR"] = "cpu"  # before anything imports deepspeed
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     rank = ray.train.get_context().get_world_rank()
     try:
         outcome = _Worker(order).run()
@@ -327,7 +328,7 @@ class _Worker:
         if "loss" in numbers and now - self.last_note >= POLL_SECONDS:
             self.last_note = now
             note = {"first": int(self.first), "step": int(numbers["step"]), "steps": int(numbers["steps"])}
-            self.noun.write_json(STEP_FILE, {**note, "loss": numbers["loss"]})
+            self.noun.write_json(STEP_FILE, {**note, "loss": numbers["loss"], "pid": os.getpid()})
 
     @staticmethod
     def _wait_for_all() -> None:

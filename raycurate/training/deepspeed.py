@@ -8,6 +8,8 @@ model is saved, so that a checkpoint is a `save_pretrained` folder; all ranks mu
 from __future__ import annotations
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,35 @@ def deepspeed_config(name: str, *, bf16: bool) -> dict[str, Any]:
         "wall_clock_breakdown": False,
         "steps_per_print": 1_000_000_000,
     }
+
+
+def prepare_deepspeed(*, on_gpu: bool) -> None:
+    """Import and connect DeepSpeed for this process's device, before anything else asks for it.
+
+    accelerate has no DeepSpeed on CPUs: it would count one process, or leave DeepSpeed out without a word. So its
+    state is made here, as for gloo, and then marked; the training arguments must ask for `use_configured_state`.
+    DeepSpeed's shared-memory all-reduce for CPUs is left out: it would be compiled on first use, which takes minutes
+    and a compiler.
+
+    Raises:
+        UserError: DeepSpeed is not installed.
+    """
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError(
+            f"DeepSpeed cannot be imported ({error}): DS_BUILD_OPS=0 pip install deepspeed, or leave it out"
+        ) from None
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if not on_gpu:
+        from accelerate import DistributedType, PartialState
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend="gloo", verbose=False)
+        PartialState._reset_state()
+        PartialState(cpu=True, backend="gloo").distributed_type = DistributedType.DEEPSPEED
 
 
 def _read(name: str) -> dict[str, Any]:

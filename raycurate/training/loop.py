@@ -29,7 +29,7 @@ from raycurate.store import Noun
 from raycurate.training.collate import Collator
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenDataset
-from raycurate.training.deepspeed import deepspeed_config
+from raycurate.training.deepspeed import deepspeed_config, prepare_deepspeed
 from raycurate.training.network import (
     add_lora,
     count_parameters,
@@ -81,6 +81,7 @@ class Outcome:
     tokens_seen: int
     loss: float
     seconds: float
+    parallelism: str
     trained_parameters: int
     parameters: int
     resumed_from: int | None
@@ -99,6 +100,8 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     started = time.monotonic()
     if not settings.on_gpu:
         torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // config.workers))
+    if config.deepspeed is not None:
+        prepare_deepspeed(on_gpu=settings.on_gpu)
     arguments = training_arguments(settings)
     set_seed(config.seed)
     processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
@@ -139,6 +142,7 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
         tokens_seen=int(tokens_K.sum()),
         loss=trainer.mean_loss(),
         seconds=time.monotonic() - started,
+        parallelism=str(trainer.accelerator.distributed_type.value),
         trained_parameters=trained,
         parameters=parameters,
         resumed_from=None if checkpoint is None else int(checkpoint.rsplit("-", 1)[1]),
@@ -172,6 +176,7 @@ def training_arguments(settings: LoopSettings) -> TrainingArguments:
         bf16=bf16,
         tf32=True if settings.on_gpu else None,
         use_cpu=not settings.on_gpu,
+        accelerator_config={"use_configured_state": config.deepspeed is not None and not settings.on_gpu},
         ddp_backend="nccl" if settings.on_gpu else "gloo",
         ddp_find_unused_parameters=config.train_vision,
         gradient_checkpointing=checkpointing,

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback
 
 from raycurate.training.collate import POSITIONS, TASK_IDS
 from raycurate.training.data import EpochSampler, TokenDataset
@@ -61,6 +62,7 @@ class VitwTrainer(Trainer):
             projector_learning_rate: its learning rate; None is that of the other parameters.
         """
         super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
         assert self.args.average_tokens_across_devices
         assert not self.args.remove_unused_columns
         assert len(tasks) == len(task_weights)
@@ -184,7 +186,7 @@ class VitwTrainer(Trainer):
 
     def _reduced_window(self) -> torch.Tensor:
         if self.args.world_size == 1:
-            return self._window_3K.cpu()
+            return self._window_3K.cpu().clone()
         return self.accelerator.reduce(self._window_3K.clone(), reduction="sum").cpu() / self.get_tp_size()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
