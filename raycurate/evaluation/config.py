@@ -1,0 +1,83 @@
+"""The settings of `evaluate` and `compare`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from raycurate.config import Label, StageConfig, execution
+
+FULL = "full"
+
+
+class EvaluateConfig(StageConfig):
+    """``evaluate``: answer every question of a test set with a model, and score the answers task by task."""
+
+    model: str = Field(description="hub id, folder, 'tiny', or models/LABEL of the run; LoRA folders load with peft")
+    data: Label | None = Field(None, description="label of the test set's samples (`ingest --label test`)")
+    max_rows: int | None = Field(None, ge=1, description="only this many test rows, the first by a hash of their key")
+    metrics: dict[str, str | tuple[str, ...]] = Field({}, description="task or pattern -> metric or several")
+    annotations: str | None = Field(
+        None, description="JSON lines: {id, turn (0), references: [...], meta: {...}} for more than one right answer"
+    )
+    max_new_tokens: int = Field(128, ge=1, description="longest answer; it ends earlier with the end of its turn")
+    max_length: int = Field(4096, ge=8, description="longest row in tokens, images expanded")
+    batch_tokens: int = Field(32_768, ge=8, description="padded prompt tokens in one batch")
+    batch_rows: int = Field(256, ge=1, description="most questions in one batch")
+    window_rows: int = Field(512, ge=1, description="rows that are sorted by length and packed together")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
+    command: str | None = Field(
+        None, description="external evaluator: {model} is the merged checkpoint, {output} a folder for its JSON"
+    )
+
+    label: Label = execution("main", description="label of the predictions and scores that are written")
+    min_actors: int = execution(1, ge=1)
+    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
+    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    cpus_per_actor: float = execution(0.75, gt=0)
+    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
+    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
+    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
+    command_seconds: float | None = execution(None, gt=0, description="longest time for the external evaluator")
+    stall_seconds: float = execution(1800.0, gt=0, description="an evaluation that moves nothing this long fails")
+    strict: bool = execution(False)
+
+    @model_validator(mode="after")
+    def _check_source(self) -> EvaluateConfig:
+        if (self.data is None) == (self.command is None):
+            raise ValueError("give either data (the label of a test set) or command (an external evaluator)")
+        if self.command is not None and "{model}" not in self.command:
+            raise ValueError("command must name the checkpoint as {model}, and may name its output folder as {output}")
+        return self
+
+
+class CompareConfig(StageConfig):
+    """``compare``: select, finetune and evaluate for every method and seed, then the scoreboard."""
+
+    methods: tuple[str, ...] = Field(
+        (FULL, "random", "stratified", "coincide"), min_length=1, description="selection methods; 'full' = all rows"
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="of the selection and of the training")
+    ratio: float = Field(0.2, gt=0, le=1, description="part of all samples that a method keeps")
+    options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
+    finetune: dict[str, Any] = Field({}, description="settings of `finetune`, the same for every line")
+    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`, the same for every line")
+    data: Label = Field("test", description="label of the test set's samples")
+    max_test_rows: int | None = Field(None, ge=1, description="only this many test rows")
+    samples: Label = "main"
+    clusters: Label = "main"
+    price_per_hour: float | None = Field(None, gt=0, description="of the cluster; cost is in hours where not given")
+    label: Label = execution("main", description="label of the scoreboard; others than main prefix their lines' labels")
+
+    @model_validator(mode="after")
+    def _check_lines(self) -> CompareConfig:
+        for name, values in (("methods", self.methods), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {list(values)} has a value twice")
+        taken = {"finetune": ("selection", "samples", "seed", "label"), "evaluate": ("model", "data", "label")}
+        for section, names in taken.items():
+            if found := sorted(set(names) & set(getattr(self, section))):
+                raise ValueError(f"{section}.{found[0]} is set by compare itself for each line")
+        return self

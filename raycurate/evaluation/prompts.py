@@ -1,0 +1,130 @@
+"""Test rows to questions: every answer of a conversation is one question, with the true history before it.
+
+A row is tokenised whole by the code that makes training rows (`training/tokens.py`), and a question's prompt is the ids
+in front of its answer's span. So a model is asked with exactly the tokens it was trained to answer after, earlier
+turns end with the token that ends a turn, and one tokenisation serves all turns of a row. Rows that cannot be used are
+rejected with the tokenizer's reason, `overlong` ones included: nothing is cut.
+
+Packing is `features/prepare.py`'s, by task and then by length and image, as answers of one task have like lengths and a
+batch runs until its longest answer ends. Rows are padded on the left, so that all answers begin in one column.
+
+Cost per row: two template renderings and one tokenisation; per distinct image of a window one decode and resize.
+Limits: as of `training/tokens.py`: fast tokenizers, no videos. A template that writes a generation prompt of its own
+(such as an empty thinking block) is not asked with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from raycurate.features.batch import PreparedBatch
+from raycurate.features.conversation import count_marks
+from raycurate.features.images import ImageReader, ProcessedImage
+from raycurate.features.prepare import Preparer, _Row
+from raycurate.training.tokens import RowTokenizer, TokenReject, TokenRow
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Where a question comes from: the row in the window, and which of its answers is asked for (0-based)."""
+
+    position: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionBatch:
+    """Questions that are answered together, in the order of the batch's rows."""
+
+    batch: PreparedBatch
+    questions: tuple[Question, ...]
+
+
+class QuestionPreparer(Preparer):
+    """Turns windows of test rows into left-padded batches of prompts for one processor."""
+
+    def __init__(
+        self, processor: Any, *, max_length: int, token_budget: int, max_rows: int, pixel_dtype: torch.dtype
+    ) -> None:
+        """As `Preparer`; `max_length` is of the whole row, its answers included."""
+        super().__init__(
+            processor,
+            max_length=max_length,
+            token_budget=token_budget,
+            max_rows=max_rows,
+            padding_side="left",
+            pixel_dtype=pixel_dtype,
+        )
+        self._memory = _RememberingReader(self._reader)
+        self._rows_of = RowTokenizer(processor, max_length=max_length, overlong="quarantine")
+        self._rows_of._reader = self._memory  # type: ignore[assignment]  # one decode serves tokens and pixels
+
+    def prepare_questions(self, samples: Sequence[Mapping[str, Any]]) -> tuple[list[QuestionBatch], list[TokenReject]]:
+        """Batches of every question of the window, and the rows that have none.
+
+        Args:
+            samples: mappings as of `Preparer.prepare`, with `image_keys` and `task`.
+        """
+        loaders: dict[str, Any] = {}
+        shared = [
+            {**sample, "images": [loaders.setdefault(k, i) for k, i in _keyed_images(sample)]} for sample in samples
+        ]
+        self._memory.processed.clear()
+        results = self._rows_of.tokenize(shared)
+        numbers = {key: number for number, key in enumerate(loaders)}
+        processed = [self._memory.processed.get(id(loader)) for loader in loaders.values()]
+        questions: list[Question] = []
+        rows_of_task: dict[str, list[_Row]] = {}
+        for sample, result in zip(samples, results, strict=True):
+            if isinstance(result, TokenRow):
+                images = [numbers[key] for key in sample["image_keys"]]
+                for question, row in _questions(sample, result, images, len(questions)):
+                    questions.append(question)
+                    rows_of_task.setdefault(sample["task"], []).append(row)
+        batches = []
+        for _, rows in sorted(rows_of_task.items()):
+            for group in self._pack(rows):
+                batch = self._collate(group, processed)  # type: ignore[arg-type]  # shown images were processed
+                batches.append(QuestionBatch(batch, tuple(questions[row.position] for row in group)))
+        self._memory.processed.clear()
+        return batches, [result for result in results if isinstance(result, TokenReject)]
+
+
+class _RememberingReader:
+    """An `ImageReader` that keeps what it made, by the identity of what it was asked to read."""
+
+    def __init__(self, reader: ImageReader) -> None:
+        self._reader = reader
+        self.processed: dict[int, ProcessedImage] = {}
+
+    def read(self, image: Any) -> ProcessedImage:
+        result = self.processed[id(image)] = self._reader.read(image)
+        return result
+
+
+def _keyed_images(sample: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return list(zip(sample["image_keys"], sample["images"], strict=True))
+
+
+def _questions(
+    sample: Mapping[str, Any], row: TokenRow, images: Sequence[int], first: int
+) -> list[tuple[Question, _Row]]:
+    """The questions of one row, numbered from `first`, as rows to pack."""
+    messages = sample["messages"]
+    found = []
+    for turn, answer in enumerate(answer_turns(messages)):
+        ids_T = row.ids_T[: row.spans_A2[turn, 0]]
+        shown = tuple(images[: count_marks(messages[:answer])])
+        nothing_T = np.zeros(len(ids_T), dtype=bool)
+        found.append((Question(row.position, turn), _Row(first + turn, sample["key"], ids_T, nothing_T, shown)))
+    return found
+
+
+def answer_turns(messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """The positions of the assistant's turns."""
+    return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
