@@ -1,0 +1,299 @@
+"""``evaluate``: a model's answers to a test set over Ray Data, and their scores.
+
+    shards --loader tasks (CPU: read, decode, tokenise, pack)--> batches --actor pool: generate--> answers --commit-->
+        predictions --metrics by task--> scores
+
+Two nouns are written. ``predictions`` has one row per question and resumes by shard; ``scores`` has the same rows with
+the numbers of each, and ``scores.json`` (task -> metric -> number), so other metrics do not generate again. A shard's
+batches depend on its rows and the config only, not on the number of actors or the order in which they come.
+
+With ``command`` an external evaluator scores the merged checkpoint instead, as one task with a GPU where there are.
+
+Cost: one prefill per question and one decoder pass per answer token and batch. Memory: a loader holds one window, an
+actor one batch and its cache, the driver the answers of the shards in flight; scoring holds the test set's answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from raycurate.errors import UserError
+from raycurate.evaluation.config import EvaluateConfig
+from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
+from raycurate.evaluation.tasks import metrics_for_tasks
+from raycurate.filesystem import exists, read_bytes, resolve
+from raycurate.progress import Progress
+from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
+from raycurate.stages.evaluate_workers import (
+    ANSWER_FIELDS,
+    AnsweringActor,
+    commit_answers,
+    key_hash,
+    load_questions,
+)
+from raycurate.stages.extract import BLOCK_BYTES, _readable
+from raycurate.stages.shards import describe, get_result, map_tasks, skip_if_done
+from raycurate.store import Manifest, Noun, Run, ShardRecord
+
+STAGE_VERSION = 1
+SCORES_FILE = "scores.json"
+NOT_OF_PREDICTIONS = ("metrics", "annotations", "command")
+SCORED_SCHEMA = pa.schema(
+    [*ANSWER_FIELDS, ("references", pa.list_(pa.string())), ("scores", pa.map_(pa.string(), pa.float64()))]
+)
+
+
+def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
+    """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
+
+    Raises:
+        UserError: a model that cannot be loaded, metrics or annotations that do not fit the tasks, no answers.
+    """
+    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(cluster_gpus() > 0)
+    checkpoint = find_checkpoint(run, config.model)
+    asked = (checkpoint, config.dtype, gpus > 0, config.trust_remote_code)
+    facts = next(map_tasks(checkpoint_facts, [asked], num_cpus=0.5))
+    if config.command is not None:
+        return _evaluate_outside(run, config, checkpoint, facts, gpus)
+    assert config.data is not None, "the config has data or command"
+    sample_manifest = run.noun("samples", config.data).require("ingest")
+    metrics_for_tasks(sample_manifest.metrics["tasks"], config.metrics)
+    annotations, digest = _read_annotations(config.annotations)
+    predictions = _predict(run, config, checkpoint, facts, gpus)
+    found = predictions.require("evaluate")
+    inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
+    description = describe("evaluate", STAGE_VERSION, config, inputs)
+    noun = run.noun("scores", config.label)
+    if done := skip_if_done(noun, description):
+        return done
+    noun.begin(description)
+    with Progress("score", found.rows_out, "answers", noun=noun) as progress:
+        headlines = next(map_tasks(_score, [(predictions, noun, config, annotations)]))
+        progress.advance(found.rows_out)
+    manifest = noun.finish(
+        metrics={
+            "model": config.model,
+            "checkpoint": facts[0],
+            "dtype": facts[1],
+            "headlines": headlines,
+            "rejected": sum(found.quarantined.values()),
+            "unfinished": found.metrics["unfinished"],
+            "generation_seconds": found.seconds,
+        }
+    )
+    manifest = dataclasses.replace(manifest, rows_in=found.rows_in, quarantined=found.quarantined)
+    noun.write_json("manifest.json", asdict(manifest))
+    return manifest
+
+
+def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation], str | None]:
+    if uri is None:
+        return {}, None
+    filesystem, path = resolve(uri)
+    if not exists(filesystem, path):
+        raise UserError(f"there is no annotations file {uri}")
+    data = read_bytes(filesystem, path)
+    return parse_annotations(data.decode("utf-8", "replace"), uri), hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+# predictions
+
+
+def _predict(run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float) -> Noun:
+    """The finished ``predictions`` noun, made now or found."""
+    samples = run.noun("samples", config.data or "")
+    sample_manifest = samples.require("ingest")
+    inputs = {"samples": sample_manifest.fingerprint, "model": facts[0], "dtype": facts[1]}
+    description = describe("predict", STAGE_VERSION, config, inputs)
+    description["config"] = {k: v for k, v in description["config"].items() if k not in NOT_OF_PREDICTIONS}
+    noun = run.noun("predictions", config.label)
+    if noun.is_done(description):
+        return noun
+    noun.begin(description)
+    total, last = sample_manifest.rows_out, None
+    if config.max_rows is not None and config.max_rows < total:
+        total, last = config.max_rows, next(map_tasks(_last_hash, [(samples, config.max_rows)]))
+    missing = noun.missing(sample_manifest.shards)
+    done = sum(record.extra["rows"] for record in noun.records().values())
+    with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
+        if missing:
+            images = config.images or sample_manifest.description["config"]["images"]
+            dataset = _dataset(samples, config, checkpoint, facts, images, last, missing, gpus)
+            _commit_shards(samples, noun, dataset, last, progress, config)
+    noun.finish(metrics=_count(noun))
+    return noun
+
+
+def _last_hash(samples: Noun, rows: int) -> str:
+    """The key hash of the last row of a subset of `rows`."""
+    hashes: list[str] = []
+    for part in samples.iter_parts(["key"]):
+        hashes = sorted([*hashes, *map(key_hash, part["key"].to_pylist())])[:rows]
+    return hashes[-1]
+
+
+def _count(noun: Noun) -> dict[str, Any]:
+    records = noun.records()
+    unfinished = 0
+    for shard in sorted(records):
+        finished = noun.read_part(shard, ["finished"])["finished"]
+        unfinished += finished.to_pylist().count(False)
+    return {"tokens": sum(record.extra["tokens"] for record in records.values()), "unfinished": unfinished}
+
+
+def _dataset(
+    samples: Noun,
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    facts: tuple[str, str],
+    images: str | None,
+    last: str | None,
+    missing: list[int],
+    gpus: float,
+) -> ray.data.Dataset:
+    """The streaming pipeline from shard numbers to answers."""
+    slots = max(1, int(cluster_gpus() / gpus if gpus else 0.8 * cluster_cpus() / config.cpus_per_actor))
+    most = max(1, min(config.max_actors, 2 * len(missing)))
+    least = min(config.min_actors, most)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=least,
+        max_size=most,
+        initial_size=max(least, min(most, slots)),
+        max_tasks_in_flight_per_actor=4,
+    )
+    dataset = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
+    context = dataset.context
+    context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = int(config.stall_seconds)
+    dataset = dataset.map_batches(
+        functools.partial(load_questions, samples, checkpoint, facts, config, images, last),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=config.cpus_per_loader,
+    )
+    return dataset.map_batches(
+        AnsweringActor,
+        fn_constructor_kwargs={"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=config.cpus_per_actor,
+        num_gpus=gpus or None,
+        compute=pool,
+    )
+
+
+def _commit_shards(
+    samples: Noun,
+    noun: Noun,
+    dataset: ray.data.Dataset,
+    last: str | None,
+    progress: Progress,
+    config: EvaluateConfig,
+) -> None:
+    """Drive the pipeline; start a commit task for each complete shard."""
+    gathered: dict[int, dict[tuple[int, int], Mapping[str, Any]]] = {}
+    commit = ray.remote(commit_answers).options(num_cpus=0.1)
+    pending: list[ray.ObjectRef] = []
+
+    def collect(block: bool) -> None:
+        while pending:
+            ready, _ = ray.wait(pending, num_returns=1, timeout=None if block else 0)
+            if not ready:
+                return
+            pending.remove(ready[0])
+            _note(progress, get_result(ready[0]), strict=config.strict)
+
+    try:
+        for line in dataset.iter_rows():
+            lines = gathered.setdefault(line["shard"], {})
+            lines[line["window"], line["batch"]] = line  # a batch that came twice counts once
+            if _is_complete(lines, line["windows"]):
+                done = gathered.pop(line["shard"])
+                texts = [{name: each[name] for name in ("answers", "rejects")} for each in done.values()]
+                pending.append(commit.remote(samples, noun, last, line["shard"], texts))
+            collect(block=False)
+    except ray.exceptions.RayError as error:
+        raise _readable(error) from error
+    collect(block=True)
+    assert not gathered, f"shards left incomplete: {sorted(gathered)}"
+
+
+def _is_complete(lines: Mapping[tuple[int, int], Mapping[str, Any]], windows: int) -> bool:
+    expected = {window: line["batches"] for (window, _), line in lines.items()}
+    return len(expected) == windows and len(lines) == sum(expected.values())
+
+
+def _note(progress: Progress, record: ShardRecord, *, strict: bool) -> None:
+    rejected = sum(record.quarantined.values())
+    if strict and rejected:
+        raise UserError(
+            f"--strict: {rejected} questions of shard {record.shard} were rejected: {record.quarantined}. "
+            "See the quarantine folder of the run, or run without --strict to score the others."
+        )
+    progress.advance(record.extra["rows"])
+
+
+# scores
+
+
+def _score(
+    predictions: Noun, noun: Noun, config: EvaluateConfig, annotations: dict[AnnotationKey, Annotation]
+) -> dict[str, dict[str, bool]]:
+    """Score all answers and write them shard by shard; returns the headlines. Runs as one task."""
+    parts = [part.to_pylist() for part in predictions.iter_parts()]
+    answers = [row for part in parts for row in part]
+    scores = score_answers(answers, config.metrics, annotations)
+    for row, references, numbers in zip(answers, scores.references, scores.rows, strict=True):
+        row["references"], row["scores"] = list(references), sorted(numbers.items())
+    for shard, part in enumerate(parts):
+        noun.commit_part(shard, pa.Table.from_pylist(part, schema=SCORED_SCHEMA), rows_in=len(part))
+    noun.write_json(SCORES_FILE, scores.tasks)
+    return scores.headlines
+
+
+def _evaluate_outside(
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float
+) -> Manifest:
+    """Scores from the external evaluator."""
+    description = describe("evaluate", STAGE_VERSION, config, {"model": facts[0]})
+    noun = run.noun("scores", config.label)
+    if done := skip_if_done(noun, description):
+        return done
+    noun.begin(description)
+    with Progress("evaluate", 1, "commands", noun=noun) as progress:
+        call = ray.remote(_run_command).options(num_cpus=config.cpus_per_actor, num_gpus=gpus, max_retries=0)
+        scores = get_result(call.remote(noun, config, checkpoint))
+        progress.advance()
+    noun.write_json(SCORES_FILE, scores)
+    headlines = {task: dict.fromkeys(sorted(metrics), True) for task, metrics in scores.items()}
+    return noun.finish(metrics={"model": config.model, "checkpoint": facts[0], "headlines": headlines})
+
+
+def _run_command(noun: Noun, config: EvaluateConfig, checkpoint: Checkpoint) -> dict[str, dict[str, float]]:
+    """Run the evaluator on this worker, and keep what it printed."""
+    from raycurate.evaluation.external import run_evaluator
+
+    assert config.command is not None, "this task is started for a command"
+    with tempfile.TemporaryDirectory(prefix="raycurate-evaluate-") as scratch:
+        output = Path(scratch) / "output"
+        output.mkdir()
+        model = merged_folder(checkpoint, Path(scratch) / "merged", config.trust_remote_code)
+        try:
+            return run_evaluator(config.command, model, output, seconds=config.command_seconds)
+        finally:
+            log = output / "command.log"
+            noun.write_bytes("command.log", log.read_bytes() if log.exists() else b"")
