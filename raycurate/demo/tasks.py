@@ -25,6 +25,7 @@ from raycurate.demo.sources import COLORS, SHAPES, Picture, Scan, Split, shape_b
 
 IMAGE_MARK = "<image>"
 SIDE = 64
+CELL = 16
 _CELLS = ((0, 0), (SIDE, 0), (0, SIDE), (SIDE, SIDE))
 _NUMBER_TEXT = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -208,13 +209,13 @@ def _collage(pictures: list[Picture], rng: random.Random) -> Image.Image:
 
 
 def _write(material: Material, rng: random.Random, lines: list[str]) -> Image.Image:
-    """Return a 64 x 64 image with each string on a line of its own, every digit a scan enlarged to 16 x 16."""
+    """Return a 64 x 64 image with each string on a line of its own, every digit a scan enlarged to 16 x 16 pixels."""
     pixels_HW = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    band = SIDE // len(lines)
-    for line, text in enumerate(lines):
-        top, left = line * band + rng.randint(0, band - 16), rng.randint(0, SIDE - 16 * len(text))
-        for place, digit in enumerate(text):
+    cells = SIDE // CELL
+    for line, text in zip(sorted(rng.sample(range(cells), len(lines))), lines, strict=True):
+        first = rng.randint(0, cells - len(text))
+        for place, digit in enumerate(text, start=first):
             scan = rng.choice(material.scans[int(digit)])
-            x = left + 16 * place
-            pixels_HW[top : top + 16, x : x + 16] = np.kron(scan.pixels, np.ones((2, 2), dtype=np.uint8))
+            rows, columns = slice(line * CELL, (line + 1) * CELL), slice(place * CELL, (place + 1) * CELL)
+            pixels_HW[rows, columns] = np.kron(scan.pixels, np.ones((2, 2), dtype=np.uint8))
     return Image.fromarray(pixels_HW).convert("RGB")

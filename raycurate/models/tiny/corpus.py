@@ -51,6 +51,13 @@ def corpus_row(seed: int, index: int) -> CorpusRow:
     return _MAKERS[skill][0](rng)
 
 
+def picture_row(seed: int, index: int) -> CorpusRow:
+    """Make row `index` of what teaches the vision tower: rows of the corpus with an image, half of them digits."""
+    rng = random.Random(f"picture:{seed}:{index}")
+    skills = ("single", "several", "numbers", "two_numbers")
+    return _MAKERS[rng.choices(skills, weights=(3, 2, 3, 2))[0]][0](rng)
+
+
 def naming_row(seed: int, index: int) -> CorpusRow:
     """Make row `index` of the first lessons of `seed`: one object, two short questions about what it is."""
     rng = random.Random(f"naming:{seed}:{index}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 64
+CELL = 16
 _OVERSAMPLE = 2
 
 SHAPES = ("circle", "rectangle", "triangle", "star", "cross")
@@ -99,23 +100,19 @@ def shapes_scene(rng: random.Random, count: int) -> Scene:
 
 
 def digits_scene(rng: random.Random, rows: list[str]) -> Scene:
-    """Write each string of digits on its own line, in one pen; every digit is a `Thing`."""
+    """Write each string of up to four digits on its own line, in cells of 16 pixels; every digit is a `Thing`."""
     dark = rng.random() < 0.6
     ink, paper = (rng.randint(200, 255), rng.randint(0, 45)) if dark else (rng.randint(0, 60), rng.randint(205, 255))
     gray = Image.new("L", (SIDE, SIDE), 0)
     things = []
-    pitch = rng.choice((15, 16, 16)) if max(map(len, rows)) > 2 else rng.choice((15, 16, 18, 20))
-    height = min(pitch, SIDE // len(rows))
-    top = rng.uniform(0, SIDE - height * len(rows)) if len(rows) == 1 else 0.0
-    for line, text in enumerate(rows):
-        left = rng.uniform(0, SIDE - pitch * len(text))
-        slack = (SIDE - height * len(rows)) / len(rows)
-        y = top + line * (height + slack) + (rng.uniform(0, slack) if len(rows) > 1 else 0.0)
-        for place, digit in enumerate(text):
-            glyph = _glyph(rng, int(digit), pitch)
-            x = left + place * pitch
-            gray.paste(glyph, (round(x), round(y)))
-            things.append(Thing(digit, "white" if dark else "black", (x, y, x + pitch, y + height)))
+    cells = SIDE // CELL
+    lines = sorted(rng.sample(range(cells), len(rows)))
+    for line, text in zip(lines, rows, strict=True):
+        first = rng.randint(0, cells - len(text))
+        for place, digit in enumerate(text, start=first):
+            x, y = place * CELL, line * CELL
+            gray.paste(_glyph(rng, int(digit), CELL), (x, y))
+            things.append(Thing(digit, "white" if dark else "black", (x, y, x + CELL, y + CELL)))
     table = [round(paper + (ink - paper) * v / 255) for v in range(256)]
     return Scene(Image.merge("RGB", [gray.point(table)] * 3), tuple(things), dark)
 

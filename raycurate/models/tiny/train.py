@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from raycurate.models.tiny.corpus import CorpusRow, corpus_row, naming_row
+from raycurate.models.tiny.corpus import CorpusRow, corpus_row, naming_row, picture_row
 from raycurate.models.tiny.definition import (
     ASSISTANT,
     IMAGE,
@@ -90,7 +90,7 @@ class EncodedRow:
 
 
 class AnswerRows(Dataset[EncodedRow]):
-    """`count` rows of the corpus of `seed`, encoded for the whole model and served in order.
+    """`count` rows of `seed`, encoded for the whole model and served in order: `naming` naming rows, then the corpus.
 
     Rows are made by windows of `WINDOW` batches; inside a window they are sorted by length and its batches
     are shuffled, which saves a third of the padding. Read them sequentially: one window is kept.
@@ -103,9 +103,9 @@ class AnswerRows(Dataset[EncodedRow]):
         *,
         seed: int,
         batch: int,
-        make: Callable[[int, int], CorpusRow] = corpus_row,
+        naming: int = 0,
     ) -> None:
-        self.tokenizer, self.count, self.seed, self.batch, self.make = tokenizer, count, seed, batch, make
+        self.tokenizer, self.count, self.seed, self.batch, self.naming = tokenizer, count, seed, batch, naming
         self._window: tuple[int, list[EncodedRow]] = (-1, [])
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class AnswerRows(Dataset[EncodedRow]):
         first = window * WINDOW * self.batch
         made = []
         for index in range(first, min(self.count, first + WINDOW * self.batch)):
-            row = self.make(self.seed, index)
+            row = (naming_row if index < self.naming else corpus_row)(self.seed, index)
             ids, labels = encode_row(row, self.tokenizer)
             made.append(EncodedRow(ids, labels, None if row.image is None else normalise_pixels(row)))
         made.sort(key=lambda row: len(row.ids))
@@ -161,11 +161,8 @@ class PatchRows(Dataset[dict[str, torch.Tensor]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return the pixels and the targets of one image; a row of text alone gives its place to another row."""
-        row = corpus_row(self.seed, index)
-        while row.image is None:
-            index += self.count
-            row = corpus_row(self.seed, index)
+        """Return the pixels and the targets of one image."""
+        row = picture_row(self.seed, index)
         return {"pixel_values": torch.from_numpy(normalise_pixels(row)), **patch_targets(row.things)}
 
 
@@ -192,17 +189,25 @@ def patch_targets(things: Sequence[Thing]) -> dict[str, torch.Tensor]:
 
 
 class PatchReader(nn.Module):
-    """The vision tower with three linear heads on its patch tokens; returns the summed loss of the heads."""
+    """The vision tower with three linear heads on its patch tokens; returns the summed loss of the heads.
 
-    def __init__(self, tower: CLIPVisionModel, *, whole_scene: bool) -> None:
+    With a `projector`, what it makes of a patch must also come near the word embeddings of what the patch holds, plus
+    half of those of the whole scene, plus the box along four fixed directions.
+    """
+
+    def __init__(
+        self, tower: CLIPVisionModel, projector: nn.Module | None = None, words_CH: torch.Tensor | None = None
+    ) -> None:
         super().__init__()
         width = tower.config.hidden_size
         self.tower = tower
+        self.projector = projector
         self.kind = nn.Linear(width, len(_KINDS))
         self.tint = nn.Linear(width, len(_TINTS))
         self.box = nn.Linear(width, 4)
-        self.present = nn.Linear(width, len(_KINDS) + len(_TINTS))
-        self.whole_scene = whole_scene
+        if words_CH is not None:
+            self.register_buffer("words_CH", words_CH)
+            self.register_buffer("corners_4H", nn.functional.normalize(torch.randn(4, words_CH.shape[1])))
 
     def forward(
         self,
@@ -214,27 +219,46 @@ class PatchReader(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return {"loss"} for pixels (B, 3, 64, 64), kinds and tints (B, P), boxes (B, P, 4), present (B, C)."""
         tokens_BPW = self.tower(pixel_values).last_hidden_state[:, 1:]
-        loss = nn.functional.cross_entropy(self.kind(tokens_BPW).flatten(0, 1), kinds.flatten())
+        # Most patches are empty: without a mean of their own the filled ones would hardly count.
+        kinds_BPC, filled = self.kind(tokens_BPW), kinds > 0
+        loss = nn.functional.cross_entropy(kinds_BPC[filled], kinds[filled])
+        loss = loss + nn.functional.cross_entropy(kinds_BPC.flatten(0, 1), kinds.flatten())
         loss = loss + nn.functional.cross_entropy(self.tint(tokens_BPW).flatten(0, 1), tints.flatten()) / 4
-        filled = kinds > 0
         distance = nn.functional.smooth_l1_loss(self.box(tokens_BPW)[filled], boxes[filled], beta=0.05)
         loss = loss + 2 * distance
-        if self.whole_scene:
-            presence_BPC = self.present(tokens_BPW)
-            wanted_BPC = present[:, None].expand_as(presence_BPC)
-            loss = loss + 4 * nn.functional.binary_cross_entropy_with_logits(presence_BPC, wanted_BPC)
+        if self.projector is not None:
+            wanted_BPH = self._wanted(kinds, tints, boxes, present)
+            loss = loss + 2 * (self.projector(tokens_BPW) - wanted_BPH).square().sum(-1).mean()
         return {"loss": loss}
 
+    def _wanted(
+        self, kinds: torch.Tensor, tints: torch.Tensor, boxes: torch.Tensor, present: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the projector should make of each patch, (B, P, H)."""
+        local_BPH = self.words_CH[kinds]
+        local_BPH = local_BPH + self.words_CH[len(_KINDS) + tints.clamp(min=0)] * (tints >= 0)[..., None]
+        local_BPH = local_BPH + ((2 * boxes - 1) * (kinds > 0)[..., None]) @ self.corners_4H
+        return local_BPH + 0.5 * (present @ self.words_CH)[:, None]
 
-def train_vision(
-    model: LlavaForConditionalGeneration, out: Path, *, images: int, seed: int, whole_scene: bool
-) -> float:
-    """Stage 1: train the model's vision tower in place on `images` scenes; return the last logged loss.
 
-    With `whole_scene` every patch must also tell what occurs anywhere in the scene. The decoder starts with flat
-    attention, and finds the image ten times sooner if every image token carries the answer.
+def scene_words(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Return the unit embeddings (C, H) of every kind and colour, as an answer starts and as a sentence goes on.
+
+    The first row, of the empty patch, is zero.
     """
-    reader = PatchReader(model.model.vision_tower, whole_scene=whole_scene)
+    table_VH = model.get_input_embeddings().weight.detach()
+    rows = []
+    for word in (*_KINDS, *_TINTS):
+        forms = [
+            tokenizer.encode(text, add_special_tokens=False)[:1]
+            for text in (word, word if word.isdigit() else f" {word}")
+        ]
+        rows.append(table_VH[sum(forms, [])].sum(0) if word else torch.zeros_like(table_VH[0]))
+    return nn.functional.normalize(torch.stack(rows))
+
+
+def train_vision(reader: PatchReader, out: Path, *, images: int, seed: int) -> float:
+    """Stage 1: train the reader, its tower and its projector in place on `images` scenes; return the last loss."""
     trainer = Trainer(reader, _arguments(out, batch=64, rate=1e-3), train_dataset=PatchRows(images, seed=seed))
     trainer.train()
     return _last_loss(trainer)
@@ -246,41 +270,48 @@ def train_answers(
     out: Path,
     *,
     rows: int,
+    naming: int,
     seed: int,
-    make: Callable[[int, int], CorpusRow] = corpus_row,
 ) -> float:
-    """Stage 2: train the whole model in place on the answers of `rows` rows; return the last logged loss."""
+    """Stage 2: train the decoder in place on `rows` rows, the first `naming` of them short questions about what one
+    object is; return the last logged loss.
+
+    A fresh decoder looks for the image only while little else lowers the loss: naming comes before captions and boxes.
+    """
     arguments = _arguments(out, batch=32, rate=1.5e-3)
-    data = AnswerRows(tokenizer, rows, seed=seed, batch=32, make=make)
+    data = AnswerRows(tokenizer, rows, seed=seed, batch=32, naming=naming)
+    # The first steps of a fresh decoder would undo in a minute what the tower and the projector have learned.
+    read = nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector]).requires_grad_(False)
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=data.collate)
     trainer.train()
+    read.requires_grad_(True)
     return _last_loss(trainer)
 
 
 def train_tiny_model(out: Path, work: Path, *, images: int, rows: int, seed: int = 0) -> dict[str, float]:
     """Train the model from nothing and write it to `out` as bfloat16 safetensors with its processor.
 
-    `images` scenes train the vision tower, 15% more teach it the whole scene; 9,600 naming rows and `rows` rows of the
-    corpus train the whole model. `work` receives the checkpoints; a vision tower found there is used again instead of
-    being trained. Returns the last training loss of each stage that ran.
+    `images` scenes train the vision tower, a third of them the projector as well; `rows` rows of the corpus, the
+    first quarter naming rows, train the whole model. `work` receives the checkpoints; a vision tower found there is
+    used again instead of being trained. Returns the last training loss of each stage that ran.
     """
     texts = (f"{q}\n{a}" for i in range(4000) for q, a in corpus_row(seed, i).turns)
     tokenizer = build_tokenizer(texts)
     processor = build_processor(tokenizer)
     model = build_model(tokenizer, seed=seed)
-    tower, read = model.model.vision_tower, work / "vision.safetensors"
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    read = work / "vision.safetensors"
     losses = {}
     if read.exists():
-        tower.load_state_dict(load_file(read))
+        nn.ModuleList([tower, projector]).load_state_dict(load_file(read))
         logger.info("using the vision tower of %s", read)
     else:
-        losses["patches"] = train_vision(model, work / "patches", images=images, seed=seed, whole_scene=False)
-        more = images * 3 // 20
-        losses["scenes"] = train_vision(model, work / "scenes", images=more, seed=seed + 1, whole_scene=True)
-        save_file(dict(tower.state_dict()), read)
-    losses["naming"] = train_answers(model, tokenizer, work / "naming", rows=9600, seed=seed, make=naming_row)
-    save(model, processor, work / "after-naming")
-    losses["answers"] = train_answers(model, tokenizer, work / "answers", rows=rows, seed=seed + 1)
+        first, second = images * 2 // 3, images // 3
+        losses["patches"] = train_vision(PatchReader(tower), work / "patches", images=first, seed=seed)
+        reader = PatchReader(tower, projector, scene_words(model, tokenizer))
+        losses["words"] = train_vision(reader, work / "words", images=second, seed=seed + 1)
+        save_file(nn.ModuleList([tower, projector]).state_dict(), read)
+    losses["answers"] = train_answers(model, tokenizer, work / "answers", rows=rows, naming=rows // 4, seed=seed + 1)
     save(model, processor, out)
     return losses
 
