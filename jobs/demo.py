@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from raycurate.cli import print_manifest
+from raycurate.cli_support import print_manifest
 from raycurate.config import Recipe, load_recipe
 from raycurate.demo.data import build_demo_dataset, scale_for_rows
 from raycurate.pipeline import run_recipe

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from raycurate import __version__
+from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, settings
+from raycurate.cli_training import compare, evaluate, finetune
 from raycurate.config import (
     ClusterConfig,
     ExportConfig,
@@ -21,46 +20,9 @@ from raycurate.config import (
     IngestConfig,
     RankConfig,
     SelectConfig,
-    StageConfig,
-    apply_override,
     load_recipe,
-    make_config,
 )
-from raycurate.errors import UserError
 from raycurate.store import Run
-
-if TYPE_CHECKING:
-    from raycurate.store import Manifest
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
-
-
-class Group(click.Group):
-    """Turns errors into one readable line and an exit code; ``--debug`` shows the traceback."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except UserError as error:
-            if ctx.params.get("debug"):
-                raise
-            err.print(f"[bold red]error:[/] {_plain(str(error))}")
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
-            text = str(error).strip().splitlines()
-            err.print(f"[bold red]error:[/] {type(error).__name__}: {_plain(text[-1] if text else '')}")
-            err.print("Run again with `raycurate --debug ...` for the traceback; finished shards are kept.")
-        sys.exit(1)
-
-
-def _plain(text: str) -> str:
-    """Text of a user's file must not be read as markup."""
-    return text.replace("[", "\\[")
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -81,42 +43,6 @@ def main(debug: bool, quiet: bool) -> None:
     level = logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("raycurate").setLevel(logging.DEBUG if debug else level)
-
-
-def settings(command: Command) -> Command:
-    """Options that every stage has."""
-    command = click.option(
-        "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Any other setting of the stage."
-    )(command)
-    return click.option("--label", default="main", help="Name of the result inside the run.")(command)
-
-
-def _config(kind: type[StageConfig], values: dict[str, Any], overrides: tuple[str, ...]) -> Any:
-    for override in overrides:
-        apply_override(values, override)
-    return make_config(kind, {name: value for name, value in values.items() if value is not None})
-
-
-def _in_session(call: Callable[[], Manifest]) -> None:
-    from raycurate.ray_session import ray_session
-
-    with ray_session():
-        manifest = call()
-    print_manifest(manifest)
-
-
-def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
-    """One stage's result in a line."""
-    shown = manifest.seconds if seconds is None else seconds
-    kept = f", kept {manifest.metrics['kept']:,}" if "kept" in manifest.metrics else ""
-    rejected = sum(manifest.quarantined.values())
-    reasons = ", ".join(f"{name} {count}" for name, count in sorted(manifest.quarantined.items()))
-    quarantine = f", {rejected:,} quarantined ({reasons})" if rejected else ""
-    out.print(
-        f"[bold]{manifest.noun:<9}[/] {manifest.label}: {manifest.rows_in:,} rows in, "
-        f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown:.1f} s[/]",
-        highlight=False,
-    )
 
 
 @main.command()
@@ -151,10 +77,10 @@ def ingest(
         "strict": strict,
         "label": label,
     }
-    config = _config(IngestConfig, values, overrides)
+    config = config_of(IngestConfig, values, overrides)
     from raycurate.stages.ingest import ingest as stage
 
-    _in_session(functools.partial(stage, Run(run), config))
+    in_session(functools.partial(stage, Run(run), config))
 
 
 @main.command()
@@ -175,10 +101,10 @@ def extract(
     """
     chosen: Any = layers if layers == "auto" else [part.strip() for part in layers.split(",")]
     values = {"model": model, "layers": chosen, "variant": variant, "strict": strict, "label": label}
-    config = _config(ExtractConfig, values, overrides)
+    config = config_of(ExtractConfig, values, overrides)
     from raycurate.stages.extract import extract as stage
 
-    _in_session(functools.partial(stage, Run(run), config))
+    in_session(functools.partial(stage, Run(run), config))
 
 
 @main.command()
@@ -213,10 +139,10 @@ def cluster(
         "workers": workers,
         "label": label,
     }
-    config = _config(ClusterConfig, values, overrides)
+    config = config_of(ClusterConfig, values, overrides)
     from raycurate.stages.cluster import cluster as stage
 
-    _in_session(functools.partial(stage, Run(run), config))
+    in_session(functools.partial(stage, Run(run), config))
 
 
 @main.command()
@@ -229,10 +155,10 @@ def rank(run: str, label: str, overrides: tuple[str, ...]) -> None:
     Example:
       raycurate rank runs/llava --set sigma=1.0
     """
-    config = _config(RankConfig, {"label": label}, overrides)
+    config = config_of(RankConfig, {"label": label}, overrides)
     from raycurate.stages.rank import rank as stage
 
-    _in_session(functools.partial(stage, Run(run), config))
+    in_session(functools.partial(stage, Run(run), config))
 
 
 @main.command()
@@ -254,10 +180,10 @@ def select(
     values: dict[str, Any] = {"method": method, "ratio": ratio, "seed": seed, "label": label}
     if temperature is not None:
         values["options"] = {"temperature": temperature}
-    config = _config(SelectConfig, values, overrides)
+    config = config_of(SelectConfig, values, overrides)
     from raycurate.stages.select import select as stage
 
-    _in_session(functools.partial(stage, Run(run), config))
+    in_session(functools.partial(stage, Run(run), config))
 
 
 @main.command()
@@ -272,11 +198,11 @@ def export(run: str, format_: str, path: str, selection: str) -> None:
     Example:
       raycurate export runs/llava --format llava --out coreset.json
     """
-    config = _config(ExportConfig, {"out": path, "format": format_, "selection": selection}, ())
+    config = config_of(ExportConfig, {"out": path, "format": format_, "selection": selection}, ())
     from raycurate.stages.export import export as stage
 
     rows = stage(Run(run), config)
-    out.print(f"[bold]export[/]    {rows:,} rows -> {_plain(path)}", highlight=False)
+    out.print(f"[bold]export[/]    {rows:,} rows -> {plain(path)}", highlight=False)
 
 
 @main.command("run")
@@ -315,6 +241,10 @@ def status(run: str) -> None:
         total = "?" if line.total is None else f"{line.total:,}"
         table.add_row(line.name, line.state, f"{line.rows:,}", total, str(line.quarantined), f"{line.seconds:.1f}")
     out.print(table)
+
+
+for command in (finetune, evaluate, compare):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""What the commands share: errors as one line, common options, a config from options, a result as one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+
+from raycurate.config import StageConfig, apply_override
+from raycurate.errors import UserError
+
+if TYPE_CHECKING:
+    from raycurate.store import Manifest
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+class Group(click.Group):
+    """Turns errors into one readable line and an exit code; ``--debug`` shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as error:
+            if ctx.params.get("debug"):
+                raise
+            err.print(f"[bold red]error:[/] {plain(str(error))}")
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            text = str(error).strip().splitlines()
+            err.print(f"[bold red]error:[/] {type(error).__name__}: {plain(text[-1] if text else '')}")
+            err.print("Run again with `raycurate --debug ...` for the traceback; finished shards are kept.")
+        sys.exit(1)
+
+
+def plain(text: str) -> str:
+    """Text of a user's file must not be read as markup."""
+    return text.replace("[", "\\[")
+
+
+def settings(command: Command) -> Command:
+    """Options that every stage has."""
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Any other setting of the stage."
+    )(command)
+    return click.option("--label", default="main", help="Name of the result inside the run.")(command)
+
+
+def config_of(kind: type[StageConfig], values: dict[str, Any], overrides: tuple[str, ...]) -> Any:
+    """A stage's config from options and ``--set`` values."""
+    for override in overrides:
+        apply_override(values, override)
+    return make_config(kind, {name: value for name, value in values.items() if value is not None})
+
+
+def in_session(call: Callable[[], Manifest], *, dashboard: bool = False) -> None:
+    """Run a stage on the cluster, or on a local one, and print its result."""
+    from raycurate.config import SessionConfig
+    from raycurate.ray_session import ray_session
+
+    with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
+        manifest = call()
+    print_manifest(manifest)
+
+
+def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
+    """One stage's result in a line."""
+    shown = manifest.seconds if seconds is None else seconds
+    kept = f", kept {manifest.metrics['kept']:,}" if "kept" in manifest.metrics else ""
+    rejected = sum(manifest.quarantined.values())
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(manifest.quarantined.items()))
+    quarantine = f", {rejected:,} quarantined ({reasons})" if rejected else ""
+    out.print(
+        f"[bold]{manifest.noun:<9}[/] {manifest.label}: {manifest.rows_in:,} rows in, "
+        f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown:.1f} s[/]",
+        highlight=False,
+    )

@@ -1,0 +1,147 @@
+"""The commands that come after a selection: finetune, evaluate, compare."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raycurate.cli_support import config_of, in_session, out, plain, settings
+from raycurate.errors import UserError
+from raycurate.filesystem import read_bytes
+from raycurate.store import Run
+
+
+@click.command()
+@click.argument("run")
+@click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
+@click.option("--selection", default="main", help="Label of the selection; 'none' trains on all samples.")
+@click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="JSON of task -> weight.")
+@click.option("--workers", default=1, help="Training processes, one GPU each where there are GPUs.")
+@click.option("--deepspeed", help="zero2, zero3, or a DeepSpeed JSON file.")
+@click.option("--lora/--full", default=True, help="LoRA on the decoder, or all of its weights.")
+@click.option("--merge", is_flag=True, help="Also write the merged model.")
+@settings
+def finetune(
+    run: str,
+    model: str,
+    selection: str,
+    weights: str | None,
+    workers: int,
+    deepspeed: str | None,
+    lora: bool,
+    merge: bool,
+    label: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Train MODEL on the kept rows, each task with its weight (Ray Train, DeepSpeed).
+
+    \b
+    Example:
+      raycurate finetune runs/llava --model llava-hf/llava-1.5-7b-hf --workers 8 --deepspeed zero3 --lora --merge
+    """
+    from raycurate.training.config import FinetuneConfig
+
+    values: dict[str, Any] = {
+        "model": model,
+        "selection": None if selection == "none" else selection,
+        "weights": _read_weights(weights),
+        "workers": workers,
+        "deepspeed": deepspeed,
+        "method": "lora" if lora else "full",
+        "merge": merge,
+        "label": label,
+    }
+    if selection == "none":
+        overrides = (*overrides, "selection=null")
+    config = config_of(FinetuneConfig, values, overrides)
+    from raycurate.stages.finetune import finetune as stage
+
+    in_session(functools.partial(stage, Run(run), config), dashboard=True)
+
+
+def _read_weights(path: str | None) -> dict[str, float] | None:
+    if path is None:
+        return None
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f'{path} must be an object of task -> weight, for example {{"vqa": 1.2}}')
+    return value
+
+
+@click.command()
+@click.argument("run")
+@click.option("--model", required=True, help="Hub id, folder, 'tiny', or models/LABEL of the run.")
+@click.option("--data", help="Label of the test set's samples (`raycurate ingest TEST --out RUN --label test`).")
+@click.option("--metrics", default="auto", help="auto, or TASK=METRIC[,TASK=METRIC...]; patterns allowed.")
+@click.option("--command", help="An external evaluator; {model} is the merged checkpoint, {output} a folder.")
+@settings
+def evaluate(
+    run: str,
+    model: str,
+    data: str | None,
+    metrics: str,
+    command: str | None,
+    label: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Answer a test set's questions with MODEL and score the answers task by task.
+
+    \b
+    Example:
+      raycurate evaluate runs/llava --model models/main --data test
+    """
+    from raycurate.evaluation.config import EvaluateConfig
+
+    chosen = {} if metrics == "auto" else dict(part.split("=", 1) for part in metrics.split(",") if "=" in part)
+    if metrics != "auto" and not chosen:
+        raise UserError(f"--metrics {metrics!r} is neither 'auto' nor TASK=METRIC pairs, for example caption=cider")
+    values = {"model": model, "data": data, "metrics": chosen, "command": command, "label": label}
+    config = config_of(EvaluateConfig, values, overrides)
+    from raycurate.stages.evaluate import evaluate as stage
+
+    in_session(functools.partial(stage, Run(run), config))
+
+
+@click.command()
+@click.argument("run")
+@click.option("--methods", default="full,random,stratified,coincide", help="Selection methods; full = all rows.")
+@click.option("--seeds", default="0,1,2", help="Of selection and training.")
+@click.option("--ratio", default=0.2, help="Part of all samples that a method keeps.")
+@click.option("--data", default="test", help="Label of the test set's samples.")
+@settings
+def compare(
+    run: str, methods: str, seeds: str, ratio: float, data: str, label: str, overrides: tuple[str, ...]
+) -> None:
+    """Select, finetune and evaluate for every method and seed; print the scoreboard.
+
+    \b
+    Example:
+      raycurate compare runs/demo --methods full,random,coincide --seeds 0,1,2 --ratio 0.2
+    """
+    from raycurate.evaluation.config import CompareConfig
+
+    values = {
+        "methods": [name.strip() for name in methods.split(",")],
+        "seeds": [seed.strip() for seed in seeds.split(",")],
+        "ratio": ratio,
+        "data": data,
+        "label": label,
+    }
+    config = config_of(CompareConfig, values, overrides)
+    from raycurate.config import SessionConfig
+    from raycurate.ray_session import ray_session
+    from raycurate.stages.compare import compare as stage
+
+    with ray_session(SessionConfig(dashboard=True)):  # type: ignore[call-arg]
+        stage(Run(run), config)
+    noun = Run(run).noun("scoreboard", label)
+    text = read_bytes(noun.filesystem, f"{noun.folder}/scoreboard.md").decode()
+    out.print(text, markup=False, highlight=False)
+    out.print(f"[bold]scoreboard[/] {plain(noun.folder)}", highlight=False)
