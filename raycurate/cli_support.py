@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from rich.console import Console
 
-from raycurate.config import StageConfig, apply_override
+from raycurate.config import StageConfig, apply_override, make_config
 from raycurate.errors import UserError
 
 if TYPE_CHECKING:
