@@ -308,7 +308,10 @@ class _Worker:
         return outcome
 
     def _report(self, numbers: dict[str, float], checkpoint: str | None) -> None:
-        """Hand numbers to Ray Train (and so to Tune), a note to the driver, a checkpoint to a remote run directory."""
+        """Leave a note for the driver; with a checkpoint also tell Ray Train (and so Tune), and mirror it if remote.
+
+        Ray Train hears of checkpoints only: its `report` waits for the controller's next poll, which takes seconds.
+        """
         if checkpoint is not None and self.mirror is not None:
             name = checkpoint.rsplit("/", 1)[-1]
             if self.context.get_local_rank() == 0:
@@ -317,7 +320,8 @@ class _Worker:
                 self.mirror.send_checkpoint(name, wait_for_all=self._wait_for_all, first=first, keep=keep)
             else:
                 self._wait_for_all()
-        ray.train.report({**numbers, "checkpoint_path": checkpoint})
+        if checkpoint is not None:
+            ray.train.report({**numbers, "checkpoint_path": checkpoint})
         if self.context.get_world_rank() == 0:
             self._note(numbers)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from raycurate.samples.schema import ImageRef, Message, Sample, sample_to_row, SAMPLE_SCHEMA
+from raycurate.samples.schema import SAMPLE_SCHEMA, ImageRef, Message, Sample, sample_to_row
 from raycurate.store import Noun, Run
 
 TASKS = ("colour", "count", "text")

@@ -95,7 +95,9 @@ def test_labels_equal_a_naive_reference(processors, family):
     np.testing.assert_array_equal(labels_of(result.ids_T, result.spans_A2, [processor.image_token_id]), labels)
 
 
-@given(answers=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1), min_size=1, max_size=3))
+@given(
+    answers=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="<"), min_size=1), min_size=1, max_size=3)
+)
 def test_any_text_is_masked_or_refused(answers):
     """No text makes a wrong mask: its spans decode to the answers, or the row is refused."""
     processor = make_processor("qwen3_vl")

@@ -21,7 +21,9 @@ def test_weights_come_in_task_order():
 
 def test_unknown_task_is_an_error_with_the_nearest_name():
     """A misspelt task names the known ones and the one that was meant."""
-    with pytest.raises(UserError, match=r"unknown task in the weights 'vqaa'. Did you mean 'vqa'\? Available: ocr, vqa"):
+    with pytest.raises(
+        UserError, match=r"unknown task in the weights 'vqaa'. Did you mean 'vqa'\? Available: ocr, vqa"
+    ):
         weights_of(["vqa", "ocr"], {"vqaa": 1.0, "ocr": 1.0})
 
 

@@ -1,0 +1,161 @@
+"""`finetune` on a cluster: what it writes, what it skips, and that a killed worker changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raycurate.errors import UserError
+from raycurate.stages.finetune import finetune
+from raycurate.training.config import FinetuneConfig
+from tests.tiny_vlms import make_tiny_vlm
+from tests.training.made_runs import TASKS, write_run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A tiny LLaVA with random weights."""
+    return str(make_tiny_vlm("llava", tmp_path_factory.mktemp("llava")))
+
+
+def settings(model: str, **changes) -> FinetuneConfig:
+    values = {
+        "model": model,
+        "batch_rows": 4,
+        "lora_rank": 4,
+        "lora_alpha": 8,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "cpus_per_worker": 0.5,
+        "threads": 1,
+        "trackers": (),
+    }
+    return FinetuneConfig(**{**values, **changes})
+
+
+def generate(folder: Path, adapter: Path | None = None) -> list[str]:
+    """Greedy answers of a saved model to a few questions, by plain transformers (and peft for an adapter)."""
+    from transformers import AutoModelForImageTextToText
+
+    from raycurate.models.adapter import load_processor
+    from raycurate.samples.images import load_image
+    from tests.training.made_runs import made_sample
+
+    network = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    if adapter is not None:
+        from peft import PeftModel
+
+        network = PeftModel.from_pretrained(network, adapter)
+    processor = load_processor(str(folder))
+    answers = []
+    for number in (0, 1, 3):
+        sample = made_sample(number)
+        image = load_image(sample.images[0].data)
+        inputs = processor(text=f"USER: <image>what {number}? ASSISTANT:", images=[image], return_tensors="pt")
+        ids = network.eval().generate(**inputs, max_new_tokens=12, do_sample=False)
+        answers.append(processor.tokenizer.decode(ids[0]))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def trained(ray_cluster, tmp_path_factory, model):
+    """A LoRA finetune on half of 48 rows, merged."""
+    run = write_run(tmp_path_factory.mktemp("run"), 48, keep_every=2)
+    config = settings(model, weights=dict.fromkeys(TASKS, 1.0) | {"text": 2.0}, merge=True, epochs=2)
+    return run, config, finetune(run, config)
+
+
+@pytest.mark.slow
+def test_finetune_counts_every_kept_row(trained):
+    """Every kept row is seen once per epoch, and the noun says so, by task."""
+    run, _, manifest = trained
+    assert (manifest.rows_in, manifest.rows_out) == (24, 24)
+    assert manifest.metrics["rows_seen"] == 48
+    assert manifest.metrics["steps"] == 12
+    assert {task: entry["rows"] for task, entry in manifest.metrics["tasks"].items()} == dict.fromkeys(TASKS, 16)
+    assert sum(entry["share"] for entry in manifest.metrics["tasks"].values()) == pytest.approx(1.0)
+    history = run.noun("models").read_json("history.json")
+    assert [entry["step"] for entry in history] == list(range(1, 13))
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert manifest.metrics["trained_parameters"] < manifest.metrics["parameters"]
+
+
+@pytest.mark.slow
+def test_finished_finetune_is_skipped(trained):
+    """The same settings give the same manifest at once, other execution settings too."""
+    run, config, manifest = trained
+    started = time.monotonic()
+    assert finetune(run, config.model_copy(update={"save_steps": 7})).created == manifest.created
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.slow
+def test_merged_model_generates_as_its_adapter(trained, model):
+    """Plain transformers loads the merged folder and answers as the base model with the adapter."""
+    run, _, _ = trained
+    folder = Path(run.noun("models").folder)
+    assert generate(folder / "merged") == generate(Path(model), folder / "final")
+    assert generate(folder / "merged") != generate(Path(model))
+
+
+@pytest.mark.slow
+def test_wrong_weights_fail_before_any_work(ray_cluster, tmp_path, model):
+    """A misspelt task is an error with the nearest name; nothing is written."""
+    run = write_run(tmp_path, 12)
+    config = settings(model, selection=None, weights={"colour": 1.0, "cuont": 1.0, "text": 1.0})
+    with pytest.raises(UserError, match=r"'cuont'. Did you mean 'count'"):
+        finetune(run, config)
+    assert not (tmp_path / "models").exists()
+
+
+def kill_when_saved(folder: Path, killed: list[int]) -> None:
+    """Kill -9 the training process of rank 0 once a checkpoint is complete."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        try:
+            complete = json.loads((folder / "checkpoints" / "complete.json").read_text())
+            note = json.loads((folder / "step.json").read_text())
+        except (OSError, ValueError):
+            continue
+        assert complete["checkpoint"].startswith("checkpoint-")
+        os.kill(note["pid"], signal.SIGKILL)
+        killed.append(note["pid"])
+        return
+
+
+@pytest.mark.slow
+def test_killed_worker_ends_with_the_same_training(ray_cluster, tmp_path, model):
+    """Kill -9 of a worker: the same steps, rows, losses and weights as an undisturbed run."""
+    from safetensors.numpy import load_file
+
+    run = write_run(tmp_path, 160)
+    config = settings(model, selection=None, workers=2, save_steps=10)
+    undisturbed = finetune(run, config.model_copy(update={"label": "calm"}))
+    killed: list[int] = []
+    folder = Path(run.noun("models", "struck").folder)
+    thread = threading.Thread(target=kill_when_saved, args=(folder, killed))
+    thread.start()
+    struck = finetune(run, config.model_copy(update={"label": "struck"}))
+    thread.join()
+    assert killed
+    assert struck.metrics["resumed_from"] is not None
+    for name in ("steps", "rows_seen", "tokens_seen"):
+        assert struck.metrics[name] == undisturbed.metrics[name]
+    histories = [run.noun("models", label).read_json("history.json") for label in ("calm", "struck")]
+    assert [entry["step"] for entry in histories[1]] == list(range(1, 41))
+    calm, after = ([entry["loss"] for entry in history] for history in histories)
+    np.testing.assert_allclose(after, calm, rtol=1e-4)
+    weights = [
+        load_file(Path(run.noun("models", l).folder) / "final/adapter_model.safetensors") for l in ("calm", "struck")
+    ]
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-5)
