@@ -43,7 +43,7 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
-from raycurate.stages.extract import BLOCK_BYTES, _readable
+from raycurate.stages.extract import BLOCK_BYTES, readable_error
 from raycurate.stages.shards import describe, get_result, map_tasks, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
@@ -227,7 +227,7 @@ def _commit_shards(
                 pending.append(commit.remote(samples, noun, last, line["shard"], texts))
             collect(block=False)
     except ray.exceptions.RayError as error:
-        raise _readable(error) from error
+        raise readable_error(error) from error
     collect(block=True)
     assert not gathered, f"shards left incomplete: {sorted(gathered)}"
 

@@ -176,13 +176,13 @@ def _commit_shards(
                 pending.append(merge.remote(samples, noun, line["shard"], batches))
             collect(block=False)
     except ray.exceptions.RayError as error:
-        raise _readable(error) from error
+        raise readable_error(error) from error
     collect(block=True)
     assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
     return ledger.rows_per_second
 
 
-def _readable(error: ray.exceptions.RayError) -> Exception:
+def readable_error(error: ray.exceptions.RayError) -> Exception:
     """The task's own exception where Ray carries one."""
     cause: BaseException | None = error
     while cause is not None:
