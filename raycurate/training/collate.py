@@ -8,23 +8,36 @@ in every step, and an optimizer must see the same parameters whatever the batche
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from raycurate.features.images import concatenate
-from raycurate.training.data import TokenDataset, TrainingRow
+from raycurate.training.data import TrainingRow
 from raycurate.training.vitw import IGNORED, kept_positions
 
 TASK_IDS = "task_ids"
 POSITIONS = "kept_positions"
 
 
+class BlankSource(Protocol):
+    """Where the blank row comes from: a dataset whose row `num_rows` is blank."""
+
+    has_images: bool
+
+    @property
+    def num_rows(self) -> int:
+        """The blank row's number."""
+        ...
+
+    def __getitem__(self, index: int) -> TrainingRow: ...
+
+
 class Collator:
     """Makes batches for one processor."""
 
-    def __init__(self, processor: Any, dataset: TokenDataset) -> None:
+    def __init__(self, processor: Any, dataset: BlankSource) -> None:
         """`dataset` gives the blank row."""
         tokenizer = processor.tokenizer
         self._dataset = dataset

@@ -88,7 +88,7 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
         self._tables: dict[int, pa.Table] = {}
         self._root: ImageRoot | None = None
         self._image_root = image_root
-        self._silent = _image_token_ids(processor)
+        self._silent = image_token_ids(processor)
         self._reader = ImageReader(processor, torch.float32)
         self._cache: OrderedDict[str, ProcessedImage] = OrderedDict()
         self._cache_bytes, self._cache_limit = 0, image_cache_mb << 20
@@ -180,7 +180,7 @@ def _num_bytes(image: ProcessedImage) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in image.tensors.values())
 
 
-def _image_token_ids(processor: Any) -> list[int]:
+def image_token_ids(processor: Any) -> list[int]:
     """Every token that stands for an image or a part of it: never a label."""
     return sorted({int(processor.image_token_id), *(int(i) for i in getattr(processor, "image_token_ids", []) if i)})
 

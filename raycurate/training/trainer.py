@@ -37,7 +37,7 @@ STATE_FILE = "task_sums.json"
 class VitwTrainer(Trainer):
     """Trains on the batches of `collate.Collator`."""
 
-    loss_is_scaled_for_ga = True
+    loss_is_scaled_for_ga: bool | None = True
     optimizer: Any
 
     def __init__(

@@ -154,8 +154,7 @@ def test_killed_worker_ends_with_the_same_training(ray_cluster, tmp_path, model)
     assert [entry["step"] for entry in histories[1]] == list(range(1, 41))
     calm, after = ([entry["loss"] for entry in history] for history in histories)
     np.testing.assert_allclose(after, calm, rtol=1e-4)
-    weights = [
-        load_file(Path(run.noun("models", l).folder) / "final/adapter_model.safetensors") for l in ("calm", "struck")
-    ]
+    folders = [Path(run.noun("models", label).folder) / "final" for label in ("calm", "struck")]
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in folders]
     for name, value in weights[0].items():
         np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-5)

@@ -61,23 +61,8 @@ def _change_arguments(loop: Any, changes: dict[str, Any]) -> None:
 
 
 def _use_plain_trainer(loop: Any) -> None:
-    """transformers' own loss and optimizer over the same rows in the same order."""
-    from transformers import Trainer
-
-    from raycurate.training.collate import POSITIONS, TASK_IDS
-    from raycurate.training.trainer import VitwTrainer
-
-    class PlainTrainer(VitwTrainer):
-        loss_is_scaled_for_ga = None
-        _get_num_items_in_batch = Trainer._get_num_items_in_batch
-        training_step = Trainer.training_step
-
-        def compute_loss(self, model: Any, inputs: Any, **kwargs: Any) -> Any:
-            kept = {name: value for name, value in inputs.items() if name not in (POSITIONS, TASK_IDS)}
-            return Trainer.compute_loss(self, model, kept, **kwargs)
-
-        def mean_loss(self) -> float:
-            return float("nan")
+    """transformers' own loss over the same rows in the same order."""
+    from raycurate.training.bench import PlainTrainer
 
     loop.VitwTrainer = PlainTrainer
 
