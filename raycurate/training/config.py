@@ -76,7 +76,7 @@ class FinetuneConfig(StageConfig):
     scratch: str | None = execution(None, description="folder for local copies of the tokens and of remote checkpoints")
     logging_steps: int = execution(10, ge=1)
     save_steps: int = execution(200, ge=1, description="optimizer steps between checkpoints")
-    keep_checkpoints: int = execution(1, ge=1)
+    keep_checkpoints: int = execution(1, ge=1, description="besides the newest")
     max_failures: int = execution(3, ge=-1, description="restarts after a dead worker; -1 = no bound")
     start_seconds: float = execution(900.0, gt=0, description="longest wait for the workers to start")
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = execution(("tensorboard",))

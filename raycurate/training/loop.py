@@ -30,6 +30,7 @@ from raycurate.training.collate import Collator
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenDataset
 from raycurate.training.deepspeed import deepspeed_config, prepare_deepspeed
+from raycurate.training.mirror import COMPLETE
 from raycurate.training.network import (
     add_lora,
     count_parameters,
@@ -41,7 +42,6 @@ from raycurate.training.network import (
 )
 from raycurate.training.trainer import VitwTrainer
 
-COMPLETE = "complete.json"
 Report = Callable[[dict[str, float], str | None], None]
 
 
@@ -186,7 +186,8 @@ def training_arguments(settings: LoopSettings) -> TrainingArguments:
         logging_first_step=True,
         save_strategy="steps",
         save_steps=config.save_steps,
-        save_total_limit=config.keep_checkpoints,
+        # One more: an old checkpoint goes when the next is written, which is before that one counts.
+        save_total_limit=config.keep_checkpoints + 1,
         seed=config.seed,
         data_seed=config.seed,
         dataloader_num_workers=config.loader_workers,

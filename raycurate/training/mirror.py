@@ -59,11 +59,15 @@ class Mirror:
 
     def _copy_out(self, name: str) -> None:
         local = pafs.LocalFileSystem()
-        self.filesystem.create_dir(f"{self.path}/{name}".rsplit("/", 1)[0], recursive=True)
+        target = f"{self.path}/{name}"
+        folder = target if (self.local / name).is_dir() else target.rsplit("/", 1)[0]
+        self.filesystem.create_dir(folder, recursive=True)
         pafs.copy_files(str(self.local / name), f"{self.path}/{name}", local, self.filesystem)
 
     def _copy_in(self, name: str) -> None:
         source = f"{self.path}/{name}"
         if exists(self.filesystem, source):
-            (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+            is_file = self.filesystem.get_file_info(source).type == pafs.FileType.File
+            folder = (self.local / name).parent if is_file else self.local / name
+            folder.mkdir(parents=True, exist_ok=True)
             pafs.copy_files(source, str(self.local / name), self.filesystem, pafs.LocalFileSystem())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -11,7 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import TrainerCallback, TrainingArguments
 
+from raycurate.models.adapter import load_processor
+from raycurate.training.collate import Collator
+from raycurate.training.data import TrainingRow
+from raycurate.training.network import add_lora, load_network, projector_paths
+from raycurate.training.trainer import VitwTrainer
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS, write_run, write_tokens
 
@@ -135,3 +143,88 @@ def test_equal_weights_are_plain_training(tmp_path, model, tokens):
     assert_same_step(ours[1], plain[1], rtol=1e-5)
     for mine, theirs in zip(ours[0]["history"], plain[0]["history"], strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+
+
+class MaskedRows(torch.utils.data.Dataset):
+    """Four rows, the second and third of them without labels, in order."""
+
+    has_images = True
+    num_rows = 4
+
+    def __init__(self, model: str) -> None:
+        from raycurate.training.bench import _Rows
+
+        self.rows = _Rows(load_processor(model), 4, side=28, answer_words=3, seed=0).rows
+        for number in (1, 2):
+            row = self.rows[number]
+            self.rows[number] = TrainingRow(row.ids_T, np.full_like(row.labels_T, -100), row.task, row.images)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def test_a_step_without_tokens_is_skipped(model, tmp_path, monkeypatch):
+    """A step whose rows are all masked moves no weight (nor moment, nor decay); the others do."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    network = load_network(model, dtype=torch.float32)
+    rows = MaskedRows(model)
+    head = network.get_output_embeddings().weight
+    seen: list[torch.Tensor] = [head.detach().clone()]
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            seen.append(head.detach().clone())
+
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=1,
+        train_sampling_strategy="sequential",
+        num_train_epochs=1,
+        learning_rate=1e-2,
+        weight_decay=0.1,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    trainer = VitwTrainer(
+        model=network,
+        args=arguments,
+        train_dataset=rows,
+        data_collator=Collator(load_processor(model), rows),
+        callbacks=[Watch()],
+        tasks=TASKS,
+        task_weights=WEIGHTS,
+    )
+    trainer.train()
+    moved = [not torch.equal(before, after) for before, after in itertools.pairwise(seen)]
+    assert moved == [True, False, False, True]
+    assert torch.isfinite(seen[-1]).all()
+    assert trainer.totals_3K[2].sum() == 2
+
+
+def test_projector_has_its_own_learning_rate(model, tmp_path):
+    """The projector's parameters, and no others, are in groups with the projector's rate."""
+    network = load_network(model, dtype=torch.float32)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), learning_rate=1e-3, use_cpu=True, report_to="none", remove_unused_columns=False
+    )
+    paths = projector_paths(network)
+    trainer = VitwTrainer(
+        model=add_lora(network, rank=2, alpha=4, dropout=0.0, saved_modules=paths),
+        args=arguments,
+        tasks=TASKS,
+        task_weights=WEIGHTS,
+        projector_names=paths,
+        projector_learning_rate=1e-5,
+    )
+    rates = {id(p): group["lr"] for group in trainer.create_optimizer().param_groups for p in group["params"]}
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)] == (1e-5 if "multi_modal_projector" in name else 1e-3), name
