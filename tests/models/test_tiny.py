@@ -106,12 +106,12 @@ def test_processor_gives_the_training_pixels(processor) -> None:
 
 
 def test_it_answers_held_out_scenes(processor, model) -> None:
-    """On scenes it was not trained on it answers well above what it guesses without the image."""
-    with torch.inference_mode():
-        right = answer_accuracy(model, processor.tokenizer, rows=96, seed=HELD_OUT_SEED)
-        blank = answer_accuracy(model, processor.tokenizer, rows=96, seed=HELD_OUT_SEED, blank=True)
-    assert right["single"] > max(0.5, blank["single"] + 0.15)
-    assert right["numbers"] > max(0.6, blank["numbers"] + 0.3)
+    """On scenes it was not trained on it names things far above guessing, and not without the image."""
+    for make, skill, least in ((naming_row, "naming", 0.7), (corpus_row, "single", 0.5), (corpus_row, "numbers", 0.6)):
+        seen = answer_accuracy(model, processor.tokenizer, rows=64, make=make)[skill]
+        blank = answer_accuracy(model, processor.tokenizer, rows=64, make=make, blank=True)[skill]
+        assert seen > least
+        assert seen > blank + 0.2
 
 
 def test_it_generates(processor, model) -> None:
@@ -200,10 +200,10 @@ def test_patch_targets_name_the_patch_of_the_middle() -> None:
 
 
 def test_windows_keep_every_row(processor) -> None:
-    """Grouping by length serves each row of the lessons exactly once."""
-    data = AnswerRows(processor.tokenizer, [(20, naming_row), (30, corpus_row)], seed=11, batch=2)
+    """Grouping by length serves each row exactly once."""
+    data = AnswerRows(processor.tokenizer, 50, seed=11, batch=2, naming=20)
     served = sorted(data[index].ids for index in range(len(data)))
-    rows = [*(naming_row(11, index) for index in range(20)), *(corpus_row(11, index) for index in range(30))]
+    rows = [*(naming_row(11, index) for index in range(20)), *(corpus_row(11, index) for index in range(20, 50))]
     assert served == sorted(encode_row(row, processor.tokenizer)[0] for row in rows)
 
 
@@ -216,7 +216,7 @@ def test_fresh_model_learns_and_saves(tmp_path) -> None:
     reader = PatchReader(model.model.vision_tower, model.model.multi_modal_projector, words)
     loss = reader(**{name: torch.stack([p[name] for p in patches]) for name in patches[0]})
     loss["loss"].backward()
-    data = AnswerRows(tokenizer, [(4, corpus_row)], seed=0, batch=4)
+    data = AnswerRows(tokenizer, 4, seed=0, batch=4)
     out = model(**data.collate([data[index] for index in range(4)]))
     out.loss.backward()
     assert all(parameter.grad is not None for parameter in model.model.language_model.layers.parameters())
