@@ -136,9 +136,9 @@ def test_a_lost_image_is_one_quarantined_row(ray_cluster, tmp_path, model, sourc
     assert lost > 0
     assert manifest.quarantined == {"undecodable_image": lost}
     assert manifest.rows_out == 150 - lost
+    strict = make_config(ExtractConfig, {"model": model, **SETTINGS, "strict": True, "layers": [0]})
     with pytest.raises(UserError, match="--strict"):
-        settings = {"model": model, **SETTINGS, "strict": True, "layers": [0]}
-        extract(run, make_config(ExtractConfig, settings))
+        extract(run, strict)
 
 
 def test_a_model_that_cannot_be_used_is_one_message(ray_cluster, tmp_path, source):
