@@ -23,6 +23,7 @@ from raycurate.config import SessionConfig
 
 MIN_OBJECT_STORE = 128 << 20
 MAX_OBJECT_STORE = 2 << 30
+START_ATTEMPTS = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,15 +65,23 @@ def in_session(stage: Callable[P, R]) -> Callable[P, R]:
 
 
 def _start_local(config: SessionConfig) -> None:
+    """Start Ray on this machine; a start that was too slow for Ray's own deadline is tried again."""
     memory = (config.object_store_mb or 0) << 20
     memory = memory or max(MIN_OBJECT_STORE, min(MAX_OBJECT_STORE, psutil.virtual_memory().available // 10))
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        object_store_memory=memory,
-        include_dashboard=config.dashboard,
-        **_quiet(),
-    )
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=config.num_cpus,
+                object_store_memory=memory,
+                include_dashboard=config.dashboard,
+                **_quiet(),
+            )
+            return
+        except Exception as error:
+            ray.shutdown()
+            if "timed out" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
 
 
 def _quiet() -> dict[str, object]:

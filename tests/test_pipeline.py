@@ -85,7 +85,7 @@ def _start(*arguments: str) -> subprocess.Popen:
 
 def _run(*arguments: str) -> str:
     process = _start(*arguments)
-    output, _ = process.communicate(timeout=280)
+    output, _ = process.communicate(timeout=550)
     assert process.returncode == 0, output
     return output
 
@@ -129,7 +129,7 @@ def test_input_shards_do_not_change_the_answer(data, calm, tmp_path):
 
 def _kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
     """kill -9 the driver as soon as ``ready`` says so."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while not ready():
         assert process.poll() is None, f"ended before it could be killed: {process.stdout and process.stdout.read()}"
         assert time.monotonic() < deadline, "never got there"
