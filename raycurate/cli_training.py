@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -44,11 +42,12 @@ def finetune(
       raycurate finetune runs/llava --model llava-hf/llava-1.5-7b-hf --workers 8 --deepspeed zero3 --lora --merge
     """
     from raycurate.training.config import FinetuneConfig
+    from raycurate.training.weights import read_weights
 
     values: dict[str, Any] = {
         "model": model,
         "selection": None if selection == "none" else selection,
-        "weights": _read_weights(weights),
+        "weights": read_weights(weights) if weights else None,
         "workers": workers,
         "deepspeed": deepspeed,
         "method": "lora" if lora else "full",
@@ -61,18 +60,6 @@ def finetune(
     from raycurate.stages.finetune import finetune as stage
 
     in_session(functools.partial(stage, Run(run), config), dashboard=True)
-
-
-def _read_weights(path: str | None) -> dict[str, float] | None:
-    if path is None:
-        return None
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f'{path} must be an object of task -> weight, for example {{"vqa": 1.2}}')
-    return value
 
 
 @click.command()
