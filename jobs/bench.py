@@ -5,6 +5,7 @@
     mmd         incremental greedy MMD against the published O(n^2 M^2) form, same picks
     memory      peak resident memory of the processes of each stage at N and 10 N rows
     sweep       one more (temperature, ratio) against the first run, extraction included
+    vitw        a finetune step with the weighted loss against the same step of transformers' own Trainer
 
 A ratio below or above one says who is faster on this machine now; nothing here is a test, and no time is asserted.
 """
@@ -350,14 +351,14 @@ def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None
 
 def bench_sweep(folder: Path, rows: int) -> None:
     """The second selection reads ranks and quotas only."""
-    from raycurate.config import load_recipe
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
     from raycurate.pipeline import run_recipe
     from raycurate.ray_session import ray_session
+    from raycurate.recipe import load_recipe
 
     build_demo_dataset(folder / "data", scale=scale_for_rows(rows))
     overrides = [f"run={folder}/run", f"ingest.source={folder}/data/train.json", f"ingest.images={folder}/data"]
-    overrides += [f"export.out={folder}/coreset.json", "cluster.clusters=100"]
+    overrides += [f"export.out={folder}/coreset.json", "test=null", "compare=null"]
     recipe = Path(__file__).parent / "recipes" / "demo.yaml"
     with ray_session():
         began = time.perf_counter()
@@ -369,16 +370,34 @@ def bench_sweep(folder: Path, rows: int) -> None:
     say("one more (temperature, ratio)", second, first, "s", f"{rows} rows, export included")
 
 
-BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep")
+# weighted loss
+
+
+def bench_vitw() -> None:
+    """Both trainers in turns on the same batches of the embedded model."""
+    import torch
+
+    from raycurate.training.bench import measure_step
+
+    torch.set_num_threads(THREADS)
+    found = measure_step("tiny", on_gpu=torch.cuda.is_available())
+    ours = found["tokens_per_second"]
+    say("finetune step with VITW", ours, ours / found["ratio"], "tok/s", "32 rows of the embedded model")
+
+
+BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "vitw")
 
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True})
 @click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Which to run; default: all.")
 @click.option("--rows", default=600, help="Rows of the extraction bench.")
+@click.option("--sweep-rows", default=50_325, help="Demo rows of the sweep bench.")
 @click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
 @click.option("--repeats", default=3, help="Runs of each side of the k-means bench; the fastest counts.")
 @click.pass_context
-def main(context: click.Context, only: tuple[str, ...], rows: int, memory_rows: int, repeats: int) -> None:
+def main(
+    context: click.Context, only: tuple[str, ...], rows: int, sweep_rows: int, memory_rows: int, repeats: int
+) -> None:
     """Measure, side by side with the peer.
 
     \b
@@ -400,9 +419,11 @@ def main(context: click.Context, only: tuple[str, ...], rows: int, memory_rows: 
         if "extraction" in chosen:
             bench_extraction(folder / "extraction", rows)
         if "sweep" in chosen:
-            bench_sweep(folder / "sweep", 5000)
+            bench_sweep(folder / "sweep", sweep_rows)
         if "memory" in chosen:
             bench_memory(folder / "memory", memory_rows, 2560)
+        if "vitw" in chosen:
+            bench_vitw()
 
 
 @main.command("one-memory", hidden=True)

@@ -1,7 +1,8 @@
-"""The demo: real data in, a coreset out, on one machine. ``make demo`` runs this.
+"""The demo: real data in, a coreset and what it bought out, on one machine. ``make demo`` runs this.
 
 Makes the demo dataset (easy-vqa's images and questions, scikit-learn's scanned digits), runs every stage of
-``jobs/recipes/demo.yaml`` on it, and ends with what was chosen and where it lies. A second run finds everything done.
+``jobs/recipes/demo.yaml`` on it (the last one finetunes on the coreset and on as many random rows and scores both on
+held-out images), and ends with what was chosen, what it bought and where it lies. A second run finds everything done.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from raycurate.cli_support import print_manifest
-from raycurate.config import Recipe, load_recipe
+from raycurate.cli_support import print_manifest, print_scoreboard
 from raycurate.demo.data import build_demo_dataset, scale_for_rows
 from raycurate.pipeline import run_recipe
+from raycurate.recipe import Recipe, load_recipe
 from raycurate.store import Run
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
@@ -28,8 +29,9 @@ console = Console(soft_wrap=True, highlight=False)
 @click.option("--out", default="demo-run", help="Folder for the data, the run and the coreset.")
 @click.option("--rows", type=int, help="Use about this many of the 50,325 rows.")
 @click.option("--ratio", default=0.2, help="Part of the rows to keep.")
-def main(out: str, rows: int | None, ratio: float) -> None:
-    """Curate the demo dataset with the embedded model.
+@click.option("--no-training", is_flag=True, help="Stop at the coreset.")
+def main(out: str, rows: int | None, ratio: float, no_training: bool) -> None:
+    """Curate the demo dataset with the embedded model, then finetune it on the coreset and on a random subset.
 
     \b
     Example:
@@ -48,11 +50,17 @@ def main(out: str, rows: int | None, ratio: float) -> None:
             f"ingest.source={out}/data/train.json",
             f"ingest.images={out}/data",
             f"export.out={out}/coreset.json",
+            f"test.source={out}/data/test.json",
+            f"test.images={out}/data",
             f"select.ratio={ratio}",
+            f"compare.ratio={ratio}",
+            *(["compare=null", "test=null"] if no_training else []),
         ],
     )
     run_recipe(recipe, print_manifest)
     _show(recipe, out)
+    if recipe.compare is not None:
+        print_scoreboard(Run(recipe.run).noun("scoreboard"))
     console.print(f"done in {time.monotonic() - started:.1f} s")
 
 

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from raycurate.config import ExtractConfig as ExtractConfig
     from raycurate.config import IngestConfig as IngestConfig
     from raycurate.config import RankConfig as RankConfig
-    from raycurate.config import Recipe as Recipe
     from raycurate.config import SelectConfig as SelectConfig
-    from raycurate.config import load_recipe as load_recipe
     from raycurate.pipeline import run_recipe as run_recipe
+    from raycurate.recipe import Recipe as Recipe
+    from raycurate.recipe import load_recipe as load_recipe
     from raycurate.stages.cluster import cluster as cluster
     from raycurate.stages.export import export as export
     from raycurate.stages.extract import extract as extract
@@ -45,7 +45,7 @@ _HOMES = {
     "run_recipe": "pipeline",
     **{f"{stage}": f"stages.{stage}" for stage in ("ingest", "extract", "cluster", "rank", "select", "export")},
     **{f"{stage}Config": "config" for stage in ("Ingest", "Extract", "Cluster", "Rank", "Select", "Export")},
-    **{name: "config" for name in ("Recipe", "load_recipe")},
+    **{name: "recipe" for name in ("Recipe", "load_recipe")},
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -20,7 +20,6 @@ from raycurate.config import (
     IngestConfig,
     RankConfig,
     SelectConfig,
-    load_recipe,
 )
 from raycurate.store import Run
 
@@ -216,6 +215,8 @@ def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     Example:
       raycurate run jobs/recipes/llava665k_coincide.yaml --set select.ratio=0.1
     """
+    from raycurate.recipe import load_recipe
+
     config = load_recipe(recipe, overrides)
     if dry_run:
         out.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), markup=False, highlight=False)

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from raycurate.config import StageConfig, apply_override, make_config
 from raycurate.errors import UserError
+from raycurate.filesystem import read_bytes
 
 if TYPE_CHECKING:
-    from raycurate.store import Manifest
+    from raycurate.store import Manifest, Noun
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 out = Console(soft_wrap=True)
@@ -71,9 +72,19 @@ def in_session(call: Callable[[], Manifest], *, dashboard: bool = False) -> None
     print_manifest(manifest)
 
 
+def print_scoreboard(noun: Noun) -> None:
+    """The tables of a finished `compare`, and where they lie."""
+    text = read_bytes(noun.filesystem, f"{noun.folder}/scoreboard.md").decode()
+    out.print(text, markup=False, highlight=False)
+    out.print(f"[bold]scoreboard[/] {plain(noun.folder)}", highlight=False)
+
+
 def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
     """One stage's result in a line."""
     shown = manifest.seconds if seconds is None else seconds
+    if "lines" in manifest.metrics:
+        out.print(f"[bold]{manifest.noun}[/] {manifest.label}: {manifest.metrics['lines']} lines [dim]{shown:.1f} s[/]")
+        return
     kept = f", kept {manifest.metrics['kept']:,}" if "kept" in manifest.metrics else ""
     rejected = sum(manifest.quarantined.values())
     reasons = ", ".join(f"{name} {count}" for name, count in sorted(manifest.quarantined.items()))

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from raycurate.cli_support import config_of, in_session, out, plain, settings
+from raycurate.cli_support import config_of, in_session, print_scoreboard, settings
 from raycurate.errors import UserError
-from raycurate.filesystem import read_bytes
 from raycurate.store import Run
 
 
@@ -22,6 +21,10 @@ from raycurate.store import Run
 @click.option("--deepspeed", help="zero2, zero3, or a DeepSpeed JSON file.")
 @click.option("--lora/--full", default=True, help="LoRA on the decoder, or all of its weights.")
 @click.option("--merge", is_flag=True, help="Also write the merged model.")
+@click.option("--learning-rate", type=float, help="Default: 2e-4 with LoRA, 2e-5 without.")
+@click.option("--epochs", type=float, default=1.0)
+@click.option("--batch-rows", type=int, default=128, help="Rows of one optimizer step, over all workers.")
+@click.option("--seed", type=int, default=0)
 @settings
 def finetune(
     run: str,
@@ -32,6 +35,10 @@ def finetune(
     deepspeed: str | None,
     lora: bool,
     merge: bool,
+    learning_rate: float | None,
+    epochs: float,
+    batch_rows: int,
+    seed: int,
     label: str,
     overrides: tuple[str, ...],
 ) -> None:
@@ -52,6 +59,10 @@ def finetune(
         "deepspeed": deepspeed,
         "method": "lora" if lora else "full",
         "merge": merge,
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "batch_rows": batch_rows,
+        "seed": seed,
         "label": label,
     }
     if selection == "none":
@@ -67,6 +78,7 @@ def finetune(
 @click.option("--model", required=True, help="Hub id, folder, 'tiny', or models/LABEL of the run.")
 @click.option("--data", help="Label of the test set's samples (`raycurate ingest TEST --out RUN --label test`).")
 @click.option("--metrics", default="auto", help="auto, or TASK=METRIC[,TASK=METRIC...]; patterns allowed.")
+@click.option("--max-rows", type=int, help="Only this many test rows, the first by a hash of their key.")
 @click.option("--command", help="An external evaluator; {model} is the merged checkpoint, {output} a folder.")
 @settings
 def evaluate(
@@ -74,6 +86,7 @@ def evaluate(
     model: str,
     data: str | None,
     metrics: str,
+    max_rows: int | None,
     command: str | None,
     label: str,
     overrides: tuple[str, ...],
@@ -89,7 +102,7 @@ def evaluate(
     chosen = {} if metrics == "auto" else dict(part.split("=", 1) for part in metrics.split(",") if "=" in part)
     if metrics != "auto" and not chosen:
         raise UserError(f"--metrics {metrics!r} is neither 'auto' nor TASK=METRIC pairs, for example caption=cider")
-    values = {"model": model, "data": data, "metrics": chosen, "command": command, "label": label}
+    values = {"model": model, "data": data, "metrics": chosen, "max_rows": max_rows, "command": command, "label": label}
     config = config_of(EvaluateConfig, values, overrides)
     from raycurate.stages.evaluate import evaluate as stage
 
@@ -102,9 +115,17 @@ def evaluate(
 @click.option("--seeds", default="0,1,2", help="Of selection and training.")
 @click.option("--ratio", default=0.2, help="Part of all samples that a method keeps.")
 @click.option("--data", default="test", help="Label of the test set's samples.")
+@click.option("--max-test-rows", type=int, help="Only this many test rows.")
 @settings
 def compare(
-    run: str, methods: str, seeds: str, ratio: float, data: str, label: str, overrides: tuple[str, ...]
+    run: str,
+    methods: str,
+    seeds: str,
+    ratio: float,
+    data: str,
+    max_test_rows: int | None,
+    label: str,
+    overrides: tuple[str, ...],
 ) -> None:
     """Select, finetune and evaluate for every method and seed; print the scoreboard.
 
@@ -119,6 +140,7 @@ def compare(
         "seeds": [seed.strip() for seed in seeds.split(",")],
         "ratio": ratio,
         "data": data,
+        "max_test_rows": max_test_rows,
         "label": label,
     }
     config = config_of(CompareConfig, values, overrides)
@@ -128,7 +150,4 @@ def compare(
 
     with ray_session(SessionConfig(dashboard=True)):  # type: ignore[call-arg]
         stage(Run(run), config)
-    noun = Run(run).noun("scoreboard", label)
-    text = read_bytes(noun.filesystem, f"{noun.folder}/scoreboard.md").decode()
-    out.print(text, markup=False, highlight=False)
-    out.print(f"[bold]scoreboard[/] {plain(noun.folder)}", highlight=False)
+    print_scoreboard(Run(run).noun("scoreboard", label))

@@ -7,7 +7,6 @@ stage's fingerprint, so changing it makes the stage run again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -159,19 +158,6 @@ class SessionConfig(StageConfig):
     dashboard: bool = Field(False, description="of a local cluster; Ray Train and Tune ask its State API")
 
 
-class Recipe(StageConfig):
-    """A whole run: one section per stage."""
-
-    run: str
-    ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
-    ingest: IngestConfig
-    extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
-    cluster: ClusterConfig
-    rank: RankConfig = RankConfig()  # type: ignore[call-arg]
-    select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
-    export: ExportConfig | None = None
-
-
 def make_config(kind: type[ConfigT], values: Mapping[str, Any], where: str = "") -> ConfigT:
     """A validated config; a wrong value becomes one readable ``UserError`` per field."""
     try:
@@ -207,21 +193,6 @@ def _owner_of(kind: type[StageConfig], path: Sequence[Any]) -> type[BaseModel]:
             owner,
         )
     return owner
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply ``a.b=value`` overrides. Values are YAML: numbers, lists, null, quoted text."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {path}: {error.strerror}. jobs/recipes/ holds examples.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must be a mapping of sections (run, ingest, extract, cluster, select, export)")
-    for override in overrides:
-        apply_override(values, override)
-    return make_config(Recipe, values, str(path))
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from raycurate.config import Recipe
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
+from raycurate.recipe import Recipe
 from raycurate.selection import build_selector
 from raycurate.stages.cluster import cluster
+from raycurate.stages.compare import compare
+from raycurate.stages.evaluate import evaluate
 from raycurate.stages.export import export
 from raycurate.stages.extract import extract
+from raycurate.stages.finetune import finetune
 from raycurate.stages.ingest import ingest
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select
@@ -22,7 +26,7 @@ Report = Callable[[Manifest, float], None]
 
 
 def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
-    """Run every stage of a recipe. A finished stage with the same fingerprint costs nothing.
+    """Run every stage that a recipe has. A finished stage with the same fingerprint costs nothing.
 
     Args:
         recipe: the whole run's config.
@@ -30,23 +34,32 @@ def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
     """
     run = Run(recipe.run)
     manifests: list[Manifest] = []
-
-    def done(stage: Callable[[], Manifest]) -> None:
-        started = time.monotonic()
-        manifests.append(stage())
-        if report:
-            report(manifests[-1], time.monotonic() - started)
-
-    with ray_session(recipe.ray):
-        done(lambda: ingest(run, recipe.ingest))
-        done(lambda: extract(run, recipe.extract))
-        done(lambda: cluster(run, recipe.cluster))
-        if "ranking" in build_selector(recipe.select.method, recipe.select.options).needs:
-            done(lambda: rank(run, recipe.rank))
-        done(lambda: select(run, recipe.select))
-        if recipe.export is not None:
-            export(run, recipe.export)
+    # Ray Train asks the State API, which the dashboard serves.
+    trains = recipe.finetune is not None or recipe.compare is not None
+    session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
+    with ray_session(session):
+        for stage in _stages(run, recipe):
+            started = time.monotonic()
+            manifests.append(stage())
+            if report:
+                report(manifests[-1], time.monotonic() - started)
     return manifests
+
+
+def _stages(run: Run, recipe: Recipe) -> Iterator[Callable[[], Manifest]]:
+    """The stages of a recipe in their order."""
+    yield lambda: ingest(run, recipe.ingest)
+    yield lambda: extract(run, recipe.extract)
+    yield lambda: cluster(run, recipe.cluster)
+    if "ranking" in build_selector(recipe.select.method, recipe.select.options).needs:
+        yield lambda: rank(run, recipe.rank)
+    yield lambda: select(run, recipe.select)
+    if recipe.export is not None:
+        export(run, recipe.export)
+    for name, stage in (("test", ingest), ("finetune", finetune), ("evaluate", evaluate), ("compare", compare)):
+        config = getattr(recipe, name)
+        if config is not None:
+            yield functools.partial(stage, run, config)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import ClusterConfig, ExtractConfig, load_recipe, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, make_config
 from raycurate.errors import UserError
+from raycurate.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "jobs" / "recipes"
 

@@ -66,7 +66,7 @@ class LineRecord:
         return sum(self.selection_seconds.values()) + self.training_seconds
 
 
-def compare(run: Run, config: CompareConfig) -> Scoreboard:
+def compare(run: Run, config: CompareConfig) -> Manifest:
     """Make every line that is not made yet, and write the scoreboard.
 
     Raises:
@@ -91,8 +91,7 @@ def compare(run: Run, config: CompareConfig) -> Scoreboard:
     noun.write_bytes("scoreboard.csv", to_csv(board).encode())
     noun.write_bytes("scoreboard.json", to_json(board).encode())
     noun.write_json("lines.json", [asdict(line) for line in lines])
-    noun.finish(metrics={"lines": len(lines), "notes": list(board.notes)})
-    return board
+    return noun.finish(metrics={"lines": len(lines), "notes": list(board.notes)})
 
 
 def line_label(config: CompareConfig, method: str, seed: int) -> str:

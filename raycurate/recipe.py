@@ -1,0 +1,69 @@
+"""A recipe: one YAML file for a whole run, one section per stage; ``--set section.field=value`` on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import model_validator
+
+from raycurate.config import (
+    ClusterConfig,
+    ExportConfig,
+    ExtractConfig,
+    IngestConfig,
+    RankConfig,
+    SelectConfig,
+    SessionConfig,
+    StageConfig,
+    apply_override,
+    make_config,
+)
+from raycurate.errors import UserError
+from raycurate.evaluation.config import CompareConfig, EvaluateConfig
+from raycurate.training.config import FinetuneConfig
+
+
+class Recipe(StageConfig):
+    """A whole run: one section per stage, in the order in which they run. What has no section is not run.
+
+    Attributes:
+        run: folder or URI of the run directory.
+        ray: the cluster.
+        test: a held-out dataset for `evaluate` and `compare`, ingested under its own label.
+    """
+
+    run: str
+    ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
+    ingest: IngestConfig
+    extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
+    cluster: ClusterConfig
+    rank: RankConfig = RankConfig()  # type: ignore[call-arg]
+    select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
+    export: ExportConfig | None = None
+    test: IngestConfig | None = None
+    finetune: FinetuneConfig | None = None
+    evaluate: EvaluateConfig | None = None
+    compare: CompareConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Recipe:
+        if self.test is not None and self.test.label == self.ingest.label:
+            raise ValueError(f"test.label is '{self.test.label}' as ingest's: the test set would replace the samples")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply ``a.b=value`` overrides. Values are YAML: numbers, lists, null, quoted text."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {path}: {error.strerror}. jobs/recipes/ holds examples.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a mapping of sections (run, ingest, extract, cluster, select, ...)")
+    for override in overrides:
+        apply_override(values, override)
+    return make_config(Recipe, values, str(path))
