@@ -57,9 +57,10 @@ def settings(command: Command) -> Command:
 
 def config_of(kind: type[StageConfig], values: dict[str, Any], overrides: tuple[str, ...]) -> Any:
     """A stage's config from options and ``--set`` values."""
-    for override in overrides:
-        apply_override(values, override)
-    return make_config(kind, {name: value for name, value in values.items() if value is not None})
+    given = {name: value for name, value in values.items() if value is not None}
+    for override in overrides:  # after the filter: null is a value here
+        apply_override(given, override)
+    return make_config(kind, given)
 
 
 def in_session(call: Callable[[], Manifest], *, dashboard: bool = False) -> None:
