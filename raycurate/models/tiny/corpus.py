@@ -70,6 +70,20 @@ def naming_row(seed: int, index: int) -> CorpusRow:
     return CorpusRow(scene.image, "naming", tuple(turns), scene.things)
 
 
+def presence_row(seed: int, index: int) -> CorpusRow:
+    """Make row `index` of the second lessons of `seed`: one object, six questions whether it is this or that."""
+    rng = random.Random(f"presence:{seed}:{index}")
+    scene = shapes_scene(rng, 1)
+    return CorpusRow(scene.image, "presence", tuple(_presence(rng, scene) for _ in range(6)), scene.things)
+
+
+def theme_row(seed: int, index: int) -> CorpusRow:
+    """Make row `index` of the third lessons of `seed`: turns of one kind, learned faster than a mixture."""
+    rng = random.Random(f"theme:{seed}:{index}")
+    theme = rng.choices(tuple(_THEMES), weights=[weight for _, weight in _THEMES.values()])[0]
+    return _THEMES[theme][0](rng)
+
+
 def format_box(thing: Thing) -> str:
     """Return the box as "[x1, y1, x2, y2]", fractions of the image side with two decimals."""
     return "[" + ", ".join(f"{v / SIDE:.2f}" for v in thing.box) + "]"
@@ -153,12 +167,46 @@ def _text_only(rng: random.Random) -> CorpusRow:
     return CorpusRow(None, "text", tuple(maker(rng) for maker in rng.sample(makers, 4)))
 
 
+def _presences(rng: random.Random) -> CorpusRow:
+    scene = shapes_scene(rng, 1)
+    turns = [rng.choice((_presence, _absence))(rng, scene) for _ in range(6)]
+    return CorpusRow(scene.image, "single", tuple(turns), scene.things)
+
+
+def _places(rng: random.Random) -> CorpusRow:
+    scene = shapes_scene(rng, 1)
+    turns = [maker(rng, scene) for maker in rng.sample((_place, _extent, _caption, _box), 3)]
+    return CorpusRow(scene.image, "single", tuple(turns), scene.things)
+
+
+def _counts(rng: random.Random) -> CorpusRow:
+    scene = shapes_scene(rng, rng.choice((1, 2, 2, 3, 3, 4, 4, 5)))
+    makers = (_count_all, _count_kind, _count_kind, _count_color, _count_color)
+    return CorpusRow(scene.image, "several", tuple(maker(rng, scene.things) for maker in makers), scene.things)
+
+
+def _searches(rng: random.Random) -> CorpusRow:
+    scene = shapes_scene(rng, rng.choice((2, 2, 3, 4)))
+    makers = (_exists, _exists, _exists, _bigger, _side)
+    return CorpusRow(scene.image, "several", tuple(maker(rng, scene.things) for maker in makers), scene.things)
+
+
 _MAKERS: dict[str, tuple[Callable[[random.Random], CorpusRow], float]] = {
     "single": (_single, 0.42),
     "several": (_several, 0.24),
     "numbers": (_numbers, 0.18),
     "two_numbers": (_two_numbers, 0.08),
     "text": (_text_only, 0.08),
+}
+_THEMES: dict[str, tuple[Callable[[random.Random], CorpusRow], float]] = {
+    "presence": (_presences, 0.25),
+    "place": (_places, 0.15),
+    "count": (_counts, 0.12),
+    "search": (_searches, 0.12),
+    "single": (_single, 0.12),
+    "numbers": (_numbers, 0.12),
+    "two_numbers": (_two_numbers, 0.06),
+    "text": (_text_only, 0.06),
 }
 
 

@@ -4,17 +4,18 @@
    in its patch (a small detector whose heads are thrown away). Dense labels teach a tower of this size in minutes.
 2. The projector learns the decoder's words while the tower goes on: what it makes of a patch must come near the
    embeddings of the words for what the patch and the scene hold. This is LLaVA's alignment stage with dense labels.
-3. The decoder learns to answer, tower and projector frozen: next-token loss on the answer tokens of multi-turn rows,
-   short naming rows first. Without stage 2, or trained together with the tower, the decoder still ignored the image
-   after 300 to 600 steps (loss 1.0, of the language alone).
+3. The decoder learns to answer, tower and projector frozen: next-token loss on the answer tokens of multi-turn rows, in
+   lessons: names, presence (several yes/no questions about one scene), rows of one theme, the whole corpus. Without
+   stage 2, or trained together with the tower, the decoder still ignored the image after 300 to 600 steps (loss 1.0,
+   of the language alone).
 
 Prompt and answer are encoded apart, so the labels are right by construction. All stages run transformers' Trainer, in
 float32 or, where the CPU has bfloat16 units, under bf16 autocast. Rows are made on the fly from (seed, index); the
 held-out check uses `HELD_OUT_SEED`.
 
 The committed weights: stages 1 and 2 in several sittings while their losses found their present form, then stage 3 with
-44,000 rows (last loss 0.557). They name shapes, colours and digits; of yes/no questions about a scene they know the
-form, not the answer.
+54,000 rows (`--rows 54000`, last loss 0.66, of a mixture that holds much that cannot be known). Zero-shot they answer
+63 % of easy-vqa's test questions word for word.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from raycurate.models.tiny.corpus import CorpusRow, corpus_row, naming_row, picture_row
+from raycurate.models.tiny.corpus import CorpusRow, corpus_row, naming_row, picture_row, presence_row, theme_row
 from raycurate.models.tiny.definition import (
     ASSISTANT,
     IMAGE,
@@ -94,8 +95,11 @@ class EncodedRow:
     pixels: npt.NDArray[np.float32] | None
 
 
+Lesson = tuple[int, Callable[[int, int], CorpusRow]]
+
+
 class AnswerRows(Dataset[EncodedRow]):
-    """`count` rows of `seed`, encoded for the whole model and served in order: `naming` naming rows, then the corpus.
+    """Rows of `seed`, encoded for the whole model and served in order: of each (count, maker) of `lessons`, that many.
 
     Rows are made by windows of `WINDOW` batches; inside a window they are sorted by length and its batches
     are shuffled, which saves a third of the padding. Read them sequentially: one window is kept.
@@ -104,13 +108,13 @@ class AnswerRows(Dataset[EncodedRow]):
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        count: int,
+        lessons: Sequence[Lesson],
         *,
         seed: int,
         batch: int,
-        naming: int = 0,
     ) -> None:
-        self.tokenizer, self.count, self.seed, self.batch, self.naming = tokenizer, count, seed, batch, naming
+        self.tokenizer, self.lessons, self.seed, self.batch = tokenizer, lessons, seed, batch
+        self.count = sum(count for count, _ in lessons)
         self._window: tuple[int, list[EncodedRow]] = (-1, [])
 
     def __len__(self) -> int:
@@ -128,13 +132,20 @@ class AnswerRows(Dataset[EncodedRow]):
         first = window * WINDOW * self.batch
         made = []
         for index in range(first, min(self.count, first + WINDOW * self.batch)):
-            row = (naming_row if index < self.naming else corpus_row)(self.seed, index)
+            row = self._make(index)
             ids, labels = encode_row(row, self.tokenizer)
             made.append(EncodedRow(ids, labels, None if row.image is None else normalise_pixels(row)))
         made.sort(key=lambda row: len(row.ids))
         batches = [made[start : start + self.batch] for start in range(0, len(made), self.batch)]
         random.Random(f"{self.seed}:{window}").shuffle(batches)
         return [row for batch in batches for row in batch]
+
+    def _make(self, index: int) -> CorpusRow:
+        for count, maker in self.lessons:
+            if index < count:
+                return maker(self.seed, index)
+            index -= count
+        raise IndexError(index)
 
     def collate(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         """Pad on the right and stack the images of the rows that have one."""
@@ -274,17 +285,15 @@ def train_answers(
     tokenizer: PreTrainedTokenizerFast,
     out: Path,
     *,
-    rows: int,
-    naming: int,
+    lessons: Sequence[Lesson],
     seed: int,
 ) -> float:
-    """Stage 3: train the decoder in place on `rows` rows, the first `naming` of them short questions about what one
-    object is; return the last logged loss.
+    """Stage 3: train the decoder in place on the lessons in their order; return the last logged loss.
 
-    A fresh decoder looks for the image only while little else lowers the loss: naming comes before captions and boxes.
+    A fresh decoder looks for the image only while little else lowers the loss, so short questions come first.
     """
     arguments = _arguments(out, batch=32, rate=1.5e-3)
-    data = AnswerRows(tokenizer, rows, seed=seed, batch=32, naming=naming)
+    data = AnswerRows(tokenizer, lessons, seed=seed, batch=32)
     # The first steps of a fresh decoder would undo in a minute what the tower and the projector have learned.
     read = nn.ModuleList([model.model.vision_tower, model.model.multi_modal_projector]).requires_grad_(False)
     trainer = Trainer(model, arguments, train_dataset=data, data_collator=data.collate)
@@ -296,9 +305,9 @@ def train_answers(
 def train_tiny_model(out: Path, work: Path, *, images: int, rows: int, seed: int = 0) -> dict[str, float]:
     """Train the model from nothing and write it to `out` as bfloat16 safetensors with its processor.
 
-    `images` scenes train the vision tower, a third of them the projector as well; `rows` rows, a quarter of them naming
-    rows, train the decoder. `work` receives the checkpoints; a vision tower found there is used again instead of being
-    trained. Returns the last training loss of each stage that ran.
+    `images` scenes train the vision tower, a third of them the projector as well; `rows` rows, in lessons from naming
+    to the whole corpus, train the decoder. `work` receives the checkpoints; a vision tower found there is used again
+    instead of being trained. Returns the last training loss of each stage that ran.
     """
     texts = (f"{q}\n{a}" for i in range(4000) for q, a in corpus_row(seed, i).turns)
     tokenizer = build_tokenizer(texts)
@@ -316,7 +325,8 @@ def train_tiny_model(out: Path, work: Path, *, images: int, rows: int, seed: int
         reader = PatchReader(tower, projector, scene_words(model, tokenizer))
         losses["words"] = train_vision(reader, work / "words", images=second, seed=seed + 1)
         save_file(nn.ModuleList([tower, projector]).state_dict(), read)
-    losses["answers"] = train_answers(model, tokenizer, work / "answers", rows=rows, naming=rows // 4, seed=seed + 1)
+    lessons = [(rows // 6, naming_row), (rows // 6, presence_row), (rows // 2, theme_row), (rows // 6, corpus_row)]
+    losses["answers"] = train_answers(model, tokenizer, work / "answers", lessons=lessons, seed=seed + 1)
     save(model, processor, out)
     return losses
 
