@@ -115,13 +115,17 @@ class ClusterConfig(StageConfig):
 
 
 class RankConfig(StageConfig):
-    """``rank``: regroup rows by cluster; density and the full greedy order of every cluster."""
+    """``rank``: regroup rows; the full order of every group, and with greedy MMD the density of every cluster."""
 
-    sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel")
-    max_rows: int = Field(16_384, ge=2, description="largest cluster ranked whole; beyond it hashed chunks")
+    order: str = Field("mmd", description="mmd, or a method that orders groups: semdedup, d2_pruning, self_filter, ...")
+    options: dict[str, Any] = Field(default={}, description="of that method, for example {neighbours: 5}")
+    sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel of mmd")
+    max_rows: int = Field(16_384, ge=2, description="largest cluster that mmd ranks whole; beyond it hashed chunks")
     kernel_mb: int = execution(1024, ge=1, description="largest kernel in memory; beyond it in a temporary file")
+    memory_gb: float = execution(64.0, gt=0, description="most memory that the rows of one group may take in a task")
     features: Label = "main"
-    clusters: Label = "main"
+    clusters: Label = Field("main", description="not read by a method that orders all rows together")
+    scores: Label = Field("main", description="label of the scores, where the method has one")
     label: Label = execution("main")
     bucket_mb: int = execution(256, ge=1, description="feature bytes that one regrouping task takes")
     max_tasks: int = execution(64, ge=1)
@@ -135,7 +139,9 @@ class SelectConfig(StageConfig):
     seed: int = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
     samples: Label = "main"
-    clusters: Label = Field("main", description="label of the clusters, and of the ranking made from them")
+    clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")
+    features: Label | None = Field(None, description="of methods that order all rows together; default: the method's")
+    scores: Label = Field("main", description="label of the scores")
     label: Label = execution("main")
     max_tasks: int = execution(64, ge=1)
 

@@ -10,6 +10,7 @@ from raycurate.config import Recipe
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
 from raycurate.selection import build_selector
+from raycurate.selection.ranked import Ranked
 from raycurate.stages.cluster import cluster
 from raycurate.stages.export import export
 from raycurate.stages.extract import extract
@@ -41,7 +42,8 @@ def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
         done(lambda: ingest(run, recipe.ingest))
         done(lambda: extract(run, recipe.extract))
         done(lambda: cluster(run, recipe.cluster))
-        if "ranking" in build_selector(recipe.select.method, recipe.select.options).needs:
+        selector = build_selector(recipe.select.method, recipe.select.options)
+        if "ranking" in selector.needs and not isinstance(selector, Ranked):  # those rank for themselves
             done(lambda: rank(run, recipe.rank))
         done(lambda: select(run, recipe.select))
         if recipe.export is not None:
