@@ -16,6 +16,7 @@ from raycurate.stages.export import export
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from raycurate.stages.rank import rank
+from raycurate.stages.score import score
 from raycurate.stages.select import select
 from raycurate.store import Manifest, Noun, Run
 
@@ -32,15 +33,20 @@ def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
     run = Run(recipe.run)
     manifests: list[Manifest] = []
 
-    def done(stage: Callable[[], Manifest]) -> None:
+    def done(stage: Callable[[], Manifest | list[Manifest]]) -> None:
         started = time.monotonic()
-        manifests.append(stage())
-        if report:
-            report(manifests[-1], time.monotonic() - started)
+        made = stage()
+        for manifest in made if isinstance(made, list) else [made]:
+            manifests.append(manifest)
+            if report:
+                report(manifest, time.monotonic() - started)
 
     with ray_session(recipe.ray):
         done(lambda: ingest(run, recipe.ingest))
         done(lambda: extract(run, recipe.extract))
+        if recipe.score is not None:
+            scoring = recipe.score
+            done(lambda: score(run, scoring))
         done(lambda: cluster(run, recipe.cluster))
         selector = build_selector(recipe.select.method, recipe.select.options)
         if "ranking" in selector.needs and not isinstance(selector, Ranked):  # those rank for themselves

@@ -118,5 +118,5 @@ def cluster_gpus() -> float:
 
 
 def largest_node_cpus() -> float:
-    """CPUs of the node that has the most: what a task on one node can ask for."""
+    """CPUs of the node that has the most: no task can ask for more."""
     return max((float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]), default=1.0)

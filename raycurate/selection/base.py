@@ -88,7 +88,7 @@ class SelectionTables:
         num_rows: rows in all; the target is a part of these.
         tasks: rows of each task, where the method needs them.
         clusters: the cluster table, where the method needs it.
-        num_usable: rows that every noun the method needs has; None where it needs samples only.
+        num_usable: rows that can be kept, for what the method needs to know of them; None where that is all rows.
     """
 
     num_rows: int

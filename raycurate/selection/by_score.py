@@ -7,7 +7,7 @@
 The base of every method that is a number a row: a method says which column it reads (`score`), the rest is here,
 and a user's own method needs no more. Ranks are never computed for all rows: the one or two boundaries are found by
 streaming counts (`threshold.py`), exact for any ties. Rows without a score (NaN) take no part: what cannot be scored
-must not be taken for easy. Cost: 2 to 4 streaming passes over (key, score).
+must not be taken for easy. Cost: 3 to 5 streaming passes over (key, score), one of them to count the rows.
 """
 
 from __future__ import annotations

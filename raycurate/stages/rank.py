@@ -223,7 +223,8 @@ def _order(
         ranges = _unit_ranges(rows_U, row_bytes, config.bucket_mb << 20)
         routed_uris = [noun.uri_of(step_name("routed", shard, "arrow")) for shard in range(manifest.shards)]
         order = functools.partial(_rank_units, noun, routed_uris, units, rows_U, method)
-        cpus = largest_node_cpus() if inputs.clusters is None else 1.0
+        # Half of a node, so that a caller that holds some of its CPUs itself does not wait for ever.
+        cpus = max(1.0, largest_node_cpus() // 2) if inputs.clusters is None else 1.0
         steps = resumable_steps(noun, "ranked", order, ranges, num_cpus=cpus, max_tasks=config.max_tasks)
         for _, ranked in steps:
             densities += ranked["densities"]

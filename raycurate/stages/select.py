@@ -24,6 +24,7 @@ from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.filesystem import exists
 from raycurate.ray_session import in_session
 from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
+from raycurate.selection.by_score import ByScore
 from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
@@ -62,7 +63,7 @@ def select(run: Run, config: SelectConfig) -> Manifest:
         num_rows=sample_manifest.rows_out,
         tasks=tasks,
         clusters=_cluster_table(sources.ranking or sources.clusters),
-        num_usable=_num_usable(sources, read, sample_manifest.shards, config.max_tasks),
+        num_usable=_num_usable(selector, sources, read, sample_manifest.shards, config.max_tasks),
     )
     plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, config.max_tasks)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
@@ -94,15 +95,16 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
         rank(run, make_config(RankConfig, settings))
 
 
-def _num_usable(sources: Sources, read: Any, num_shards: int, max_tasks: int) -> int | None:
-    """Rows that everything joined to the samples has; counted where that is more than one noun."""
+def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int, max_tasks: int) -> int | None:
+    """Rows that can be kept: those that everything joined has and, by score, those with one. One streaming count."""
     if not sources.joined:
         return None
-    if len(sources.joined) == 1:
-        return required(sources.joined[0]).rows_out
 
     def count(shard: int) -> int:
-        return int(read(shard)[LACKS].null_count)
+        rows = read(shard)
+        if isinstance(selector, ByScore):
+            return int(np.count_nonzero(selector.takes_part(rows)))
+        return int(rows[LACKS].null_count)
 
     return sum(map_tasks(count, ((shard,) for shard in range(num_shards)), num_cpus=0.5, max_tasks=max_tasks))
 
