@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from raycurate.config import ExtractConfig as ExtractConfig
     from raycurate.config import IngestConfig as IngestConfig
     from raycurate.config import RankConfig as RankConfig
+    from raycurate.config import ScoreConfig as ScoreConfig
     from raycurate.config import SelectConfig as SelectConfig
     from raycurate.pipeline import run_recipe as run_recipe
     from raycurate.recipe import Recipe as Recipe
@@ -37,14 +38,18 @@ if TYPE_CHECKING:
     from raycurate.stages.extract import extract as extract
     from raycurate.stages.ingest import ingest as ingest
     from raycurate.stages.rank import rank as rank
+    from raycurate.stages.score import score as score
     from raycurate.stages.select import select as select
     from raycurate.store import Run as Run
 
+_STAGES = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
 _HOMES = {
     "Run": "store",
     "run_recipe": "pipeline",
-    **{f"{stage}": f"stages.{stage}" for stage in ("ingest", "extract", "cluster", "rank", "select", "export")},
-    **{f"{stage}Config": "config" for stage in ("Ingest", "Extract", "Cluster", "Rank", "Select", "Export")},
+    **{
+        f"{stage}": f"stages.{stage}" for stage in ("ingest", "extract", "score", "cluster", "rank", "select", "export")
+    },
+    **{f"{stage}Config": "config" for stage in ("Ingest", "Extract", "Score", "Cluster", "Rank", "Select", "Export")},
     **{name: "recipe" for name in ("Recipe", "load_recipe")},
 }
 __all__ = ["__version__", *_HOMES]

@@ -19,6 +19,7 @@ from raycurate.config import (
     ExtractConfig,
     IngestConfig,
     RankConfig,
+    ScoreConfig,
     SelectConfig,
 )
 from raycurate.store import Run
@@ -108,7 +109,48 @@ def extract(
 
 @main.command()
 @click.argument("run")
+@click.option(
+    "--scores", default="token_losses", help="token_losses, last_token, mean_token, clip; comma-separated, one pass."
+)
+@click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded): of all scores but clip.")
+@click.option("--clip", help="CLIP or SigLIP model of the score clip: hub id or local folder.")
+@click.option("--given", help="Parquet of key and difficulty: your own numbers instead of a pass.")
+@click.option("--strict", is_flag=True, help="The first rejected row is an error.")
+@settings
+def score(
+    run: str,
+    scores: str,
+    model: str,
+    clip: str | None,
+    given: str | None,
+    strict: bool,
+    label: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Run the forward passes that selection methods share; what is there already is not made again.
+
+    \b
+    Example:
+      raycurate score runs/llava --scores token_losses,last_token,clip --clip openai/clip-vit-large-patch14-336
+    """
+    values = {
+        "scores": [name.strip() for name in scores.split(",")],
+        "model": model,
+        "clip": clip,
+        "given": given,
+        "strict": strict,
+        "label": label,
+    }
+    config = config_of(ScoreConfig, values, overrides)
+    from raycurate.stages.score import score as stage
+
+    in_session(functools.partial(stage, Run(run), config))
+
+
+@main.command()
+@click.argument("run")
 @click.option("--clusters", type=int, required=True, help="K.")
+@click.option("--features", default="main", help="Label of the features: main (activations), last_token, ...")
 @click.option("--iterations", type=int, default=50)
 @click.option("--project", type=int, help="Random projection to this many dimensions first.")
 @click.option("--fit-sample", type=int, help="Fit on this many rows, then assign all.")
@@ -117,6 +159,7 @@ def extract(
 def cluster(
     run: str,
     clusters: int,
+    features: str,
     iterations: int,
     project: int | None,
     fit_sample: int | None,
@@ -129,9 +172,11 @@ def cluster(
     \b
     Example:
       raycurate cluster runs/llava --clusters 10000
+      raycurate cluster runs/llava --clusters 10000 --features last_token --label last_token
     """
     values = {
         "clusters": clusters,
+        "features": features,
         "iterations": iterations,
         "project": project,
         "fit_sample": fit_sample,
@@ -148,7 +193,7 @@ def cluster(
 @click.argument("run")
 @settings
 def rank(run: str, label: str, overrides: tuple[str, ...]) -> None:
-    """Order the rows of every cluster by greedy MMD and measure its density (`select` does this when needed).
+    """Order the rows of every group, and measure clusters (`select` does this when needed).
 
     \b
     Example:
@@ -175,6 +220,7 @@ def select(
     \b
     Example:
       raycurate select runs/llava --method coincide --ratio 0.2 --temperature 0.1
+      raycurate select runs/llava --method d2_pruning --ratio 0.2 --set options.gamma_r=0.4 --label d2
     """
     values: dict[str, Any] = {"method": method, "ratio": ratio, "seed": seed, "label": label}
     if temperature is not None:

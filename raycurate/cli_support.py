@@ -63,14 +63,15 @@ def config_of(kind: type[StageConfig], values: dict[str, Any], overrides: tuple[
     return make_config(kind, given)
 
 
-def in_session(call: Callable[[], Manifest], *, dashboard: bool = False) -> None:
-    """Run a stage on the cluster, or on a local one, and print its result."""
+def in_session(call: Callable[[], Manifest | list[Manifest]], *, dashboard: bool = False) -> None:
+    """Run a stage on the cluster, or on a local one, and print its results."""
     from raycurate.config import SessionConfig
     from raycurate.ray_session import ray_session
 
     with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
-        manifest = call()
-    print_manifest(manifest)
+        made = call()
+    for manifest in made if isinstance(made, list) else [made]:
+        print_manifest(manifest)
 
 
 def print_scoreboard(noun: Noun) -> None:

@@ -89,6 +89,37 @@ class ExtractConfig(StageConfig):
     stall_seconds: float = execution(1800.0, gt=0, description="an extraction that moves nothing this long fails")
 
 
+class ScoreConfig(StageConfig):
+    """``score``: forward passes that many selection methods share -> scores and embeddings per sample."""
+
+    scores: tuple[Literal["token_losses", "last_token", "mean_token", "clip"], ...] = Field(
+        ("token_losses",), description="token_losses, last_token, mean_token, clip; one pass of each model makes all"
+    )
+    given: str | None = Field(None, description="Parquet of `key` and `difficulty`: numbers of your own, no pass")
+    model: str = Field("tiny", description="hub id, local folder, or 'tiny': the model of all scores but clip")
+    clip: str | None = Field(None, description="CLIP or SigLIP model of the score clip: hub id or local folder")
+    blind: bool = Field(True, description="token_losses also without the image (loss_blind): a second, cheaper pass")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    max_length: int = Field(4096, ge=8, description="longest row in tokens after image expansion")
+    batch_tokens: int = Field(16_384, ge=8, description="padded tokens in one batch")
+    batch_rows: int = Field(256, ge=1, description="most rows in one batch")
+    clip_rows: int = Field(64, ge=1, description="rows in one batch of the CLIP model")
+    window_rows: int = Field(256, ge=1, description="rows that are sorted by length and packed together")
+    trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
+    samples: Label = Field("main", description="label of the samples to read")
+    label: Label = execution("main", description="others than main prefix the labels of what is written")
+    min_actors: int = execution(1, ge=1)
+    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
+    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    cpus_per_actor: float = execution(0.75, gt=0)
+    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
+    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
+    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
+    strict: bool = execution(False)
+    stall_seconds: float = execution(1800.0, gt=0, description="a pass that moves nothing this long fails")
+    max_tasks: int = execution(64, ge=1)
+
+
 class ClusterConfig(StageConfig):
     """``cluster``: distributed spherical k-means."""
 
@@ -114,13 +145,17 @@ class ClusterConfig(StageConfig):
 
 
 class RankConfig(StageConfig):
-    """``rank``: regroup rows by cluster; density and the full greedy order of every cluster."""
+    """``rank``: regroup rows; the full order of every group, and with greedy MMD the density of every cluster."""
 
-    sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel")
-    max_rows: int = Field(16_384, ge=2, description="largest cluster ranked whole; beyond it hashed chunks")
+    order: str = Field("mmd", description="mmd, or a method that orders groups: semdedup, d2_pruning, self_filter, ...")
+    options: dict[str, Any] = Field(default={}, description="of that method, for example {neighbours: 5}")
+    sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel of mmd")
+    max_rows: int = Field(16_384, ge=2, description="largest cluster that mmd ranks whole; beyond it hashed chunks")
     kernel_mb: int = execution(1024, ge=1, description="largest kernel in memory; beyond it in a temporary file")
+    memory_gb: float = execution(64.0, gt=0, description="most memory that the rows of one group may take in a task")
     features: Label = "main"
-    clusters: Label = "main"
+    clusters: Label = Field("main", description="not read by a method that orders all rows together")
+    scores: Label = Field("main", description="label of the scores, where the method has one")
     label: Label = execution("main")
     bucket_mb: int = execution(256, ge=1, description="feature bytes that one regrouping task takes")
     max_tasks: int = execution(64, ge=1)
@@ -134,7 +169,9 @@ class SelectConfig(StageConfig):
     seed: int = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
     samples: Label = "main"
-    clusters: Label = Field("main", description="label of the clusters, and of the ranking made from them")
+    clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")
+    features: Label | None = Field(None, description="of methods that order all rows together; default: the method's")
+    scores: Label = Field("main", description="label of the scores")
     label: Label = execution("main")
     max_tasks: int = execution(64, ge=1)
 

@@ -11,6 +11,7 @@ from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
 from raycurate.recipe import Recipe
 from raycurate.selection import build_selector
+from raycurate.selection.ranked import Ranked
 from raycurate.stages.cluster import cluster
 from raycurate.stages.compare import compare
 from raycurate.stages.evaluate import evaluate
@@ -19,6 +20,7 @@ from raycurate.stages.extract import extract
 from raycurate.stages.finetune import finetune
 from raycurate.stages.ingest import ingest
 from raycurate.stages.rank import rank
+from raycurate.stages.score import score
 from raycurate.stages.select import select
 from raycurate.store import Manifest, Noun, Run
 
@@ -40,18 +42,23 @@ def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
     with ray_session(session):
         for stage in _stages(run, recipe):
             started = time.monotonic()
-            manifests.append(stage())
-            if report:
-                report(manifests[-1], time.monotonic() - started)
+            made = stage()
+            for manifest in made if isinstance(made, list) else [made]:
+                manifests.append(manifest)
+                if report:
+                    report(manifest, time.monotonic() - started)
     return manifests
 
 
-def _stages(run: Run, recipe: Recipe) -> Iterator[Callable[[], Manifest]]:
-    """The stages of a recipe in their order."""
+def _stages(run: Run, recipe: Recipe) -> Iterator[Callable[[], Manifest | list[Manifest]]]:
+    """The stages of a recipe in their order; `score` writes several nouns."""
     yield lambda: ingest(run, recipe.ingest)
     yield lambda: extract(run, recipe.extract)
+    if recipe.score is not None:
+        yield functools.partial(score, run, recipe.score)
     yield lambda: cluster(run, recipe.cluster)
-    if "ranking" in build_selector(recipe.select.method, recipe.select.options).needs:
+    selector = build_selector(recipe.select.method, recipe.select.options)
+    if "ranking" in selector.needs and not isinstance(selector, Ranked):  # those rank for themselves
         yield lambda: rank(run, recipe.rank)
     yield lambda: select(run, recipe.select)
     if recipe.export is not None:

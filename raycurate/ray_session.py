@@ -115,3 +115,8 @@ def cluster_cpus() -> float:
 def cluster_gpus() -> float:
     """GPUs of the cluster as it stands."""
     return float(ray.cluster_resources().get("GPU", 0.0))
+
+
+def largest_node_cpus() -> float:
+    """CPUs of the node that has the most: no task can ask for more."""
+    return max((float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]), default=1.0)

@@ -14,6 +14,7 @@ from raycurate.config import (
     ExtractConfig,
     IngestConfig,
     RankConfig,
+    ScoreConfig,
     SelectConfig,
     SessionConfig,
     StageConfig,
@@ -38,6 +39,7 @@ class Recipe(StageConfig):
     ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
     ingest: IngestConfig
     extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
+    score: ScoreConfig | None = None
     cluster: ClusterConfig
     rank: RankConfig = RankConfig()  # type: ignore[call-arg]
     select: SelectConfig = SelectConfig()  # type: ignore[call-arg]

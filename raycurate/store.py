@@ -305,7 +305,18 @@ class Run:
         if not exists(filesystem, root):
             raise UserError(f"there is no run directory at {self.uri}. `raycurate ingest SOURCE --out RUN` makes one.")
         infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
-        order = ("samples", "features", "clusters", "ranking", "selection", "tokens", "models", "predictions", "scores")
+        order = (
+            "samples",
+            "features",
+            "row_scores",
+            "clusters",
+            "ranking",
+            "selection",
+            "tokens",
+            "models",
+            "predictions",
+            "scores",
+        )
         found: list[Noun] = []
         for info in infos:
             if info.type == pafs.FileType.Directory and info.base_name != "quarantine":

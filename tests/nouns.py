@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raycurate.features.rows import features_column
 from raycurate.samples.schema import SAMPLE_SCHEMA
@@ -41,10 +42,10 @@ def write_samples(run: Run, keys: Sequence[str], tasks: Sequence[str], *, shards
 
 
 def write_features(
-    run: Run, keys: Sequence[str], features_ND: np.ndarray, *, shards: int = 1, block_dim: int = 4
+    run: Run, keys: Sequence[str], features_ND: np.ndarray, *, shards: int = 1, block_dim: int = 4, label: str = "main"
 ) -> Noun:
     """Feature rows as `extract` leaves them."""
-    noun = run.noun("features")
+    noun = run.noun("features", label)
     samples = run.noun("samples").require("ingest")
     inputs = {"samples": samples.fingerprint}
     noun.begin({"stage": "extract", "config": {}, "inputs": inputs, "sum": float(features_ND.sum())})
@@ -66,11 +67,12 @@ def write_clusters(
     centroids_KD: np.ndarray,
     *,
     shards: int,
+    label: str = "main",
 ) -> Noun:
-    """Assignments and centroids as `cluster` leaves them."""
-    noun = run.noun("clusters")
-    features = run.noun("features").require("extract")
-    noun.begin({"stage": "cluster", "config": {"features": "main"}, "inputs": {"features": features.fingerprint}})
+    """Assignments and centroids of the features of the same label as `cluster` leaves them."""
+    noun = run.noun("clusters", label)
+    features = run.noun("features", label).require("extract")
+    noun.begin({"stage": "cluster", "config": {"features": label}, "inputs": {"features": features.fingerprint}})
     similarity_N = np.einsum("nd,nd->n", features_ND.astype(np.float64), centroids_KD[labels_N])
     for shard, part in enumerate(_parts(len(keys), shards)):
         table = pa.table(
@@ -91,6 +93,20 @@ def write_clusters(
         pa.table({"cluster": pa.array(range(clusters), pa.int32()), "centroid": centroid, "size": pa.array(sizes)}),
     )
     noun.finish(metrics={"clusters": clusters})
+    return noun
+
+
+def write_scores(run: Run, group: str, columns: dict[str, Sequence[object]], *, shards: int = 1) -> Noun:
+    """Scores as `score` leaves them: `key` and numbers."""
+    noun = run.noun("row_scores", group)
+    samples = run.noun("samples").require("ingest")
+    table = pa.table(columns)
+    noun.begin({"stage": "score", "config": {}, "inputs": {"samples": samples.fingerprint}, "rows": table.num_rows})
+    for shard in range(shards):
+        keys = run.noun("samples").read_part(shard, ["key"])["key"]
+        part = table.filter(pc.is_in(table["key"], value_set=keys.combine_chunks()))
+        noun.commit_part(shard, part, rows_in=part.num_rows)
+    noun.finish()
     return noun
 
 

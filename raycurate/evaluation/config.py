@@ -67,7 +67,7 @@ class CompareConfig(StageConfig):
     data: Label = Field("test", description="label of the test set's samples")
     max_test_rows: int | None = Field(None, ge=1, description="only this many test rows")
     samples: Label = "main"
-    clusters: Label = "main"
+    clusters: Label | None = Field(None, description="of every method that reads some; default: each method's own")
     price_per_hour: float | None = Field(None, gt=0, description="of the cluster; cost is in hours where not given")
     label: Label = execution("main", description="label of the scoreboard; others than main prefix their lines' labels")
 

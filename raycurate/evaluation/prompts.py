@@ -24,9 +24,9 @@ import torch
 
 from raycurate.features.batch import PreparedBatch
 from raycurate.features.conversation import count_marks
-from raycurate.features.images import ImageReader, ProcessedImage
-from raycurate.features.prepare import Preparer, _Row
-from raycurate.training.tokens import RowTokenizer, TokenReject, TokenRow
+from raycurate.features.prepare import _Row
+from raycurate.features.token_batches import TokenPreparer
+from raycurate.training.tokens import TokenReject, TokenRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class QuestionBatch:
     questions: tuple[Question, ...]
 
 
-class QuestionPreparer(Preparer):
+class QuestionPreparer(TokenPreparer):
     """Turns windows of test rows into left-padded batches of prompts for one processor."""
 
     def __init__(
@@ -60,9 +60,6 @@ class QuestionPreparer(Preparer):
             padding_side="left",
             pixel_dtype=pixel_dtype,
         )
-        self._memory = _RememberingReader(self._reader)
-        self._rows_of = RowTokenizer(processor, max_length=max_length, overlong="quarantine")
-        self._rows_of._reader = self._memory  # type: ignore[assignment]  # one decode serves tokens and pixels
 
     def prepare_questions(self, samples: Sequence[Mapping[str, Any]]) -> tuple[list[QuestionBatch], list[TokenReject]]:
         """Batches of every question of the window, and the rows that have none.
@@ -70,45 +67,20 @@ class QuestionPreparer(Preparer):
         Args:
             samples: mappings as of `Preparer.prepare`, with `image_keys` and `task`.
         """
-        loaders: dict[str, Any] = {}
-        shared = [
-            {**sample, "images": [loaders.setdefault(k, i) for k, i in _keyed_images(sample)]} for sample in samples
-        ]
-        self._memory.processed.clear()
-        results = self._rows_of.tokenize(shared)
-        numbers = {key: number for number, key in enumerate(loaders)}
-        processed = [self._memory.processed.get(id(loader)) for loader in loaders.values()]
+        window = self.tokenize(samples)
         questions: list[Question] = []
         rows_of_task: dict[str, list[_Row]] = {}
-        for sample, result in zip(samples, results, strict=True):
+        for sample, result, images in zip(samples, window.results, window.images, strict=True):
             if isinstance(result, TokenRow):
-                images = [numbers[key] for key in sample["image_keys"]]
                 for question, row in _questions(sample, result, images, len(questions)):
                     questions.append(question)
                     rows_of_task.setdefault(sample["task"], []).append(row)
         batches = []
         for _, rows in sorted(rows_of_task.items()):
             for group in self._pack(rows):
-                batch = self._collate(group, processed)  # type: ignore[arg-type]  # shown images were processed
+                batch = self.collate(group, window.processed)
                 batches.append(QuestionBatch(batch, tuple(questions[row.position] for row in group)))
-        self._memory.processed.clear()
-        return batches, [result for result in results if isinstance(result, TokenReject)]
-
-
-class _RememberingReader:
-    """An `ImageReader` that keeps what it made, by the identity of what it was asked to read."""
-
-    def __init__(self, reader: ImageReader) -> None:
-        self._reader = reader
-        self.processed: dict[int, ProcessedImage] = {}
-
-    def read(self, image: Any) -> ProcessedImage:
-        result = self.processed[id(image)] = self._reader.read(image)
-        return result
-
-
-def _keyed_images(sample: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return list(zip(sample["image_keys"], sample["images"], strict=True))
+        return batches, window.rejects
 
 
 def _questions(

@@ -34,7 +34,10 @@ REASONS: Mapping[str, str] = {
     "over_quota": "dropped: the quota of its cluster was filled by rows of better rank",
     "drawn": "kept: drawn by the seeded hash of its key",
     "not_drawn": "dropped: not drawn by the seeded hash of its key",
+    "within_range": "kept: its score lies in the part of the ranking that is kept",
+    "outside_range": "dropped: its score lies outside the part of the ranking that is kept",
     "no_features": "dropped: no features could be extracted from it",
+    "no_score": "dropped: no score could be computed for it",
     "no_group": "dropped: it belongs to no cluster or task of the plan",
 }
 
@@ -85,11 +88,13 @@ class SelectionTables:
         num_rows: rows in all; the target is a part of these.
         tasks: rows of each task, where the method needs them.
         clusters: the cluster table, where the method needs it.
+        num_usable: rows that can be kept, for what the method needs to know of them; None where that is all rows.
     """
 
     num_rows: int
     tasks: Mapping[str, int] | None = None
     clusters: ClusterTable | None = None
+    num_usable: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +128,8 @@ class Plan:
         report: further numbers of each group, by name, [G] each (for example S, D, P of a cluster).
         needs_cut: whether `boundaries` must be found before `decide`.
         boundaries: the cut of each group, once found.
+        skip_G: rows of each group to leave out before the quota begins, int64 [G]; None for none.
+        lower: the last row of each group that is left out so, once found.
     """
 
     goal: Goal
@@ -134,15 +141,17 @@ class Plan:
     report: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     needs_cut: bool = False
     boundaries: Boundaries | None = None
+    skip_G: NDArray[np.int64] | None = None
+    lower: Boundaries | None = None
 
     @property
     def expected(self) -> int:
         """Rows that the decisions will keep in all."""
         return int(self.quota_G.sum())
 
-    def with_boundaries(self, boundaries: Boundaries) -> Plan:
+    def with_boundaries(self, boundaries: Boundaries, lower: Boundaries | None = None) -> Plan:
         """Return the plan with its cuts found."""
-        return replace(self, boundaries=boundaries)
+        return replace(self, boundaries=boundaries, lower=lower)
 
     def group_index(self, rows: pa.Table) -> NDArray[np.int64]:
         """Return the position in `groups` of each row, -1 for a row of no group, int64 [N]."""
@@ -187,7 +196,8 @@ class Selector(Protocol):
     """A selection method with its options set.
 
     Attributes:
-        needs: nouns of the run directory that it reads: `samples`, `clusters`, `ranking`.
+        needs: nouns of the run directory that it reads: `samples`, `clusters`, `ranking`, or `noun/label`, for
+            example `row_scores/token_losses`, or `clusters/mean_token` where those are its usual clusters.
         columns: columns of the rows that `decide` and `order` read.
     """
 
@@ -221,15 +231,22 @@ def order_word(score_N: NDArray[np.floating[Any]]) -> NDArray[np.uint64]:
 def decide_by_cut(
     plan: Plan, order: RowOrder, score_N: NDArray[np.float64], *, kept_reason: str, dropped_reason: str
 ) -> Decisions:
-    """Keep the rows of each group up to its boundary, inclusive."""
-    cut = plan.boundaries
-    assert cut is not None, "decide() before the plan's boundaries were found"
+    """Keep the rows of each group up to its boundary, inclusive, without those up to its lower one."""
+    assert plan.boundaries is not None, "decide() before the plan's boundaries were found"
+    known_N = order.group_N >= 0
+    kept_N = _up_to(plan.boundaries, order)
+    if plan.lower is not None:
+        kept_N &= ~_up_to(plan.lower, order)
+    return Decisions(kept_N=kept_N, score_N=score_N, reason_N=reasons(kept_N, known_N, kept_reason, dropped_reason))
+
+
+def _up_to(cut: Boundaries, order: RowOrder) -> NDArray[np.bool_]:
+    """Say which rows come no later in their group than its boundary, bool [N]."""
     known_N = order.group_N >= 0
     group_N = np.where(known_N, order.group_N, 0)
     word_N = cut.word_G[group_N]
     before_N = (order.word_N < word_N) | ((order.word_N == word_N) & (order.key_N <= cut.key_G[group_N]))
-    kept_N = known_N & cut.some_G[group_N] & (cut.whole_G[group_N] | before_N)
-    return Decisions(kept_N=kept_N, score_N=score_N, reason_N=reasons(kept_N, known_N, kept_reason, dropped_reason))
+    return known_N & cut.some_G[group_N] & (cut.whole_G[group_N] | before_N)
 
 
 def reasons(

@@ -5,12 +5,46 @@
 so two numbers a token are enough and no [T, V] one-hot is made. The second form is the one computed: the first
 cancels where the model is sure, and is then wrong by up to 1e-8 in float64 and 3e-4 in float32. Cost: T * V.
 Limits: a sample without answer tokens has no score (NaN), and must not be ranked as easy.
+
+Selection keeps the middle of the ranking, as in COINCIDE's comparison (Table 4): `by_score.py`. Deviations from its
+public code: scores are float32 (float16 ties rows), and a row without a finite score is quarantined instead of
+counted as the easiest.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from raycurate.selection.by_score import ByScore, Keep, number_column
+
+
+@dataclass(frozen=True, kw_only=True)
+class El2n(ByScore):
+    """Selector `el2n`.
+
+    Attributes:
+        keep: which part of the ranking stays; the paper's is the middle.
+    """
+
+    keep: Keep = "middle"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The token losses, which come with EL2N."""
+        return frozenset({"row_scores/token_losses"})
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Key and EL2N."""
+        return frozenset({"key", "el2n"})
+
+    def score(self, rows: pa.Table) -> NDArray[np.float64]:
+        """Return EL2N, [N]."""
+        return number_column(rows, "el2n")
 
 
 def el2n_from_moments(other_square_T: NDArray[np.floating], label_prob_T: NDArray[np.floating]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 
 from raycurate.selection.base import Decisions, Goal, Plan, SelectionTables, Selector
-from raycurate.selection.threshold import CutSearch, merge_summaries, summarize
+from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
 
 Blocks = Callable[[], Iterable[pa.Table]]
 
@@ -21,10 +21,11 @@ def make_plan(selector: Selector, tables: SelectionTables, goal: Goal, blocks: B
     plan = selector.plan(tables, goal)
     if not plan.needs_cut:
         return plan
-    search = CutSearch(plan)
-    while (request := search.request) is not None:
-        search.advance(merge_summaries(summarize(request, selector.order(plan, rows)) for rows in blocks()))
-    return plan.with_boundaries(search.boundaries)
+
+    def ask(request: CutRequest) -> CutSummary:
+        return merge_summaries(summarize(request, selector.order(plan, rows)) for rows in blocks())
+
+    return find_cuts(plan, ask)
 
 
 def select_rows(

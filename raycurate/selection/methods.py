@@ -11,15 +11,29 @@ from pydantic import TypeAdapter, ValidationError
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.selection.base import Selector
+from raycurate.selection.clip_score import ClipScore
 from raycurate.selection.coincide import Coincide
+from raycurate.selection.d2_pruning import D2Pruning
+from raycurate.selection.el2n import El2n
+from raycurate.selection.perplexity import Perplexity
 from raycurate.selection.random import Random
+from raycurate.selection.self_filter import SelfFilter
+from raycurate.selection.self_sup import SelfSup
+from raycurate.selection.semdedup import SemDeDup
 from raycurate.selection.stratified import Stratified
 
 Method = Callable[..., Selector]
 
 METHODS: Mapping[str, Method] = {
+    "clip_score": ClipScore,
     "coincide": Coincide,
+    "d2_pruning": D2Pruning,
+    "el2n": El2n,
+    "perplexity": Perplexity,
     "random": Random,
+    "self_filter": SelfFilter,
+    "self_sup": SelfSup,
+    "semdedup": SemDeDup,
     "stratified": Stratified,
 }
 

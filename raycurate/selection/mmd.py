@@ -31,6 +31,7 @@ from raycurate.selection.density import Density, density_of, merge_densities
 from raycurate.selection.exact import squared_norms
 from raycurate.selection.kernel import DEFAULT_KERNEL_BYTES, ONE, Kernel, gaussian_kernel
 from raycurate.selection.keys import Keys
+from raycurate.selection.ranked import Grouping, GroupRows, Ordering
 
 DEFAULT_MAX_ROWS = 20_000
 
@@ -53,6 +54,43 @@ class ClusterRanking:
     def order_N(self) -> NDArray[np.int64]:
         """Input rows in the order of their picks, [N]."""
         return np.argsort(self.rank_N)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GreedyMmd:
+    """The ranking of COINCIDE (a `ranked.Ranked` without a selector of its own).
+
+    Attributes:
+        sigma: width of the Gaussian kernel.
+        kernel_bytes: the most memory for a kernel; a larger one is kept in a temporary file.
+    """
+
+    sigma: float = 1.0
+    kernel_bytes: int = DEFAULT_KERNEL_BYTES
+
+    @property
+    def rank_grouping(self) -> Grouping:
+        """One cluster, or one chunk of it, at a time."""
+        return "cluster"
+
+    @property
+    def rank_features(self) -> str:
+        """The activations."""
+        return "main"
+
+    @property
+    def rank_score(self) -> tuple[str, str] | None:
+        """None."""
+        return None
+
+    def rank_bytes_per_row(self, dim: int) -> int:
+        """Return the rows twice (sorting copies them); the kernel is bounded by `kernel_bytes`."""
+        return 4 * dim
+
+    def rank_group(self, rows: GroupRows) -> Ordering:
+        """Rank by greedy MMD; the value is the mean similarity to the group."""
+        made = rank_chunk(rows.features_ND, rows.keys_N, sigma=self.sigma, kernel_bytes=self.kernel_bytes)
+        return Ordering(rank_N=made.rank_N, value_N=made.kernel_mean_N, density=made.density)
 
 
 def greedy_order(kernel: Kernel) -> NDArray[np.int64]:

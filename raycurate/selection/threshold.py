@@ -14,7 +14,7 @@ fewer bits (10,000 groups: 6 bits a pass).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,14 +103,28 @@ def merge_summaries(parts: Iterable[CutSummary]) -> CutSummary:
     )
 
 
+def find_cuts(plan: Plan, ask: Callable[[CutRequest], CutSummary]) -> Plan:
+    """Return the plan with its cuts found, both ends where it skips rows; `ask` answers for all rows."""
+
+    def search(quota_G: NDArray[np.int64]) -> Boundaries:
+        cuts = CutSearch(plan, quota_G)
+        while (request := cuts.request) is not None:
+            cuts.advance(ask(request))
+        return cuts.boundaries
+
+    if plan.skip_G is None:
+        return plan.with_boundaries(search(plan.quota_G))
+    return plan.with_boundaries(search(plan.skip_G + plan.quota_G), search(plan.skip_G))
+
+
 class CutSearch:
     """The driver's side: ask `request`, give the merged answer to `advance`, until `request` is None."""
 
-    def __init__(self, plan: Plan) -> None:
-        """Start a search for the quotas of `plan`; groups that keep no row, or all, need none."""
+    def __init__(self, plan: Plan, quota_G: NDArray[np.int64] | None = None) -> None:
+        """Start a search for the first `quota_G` rows (those of `plan`); groups of none, or all, need none."""
         groups = plan.quota_G.shape[0]
         self._labels = plan.groups
-        self._quota_G = np.minimum(plan.quota_G, plan.size_G)
+        self._quota_G = np.minimum(plan.quota_G if quota_G is None else quota_G, plan.size_G)
         self._whole_G = self._quota_G == plan.size_G
         self._active_G = (self._quota_G > 0) & ~self._whole_G
         self._rank_G = self._quota_G - 1

@@ -32,6 +32,7 @@ from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session
 from raycurate.stages.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.kmeans_worker import SAMPLE_PURPOSE, KMeansJob
 from raycurate.stages.shards import describe, skip_if_done
+from raycurate.stages.sources import required
 from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
@@ -46,7 +47,7 @@ Result = TypeVar("Result")
 def cluster(run: Run, config: ClusterConfig) -> Manifest:
     """Write the ``clusters`` noun: key, cluster and similarity per row by feature part, and ``centroids.parquet``."""
     features = run.noun("features", config.features)
-    feature_manifest = features.require("extract")
+    feature_manifest = required(features)
     description = describe("cluster", STAGE_VERSION, config, {"features": feature_manifest.fingerprint})
     noun = run.noun("clusters", config.label)
     if done := skip_if_done(noun, description):

@@ -6,8 +6,8 @@
 'full' is a finetune on all rows, once per seed: the reference of Rel.% and of the cost share. The lines differ in what
 they are trained on and in nothing else: same model, settings, test rows.
 
-Cost of a line = its selection, tokenisation and training. What a method needs beforehand (features, clusters, ranking)
-is charged to every one of its lines whole, as if that line had been made alone, although the run makes it once.
+Cost of a line = its selection, tokenisation and training. What a method needs beforehand (features, clusters, ranking,
+scores) is charged to every one of its lines whole, as if that line had been made alone, although the run makes it once.
 Evaluation is not part of a line's cost. Seconds are those of the manifests, all attempts added up.
 """
 
@@ -28,11 +28,11 @@ from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune
 from raycurate.stages.select import select
 from raycurate.stages.shards import describe
-from raycurate.store import Manifest, Run
+from raycurate.stages.sources import check_sources, required, sources_of
+from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
 STAGE_VERSION = 1
-MADE_BY = {"features": "extract", "clusters": "cluster", "ranking": "rank"}
 log = logging.getLogger("raycurate")
 
 
@@ -100,16 +100,37 @@ def line_label(config: CompareConfig, method: str, seed: int) -> str:
     return name if config.label == "main" else f"{config.label}-{name}"
 
 
-def _needs(run: Run, config: CompareConfig, method: str) -> list[tuple[str, str]]:
-    """(noun, label) of what a method reads beside the samples, in the order that it is made."""
+def _needs(run: Run, config: CompareConfig, method: str) -> list[Noun]:
+    """What a method reads beside the samples, in the order that it is made."""
     if method == FULL:
         return []
-    needs = build_selector(method, config.options.get(method, {})).needs
-    if not {"clusters", "ranking"} & set(needs):
-        return []
-    clusters = run.noun("clusters", config.clusters).require("cluster")
-    found = [("features", clusters.description["config"]["features"]), ("clusters", config.clusters)]
-    return [*found, ("ranking", config.clusters)] if "ranking" in needs else found
+    selector = build_selector(method, config.options.get(method, {}))
+    sources = sources_of(run, make_config(SelectConfig, _select_settings(config, method)), selector)
+    check_sources(sources, run.noun("samples", config.samples).require("ingest"))
+    return [*sources.made_before, *([sources.ranking] if sources.ranking else [])]
+
+
+def _select_settings(config: CompareConfig, method: str) -> dict[str, Any]:
+    return {
+        "method": method,
+        "ratio": config.ratio,
+        "options": config.options.get(method, {}),
+        "samples": config.samples,
+        "clusters": config.clusters,
+    }
+
+
+def _seconds_of(needs: Sequence[Noun]) -> dict[str, float]:
+    """Wall clock by noun; what one pass made together is charged once."""
+    seconds: dict[str, float] = {}
+    passes: set[str] = set()
+    for noun in needs:
+        manifest = required(noun)
+        name = noun.noun if noun.noun not in seconds else f"{noun.noun}/{noun.label}"
+        shared = manifest.metrics.get("shared_pass")
+        seconds[name] = 0.0 if shared in passes else manifest.seconds
+        passes |= {shared} if shared is not None else set()
+    return seconds
 
 
 def _finetune_config(config: CompareConfig, method: str, seed: int) -> FinetuneConfig:
@@ -129,25 +150,16 @@ def _evaluate_config(config: CompareConfig, method: str, seed: int) -> EvaluateC
 
 
 def _line(
-    run: Run, config: CompareConfig, method: str, seed: int, needs: Sequence[tuple[str, str]]
+    run: Run, config: CompareConfig, method: str, seed: int, needs: Sequence[Noun]
 ) -> tuple[LineRecord, Manifest]:
     """Select, finetune, evaluate; finished steps cost nothing."""
     label = line_label(config, method, seed)
     selection_seconds: dict[str, float] = {}
     if method != FULL:
         log.info("compare: %s: select", label)
-        settings = {
-            "method": method,
-            "ratio": config.ratio,
-            "seed": seed,
-            "options": config.options.get(method, {}),
-            "samples": config.samples,
-            "clusters": config.clusters,
-            "label": label,
-        }
+        settings = {**_select_settings(config, method), "seed": seed, "label": label}
         selected = select(run, make_config(SelectConfig, settings, "select"))
-        selection_seconds = {noun: run.noun(noun, name).require(MADE_BY[noun]).seconds for noun, name in needs}
-        selection_seconds["selection"] = selected.seconds
+        selection_seconds = {**_seconds_of(needs), "selection": selected.seconds}
     log.info("compare: %s: finetune", label)
     trained = finetune(run, _finetune_config(config, method, seed))
     log.info("compare: %s: evaluate", label)

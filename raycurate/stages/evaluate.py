@@ -34,7 +34,7 @@ from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annota
 from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.stages.actor_pool import gpus_of, pool_dataset, readable_error
 from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
 from raycurate.stages.evaluate_workers import (
     ANSWER_FIELDS,
@@ -43,7 +43,6 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
-from raycurate.stages.extract import BLOCK_BYTES, readable_error
 from raycurate.stages.shards import describe, get_result, map_tasks, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
@@ -61,7 +60,7 @@ def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
     Raises:
         UserError: a model that cannot be loaded, metrics or annotations that do not fit the tasks, no answers.
     """
-    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else float(cluster_gpus() > 0)
+    gpus = gpus_of(config)
     checkpoint = find_checkpoint(run, config.model)
     asked = (checkpoint, config.dtype, gpus > 0, config.trust_remote_code)
     facts = next(map_tasks(checkpoint_facts, [asked], num_cpus=0.5))
@@ -130,7 +129,9 @@ def _predict(run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tu
     with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
         if missing:
             images = config.images or sample_manifest.description["config"]["images"]
-            dataset = _dataset(samples, config, checkpoint, facts, images, last, missing, gpus)
+            load = functools.partial(load_questions, samples, checkpoint, facts, config, images, last)
+            actor = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus)
             _commit_shards(samples, noun, dataset, last, progress, config)
     noun.finish(metrics=_count(noun))
     return noun
@@ -151,49 +152,6 @@ def _count(noun: Noun) -> dict[str, Any]:
         finished = noun.read_part(shard, ["finished"])["finished"]
         unfinished += finished.to_pylist().count(False)
     return {"tokens": sum(record.extra["tokens"] for record in records.values()), "unfinished": unfinished}
-
-
-def _dataset(
-    samples: Noun,
-    config: EvaluateConfig,
-    checkpoint: Checkpoint,
-    facts: tuple[str, str],
-    images: str | None,
-    last: str | None,
-    missing: list[int],
-    gpus: float,
-) -> ray.data.Dataset:
-    """The streaming pipeline from shard numbers to answers."""
-    slots = max(1, int(cluster_gpus() / gpus if gpus else 0.8 * cluster_cpus() / config.cpus_per_actor))
-    most = max(1, min(config.max_actors, 2 * len(missing)))
-    least = min(config.min_actors, most)
-    pool = ray.data.ActorPoolStrategy(
-        min_size=least,
-        max_size=most,
-        initial_size=max(least, min(most, slots)),
-        max_tasks_in_flight_per_actor=4,
-    )
-    dataset = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
-    context = dataset.context
-    context.target_max_block_size = BLOCK_BYTES
-    context.enable_progress_bars = False
-    context.execution_options.verbose_progress = False
-    context.execution_no_progress_timeout_s = int(config.stall_seconds)
-    dataset = dataset.map_batches(
-        functools.partial(load_questions, samples, checkpoint, facts, config, images, last),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=config.cpus_per_loader,
-    )
-    return dataset.map_batches(
-        AnsweringActor,
-        fn_constructor_kwargs={"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=config.cpus_per_actor,
-        num_gpus=gpus or None,
-        compute=pool,
-    )
 
 
 def _commit_shards(

@@ -17,10 +17,10 @@ import pyarrow as pa
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.checkpoints import Checkpoint, load_checkpoint, processor_source
+from raycurate.stages.fragments import EXCERPT, as_samples
 from raycurate.store import Noun, ShardRecord
 
 OUT_OF_MEMORY = "out_of_memory"
-EXCERPT = 500
 ROW_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
 ANSWER_FIELDS = [
     ("key", pa.string()),
@@ -93,29 +93,16 @@ def load_questions(
     table: pa.Table,
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
-    from raycurate.samples.images import ImageRoot, load_image
-    from raycurate.samples.schema import ImageRef
-
     preparer = _preparer(
         checkpoint, facts, config.max_length, config.batch_tokens, config.batch_rows, config.trust_remote_code
     )
-    root = ImageRoot(images)
-
-    def as_sample(row: dict[str, Any]) -> dict[str, Any]:
-        references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
-        return {
-            **{name: row[name] for name in ("key", "task", "messages")},
-            "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
-            "image_keys": [ref.identity for ref in references],
-        }
-
     for shard in table["shard"].to_pylist():
         rows = wanted_rows(samples, shard, last, ["key", "task", "messages", "images"])
         windows = max(1, -(-rows.num_rows // config.window_rows))
         for window in range(windows):
             start = window * config.window_rows
             part = rows.slice(start, config.window_rows).to_pylist()
-            batches, rejects = preparer.prepare_questions([as_sample(row) for row in part])
+            batches, rejects = preparer.prepare_questions(as_samples(part, images))
             rejected = [[start + r.position, r.reason, r.detail] for r in rejects]
             for number in range(max(1, len(batches))):
                 made = batches[number] if batches else None

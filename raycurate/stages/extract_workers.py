@@ -16,10 +16,17 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import ExtractConfig
-from raycurate.errors import UserError
 from raycurate.features.rows import features_column, features_of_table
-from raycurate.filesystem import read_bytes, write_bytes
-from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.actor_pool import PLACE
+from raycurate.stages.fragments import (
+    SOURCE_COLUMNS,
+    as_samples,
+    check_some_good,
+    delete_fragments,
+    read_fragments,
+    rejects_of,
+    write_fragment,
+)
 from raycurate.stages.model_facts import ModelFacts
 from raycurate.store import Noun, ShardRecord
 
@@ -59,9 +66,6 @@ def load_shards(
     samples: Noun, config: ExtractConfig, facts: ModelFacts, images: str | None, table: pa.Table
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
-    from raycurate.samples.images import ImageRoot, load_image
-    from raycurate.samples.schema import ImageRef
-
     preparer = _preparer(
         config.model,
         config.trust_remote_code,
@@ -70,23 +74,12 @@ def load_shards(
         config.batch_rows,
         facts.dtype,
     )
-    root = ImageRoot(images)
-
-    def as_sample(row: dict[str, Any]) -> dict[str, Any]:
-        references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
-        return {
-            "key": row["key"],
-            "messages": row["messages"],
-            "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
-            "image_keys": [ref.identity for ref in references],
-        }
-
     for shard in table["shard"].to_pylist():
         rows = samples.read_part(shard, ["key", "messages", "images"])
         windows = max(1, -(-rows.num_rows // config.window_rows))
         for window in range(windows):
             start = window * config.window_rows
-            prepared = preparer.prepare([as_sample(r) for r in rows.slice(start, config.window_rows).to_pylist()])
+            prepared = preparer.prepare(as_samples(rows.slice(start, config.window_rows).to_pylist(), images))
             failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
             payloads: list[bytes | None] = [batch.to_bytes() for batch in prepared.batches] or [None]
             for number, payload in enumerate(payloads):
@@ -100,10 +93,6 @@ def load_shards(
                     "payload": payload,
                 }
                 yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
-
-
-def _fragment_name(shard: int, window: int, batch: int) -> str:
-    return f"fragments/{shard:05d}-{window:05d}-{batch:05d}.arrow"
 
 
 class ExtractionActor:
@@ -163,44 +152,25 @@ class ExtractionActor:
                 "features": features_column(features_ND),
             }
         )
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, fragment.schema) as writer:
-            writer.write_table(fragment)
-        path = f"{self.noun.folder}/{_fragment_name(row['shard'], row['window'], row['batch'])}"
-        write_bytes(self.noun.filesystem, path, sink.getvalue())
-        counts = {name: row[name] for name in ("shard", "window", "batch", "batches", "windows")}
+        write_fragment(self.noun, row, fragment)
+        counts = {name: row[name] for name in PLACE}
         return {**counts, "rows": len(positions), "finished": time.time()}
 
 
 def merge_shard(samples: Noun, noun: Noun, shard: int, batches: dict[int, int]) -> ShardRecord:
     """Put the fragments of one shard together, in the order of its samples, and commit them."""
-    names = [_fragment_name(shard, window, number) for window, count in batches.items() for number in range(count)]
-    filesystem = noun.filesystem
-    tables = [pa.ipc.open_file(pa.py_buffer(read_bytes(filesystem, f"{noun.folder}/{n}"))).read_all() for n in names]
-    merged = pa.concat_tables(tables)
+    merged = read_fragments(noun, shard, batches)
     order = np.argsort(merged["row"].to_numpy(), kind="stable")
-    source = samples.read_part(shard, ["key", "source_id", "source_file", "source_row", "messages"])
+    source = samples.read_part(shard, SOURCE_COLUMNS)
     rows = merged["row"].to_numpy()[order]
     assert np.array_equal(rows, np.arange(source.num_rows)), f"rows of shard {shard} were lost or came twice"
     ok_N = merged["reason"].is_null().to_numpy()[order]
     features_ND = features_of_table(merged)[order[ok_N]]
-    good = np.flatnonzero(ok_N)
+    good, bad = np.flatnonzero(ok_N), np.flatnonzero(~ok_N)
     table = pa.table({"key": source["key"].take(pa.array(good)), "features": features_column(features_ND)})
-    bad = np.flatnonzero(~ok_N)
-    rejects = _rejects(source.take(pa.array(bad)), merged.take(pa.array(order[bad])))
-    if source.num_rows and not len(good):
-        raise UserError(
-            f"every one of the {source.num_rows} rows of shard {shard} failed, the first with "
-            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the model and the image root."
-        )
+    failed = merged.take(pa.array(order[bad]))
+    rejects = rejects_of(source, bad, failed["reason"].to_pylist(), failed["detail"].to_pylist())
+    check_some_good(shard, source.num_rows, rejects)
     record = noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects, compression="none")
-    for name in names:
-        filesystem.delete_file(f"{noun.folder}/{name}")
+    delete_fragments(noun, shard, batches)
     return record
-
-
-def _rejects(source: pa.Table, failed: pa.Table) -> pa.Table:
-    excerpts = [" ".join(m["text"] for m in messages)[:500] for messages in source["messages"].to_pylist()]
-    columns = {name: source[name] for name in ("key", "source_id", "source_file", "source_row")}
-    columns |= {"reason": failed["reason"], "detail": failed["detail"], "excerpt": pa.array(excerpts, pa.string())}
-    return pa.table(columns).cast(QUARANTINE_SCHEMA)

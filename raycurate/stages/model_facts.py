@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycurate.config import ExtractConfig
+from raycurate.config import ExtractConfig, ScoreConfig
 
 SMALL_FILE = 64 << 20
 
@@ -26,25 +26,64 @@ class ModelFacts:
     dtype: str
 
 
-def model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
-    """Check that the model can be used, on the meta device; runs as a task so that the driver stays light."""
+def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
+    """The model on the meta device, checked to be usable, and its fingerprint."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from raycurate.features.extractor import ActivationExtractor
-    from raycurate.models.adapter import check_supported, load_processor, resolve_dtype, resolve_model, wrap_vlm
+    from raycurate.models.adapter import check_supported, load_processor, resolve_model, wrap_vlm
 
-    source = resolve_model(config.model)
-    processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
-    model_config = AutoConfig.from_pretrained(source, trust_remote_code=config.trust_remote_code)
-    check_supported(config.model, model_config)
+    source = resolve_model(model)
+    processor = load_processor(model, trust_remote_code=trust_remote_code)
+    model_config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    check_supported(model, model_config)
     with torch.device("meta"):
-        network = AutoModelForImageTextToText.from_config(model_config, trust_remote_code=config.trust_remote_code)
-    vlm = wrap_vlm(network, processor, name=config.model)
+        network = AutoModelForImageTextToText.from_config(model_config, trust_remote_code=trust_remote_code)
+    return wrap_vlm(network, processor, name=model), model_fingerprint(source, model_config)
+
+
+def scoring_facts(config: ScoreConfig, on_gpu: bool) -> ModelFacts:
+    """What `score` must know of its model; runs as a task so that the driver stays light."""
+    from raycurate.models.adapter import resolve_dtype
+
+    vlm, fingerprint = _meta_vlm(config.model, config.trust_remote_code)
+    dtype = str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu"))
+    return ModelFacts(fingerprint, (vlm.num_layers - 1,), vlm.hidden_size, vlm.hidden_size, dtype)
+
+
+def clip_model_facts(config: ScoreConfig, on_gpu: bool) -> tuple[ModelFacts, Any]:
+    """The same of its CLIP model, and `features.clip.ClipFacts`."""
+    from transformers import AutoConfig
+
+    from raycurate.errors import UserError
+    from raycurate.features.clip import clip_facts, load_clip_processor
+    from raycurate.models.adapter import resolve_dtype
+
+    assert config.clip is not None, "checked before"
+    try:
+        model_config = AutoConfig.from_pretrained(config.clip, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot load the CLIP model '{config.clip}': {str(error).splitlines()[0]} Give --clip with a Hugging Face "
+            "id that is cached or reachable, such as openai/clip-vit-large-patch14-336, or a local folder."
+        ) from None
+    found = clip_facts(config.clip, model_config)
+    load_clip_processor(config.clip, trust_remote_code=config.trust_remote_code)
+    dtype = str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu"))
+    fingerprint = model_fingerprint(config.clip, model_config)
+    return ModelFacts(fingerprint, (), found.dimension, 2 * found.dimension, dtype), found
+
+
+def model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
+    """Check that the model can be used, on the meta device; runs as a task so that the driver stays light."""
+    from raycurate.features.extractor import ActivationExtractor
+    from raycurate.models.adapter import resolve_dtype
+
+    vlm, fingerprint = _meta_vlm(config.model, config.trust_remote_code)
     layers = None if config.layers == "auto" else config.layers
     extractor = ActivationExtractor(vlm, layers, config.variant)
     return ModelFacts(
-        fingerprint=model_fingerprint(source, model_config),
+        fingerprint=fingerprint,
         layers=tuple(extractor.layers),
         block_dim=vlm.hidden_size,
         dimension=extractor.feature_dim,

@@ -1,13 +1,17 @@
-"""``rank``: regroup rows by cluster, measure each cluster, and order its rows once for every later budget.
+"""``rank``: regroup rows, order each group's rows once for every later budget, and measure clusters.
 
-    features + clusters --map--> rows by (cluster, chunk) --rank--> rows by sample shard --commit--> ranking
+    features (+ clusters, scores) --map--> rows by group --rank--> rows by sample shard --commit--> ranking
 
-Greedy MMD picks are nested, so one full order per cluster serves every temperature and ratio: ``select`` keeps
-``rank < quota``. Two shuffles: the first carries the feature rows once to their cluster, the second carries ranks back
-to the shard that the rows came from, so that every noun of a run lines up with ``samples``.
+A group is a cluster, a hashed chunk of a large one, or all rows, as the method asks (``selection/ranked.py``). Orders
+are nested, so one full order per group serves every temperature and ratio: ``select`` keeps ``rank < quota``. Two
+shuffles: the first carries the feature rows once to their group, the second carries ranks back to the shard that the
+rows came from, so that every noun of a run lines up with ``samples``. Rows without a score, where one is needed, take
+no part.
 
-Cost: N * D * 2 bytes written and read once, n^2 * D FLOP per cluster for its kernel. Memory of a task: its buckets
-(``bucket_mb``) plus one kernel (``kernel_mb``); a cluster above ``max_rows`` is ranked in hashed chunks.
+Cost: N * D * 2 bytes written and read once; per group what its method says (greedy MMD: n^2 * D FLOP for the kernel).
+Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy MMD bounds it by ``kernel_mb`` and
+ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together (a graph over the whole
+dataset) holds them in one task on one node: above ``memory_gb`` that is refused before any work.
 """
 
 from __future__ import annotations
@@ -18,15 +22,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raycurate.config import RankConfig
+from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.filesystem import delete_folder
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_session, largest_node_cpus
+from raycurate.selection import build_selector
 from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
 from raycurate.selection.density import Density, merge_densities
 from raycurate.selection.keys import key_array
-from raycurate.selection.mmd import rank_chunk
+from raycurate.selection.mmd import GreedyMmd
+from raycurate.selection.ranked import GroupRows, Ranked
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.shards import (
     check_made_from,
@@ -39,9 +47,12 @@ from raycurate.stages.shards import (
     step_name,
 )
 from raycurate.stages.shuffle import read_buckets, sort_table, write_bucket_file
+from raycurate.stages.sources import ROW_SCORES, required, score_label
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
+GREEDY_MMD = "mmd"
+NO_LIMIT = 2**62
 
 RANKED_SCHEMA = pa.schema(
     [
@@ -50,6 +61,7 @@ RANKED_SCHEMA = pa.schema(
         ("cluster", pa.int32()),
         ("similarity", pa.float32()),
         ("rank", pa.int64()),
+        ("value", pa.float64()),
     ]
 )
 
@@ -90,70 +102,172 @@ class Units:
         return unit_N
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column."""
+
+    features: Noun
+    clusters: Noun | None
+    scores: Noun | None
+    column: str | None
+
+
 @in_session
 def rank(run: Run, config: RankConfig) -> Manifest:
-    """Write the ``ranking`` noun: per row its rank in its cluster; ``clusters.parquet``: size, S and D per cluster."""
-    features = run.noun("features", config.features)
-    clusters = run.noun("clusters", config.clusters)
-    feature_manifest, cluster_manifest = features.require("extract"), clusters.require("cluster")
-    check_made_from(cluster_manifest, feature_manifest, "cluster")
-    inputs = {"features": feature_manifest.fingerprint, "clusters": cluster_manifest.fingerprint}
-    description = describe("rank", STAGE_VERSION, config, inputs)
+    """Write the ``ranking`` noun: per row its rank in its group, and what is behind it.
+
+    With greedy MMD also ``clusters.parquet``: size, S and D per cluster.
+
+    Raises:
+        UserError: an order that is no method's, inputs that are missing or stale, a group that is too large.
+    """
+    method = ranked_method(config)
+    inputs = _inputs(run, config, method)
+    feature_manifest = required(inputs.features)
+    description = describe("rank", STAGE_VERSION, config, _fingerprints(inputs))
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done
+    size_K, units = _groups(inputs, config, feature_manifest)
+    _check_memory(config, method, int(feature_manifest.metrics["dimension"]), size_K, units)
     noun.begin(description)
-    centroids = clusters.read_table("centroids.parquet", columns=["cluster", "size"])
-    size_K = centroids["size"].to_numpy()
-    units = Units.of(size_K, config.max_rows)
-    num_shards = feature_manifest.shards
-    total = feature_manifest.rows_out
-    rows_U = np.zeros(units.count, dtype=np.int64)
-    densities: list[dict[str, int]] = []
-    with stage_progress("rank", noun, 3 * total, "row passes") as progress:
-        scatter = functools.partial(_scatter_shard, noun, features, clusters, units)
-        shards = [(shard,) for shard in range(num_shards)]
-        for _, routed in resumable_steps(noun, "routed", scatter, shards, max_tasks=config.max_tasks):
-            rows_U[routed["units"]] += routed["rows"]
-            progress.advance(sum(routed["rows"]))
-        row_bytes = 2 * int(feature_manifest.metrics["dimension"])
-        ranges = _unit_ranges(rows_U, row_bytes, config.bucket_mb << 20)
-        routed_uris = [noun.uri_of(step_name("routed", shard, "arrow")) for shard in range(num_shards)]
-        order = functools.partial(_rank_units, noun, routed_uris, units, rows_U, config)
-        for _, ranked in resumable_steps(noun, "ranked", order, ranges, max_tasks=config.max_tasks):
-            densities += ranked["densities"]
-            progress.advance(ranked["rows"])
-    table = _density_table(densities, size_K)
-    for reading, values_K in _transferabilities(clusters, size_K, feature_manifest).items():
-        table = table.append_column(f"transferability_{reading}", pa.array(values_K))
-    noun.write_table("clusters.parquet", table)
-    ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(len(ranges))]
-    gather = functools.partial(_gather_shard, noun, ranked_uris)
+    densities, ranges = _order(noun, inputs, config, method, units, feature_manifest)
+    if densities:
+        assert inputs.clusters is not None, "densities are of clusters"
+        table = _density_table(densities, size_K)
+        for reading, values_K in _transferabilities(inputs.clusters, size_K, feature_manifest).items():
+            table = table.append_column(f"transferability_{reading}", pa.array(values_K))
+        noun.write_table("clusters.parquet", table)
+    ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(ranges)]
     run_missing_shards(
-        "rank", noun, gather, num_shards=num_shards, total_rows=total, num_cpus=0.5, max_tasks=config.max_tasks
+        "rank",
+        noun,
+        functools.partial(_gather_shard, noun, ranked_uris),
+        num_shards=feature_manifest.shards,
+        total_rows=feature_manifest.rows_out,
+        num_cpus=0.5,
+        max_tasks=config.max_tasks,
     )
     delete_folder(noun.filesystem, f"{noun.folder}/work")
     return noun.finish(metrics={"clusters": len(size_K), "chunked_clusters": int((units.chunks_K > 1).sum())})
 
 
-def _scatter_shard(noun: Noun, features: Noun, clusters: Noun, units: Units, number: int, shard: int) -> dict[str, Any]:
+def ranked_method(config: RankConfig) -> Ranked:
+    """The method that orders the rows of a group; raises UserError for one that orders none."""
+    if config.order == GREEDY_MMD:
+        return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20)
+    selector = build_selector(config.order, config.options)
+    if not isinstance(selector, Ranked):
+        raise UserError(
+            f"method '{config.order}' orders no groups: there is nothing to rank, `raycurate select` runs it directly"
+        )
+    return selector
+
+
+def _inputs(run: Run, config: RankConfig, method: Ranked) -> Inputs:
+    features, clusters = run.noun("features", config.features), None
+    if method.rank_grouping == "cluster":
+        clusters = run.noun("clusters", config.clusters)
+        check_made_from(required(clusters), required(features), "cluster")
+    if method.rank_score is None:
+        return Inputs(features, clusters, None, None)
+    group, column = method.rank_score
+    scores = run.noun(ROW_SCORES, score_label(config.scores, group))
+    samples = required(features).description["inputs"]["samples"]
+    if required(scores).description["inputs"]["samples"] != samples:
+        raise UserError(
+            f"'{scores.noun}/{scores.label}' and 'features/{features.label}' are of different samples; make both again"
+        )
+    return Inputs(features, clusters, scores, column)
+
+
+def _fingerprints(inputs: Inputs) -> dict[str, str]:
+    nouns = (inputs.features, inputs.clusters, inputs.scores)
+    return {noun.noun: required(noun).fingerprint for noun in nouns if noun is not None}
+
+
+def _groups(inputs: Inputs, config: RankConfig, features: Manifest) -> tuple[np.ndarray, Units]:
+    """Rows of each group, and what is ranked on its own."""
+    if inputs.clusters is None:
+        size_K = np.array([features.rows_out], dtype=np.int64)
+        return size_K, Units.of(size_K, NO_LIMIT)
+    size_K = inputs.clusters.read_table("centroids.parquet", columns=["size"])["size"].to_numpy()
+    return size_K, Units.of(size_K, config.max_rows if config.order == GREEDY_MMD else NO_LIMIT)
+
+
+def _check_memory(config: RankConfig, method: Ranked, dim: int, size_K: np.ndarray, units: Units) -> None:
+    largest = int((-(-size_K // units.chunks_K)).max(initial=0))
+    needed = largest * method.rank_bytes_per_row(dim)
+    if needed > config.memory_gb * 2**30:
+        raise UserError(
+            f"order '{config.order}' holds {largest:,} rows of {dim} dimensions in one task, about "
+            f"{needed / 2**30:.2g} GiB; the bound is memory_gb={config.memory_gb:g}. On a node with more memory run "
+            f"`raycurate rank` with order={config.order}, label={config.label} and a larger memory_gb first; otherwise "
+            "take a smaller embedding or more clusters."
+        )
+
+
+def _order(
+    noun: Noun, inputs: Inputs, config: RankConfig, method: Ranked, units: Units, manifest: Manifest
+) -> tuple[list[dict[str, int]], int]:
+    """Bring the rows of each unit to one task and order them; kernel sums of units that have them, files written."""
+    rows_U = np.zeros(units.count, dtype=np.int64)
+    densities: list[dict[str, int]] = []
+    with stage_progress("rank", noun, 3 * manifest.rows_out, "row passes") as progress:
+        scatter = functools.partial(_scatter_shard, noun, inputs, units)
+        shards = [(shard,) for shard in range(manifest.shards)]
+        for _, routed in resumable_steps(noun, "routed", scatter, shards, max_tasks=config.max_tasks):
+            rows_U[routed["units"]] += routed["rows"]
+            progress.advance(sum(routed["rows"]))
+        row_bytes = 2 * int(manifest.metrics["dimension"])
+        ranges = _unit_ranges(rows_U, row_bytes, config.bucket_mb << 20)
+        routed_uris = [noun.uri_of(step_name("routed", shard, "arrow")) for shard in range(manifest.shards)]
+        order = functools.partial(_rank_units, noun, routed_uris, units, rows_U, method)
+        # Half of a node, so that a caller that holds some of its CPUs itself does not wait for ever.
+        cpus = max(1.0, largest_node_cpus() // 2) if inputs.clusters is None else 1.0
+        steps = resumable_steps(noun, "ranked", order, ranges, num_cpus=cpus, max_tasks=config.max_tasks)
+        for _, ranked in steps:
+            densities += ranked["densities"]
+            progress.advance(ranked["rows"])
+    return densities, len(ranges)
+
+
+def _scatter_shard(noun: Noun, inputs: Inputs, units: Units, number: int, shard: int) -> dict[str, Any]:
     """Map task: the rows of one features part, grouped by unit."""
-    rows = features.read_part(shard)
-    assigned = clusters.read_part(shard)
-    assert rows["key"].equals(assigned["key"]), f"features and clusters differ in shard {shard}"
-    unit_N = units.unit_of_rows(assigned["cluster"].to_numpy(), key_array(rows["key"]))
+    rows = inputs.features.read_part(shard)
+    if inputs.clusters is None:
+        unit_N = np.zeros(rows.num_rows, dtype=np.int64)
+        similarity = pa.nulls(rows.num_rows, pa.float32())
+    else:
+        assigned = inputs.clusters.read_part(shard)
+        assert rows["key"].equals(assigned["key"]), f"features and clusters differ in shard {shard}"
+        unit_N = units.unit_of_rows(assigned["cluster"].to_numpy(), key_array(rows["key"]))
+        similarity = assigned["similarity"]
     table = pa.table(
         {
             "key": rows["key"],
             "unit": pa.array(unit_N),
             "shard": pa.array(np.full(rows.num_rows, shard, dtype=np.int32)),
             "row": pa.array(np.arange(rows.num_rows, dtype=np.int32)),
-            "similarity": assigned["similarity"],
+            "similarity": similarity,
+            "score": _scores(inputs, shard, rows["key"]),
             "features": rows["features"],
         }
     )
-    units_B, rows_B = write_bucket_file(noun.uri_of(step_name("routed", number, "arrow")), table, unit_N)
+    if inputs.scores is not None:
+        table = table.filter(table["score"].is_valid())
+    uri = noun.uri_of(step_name("routed", number, "arrow"))
+    units_B, rows_B = write_bucket_file(uri, table, table["unit"].to_numpy())
     return {"units": units_B.tolist(), "rows": rows_B.tolist()}
+
+
+def _scores(inputs: Inputs, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """The score of each row, null where there is none."""
+    if inputs.scores is None or inputs.column is None:
+        return pa.nulls(len(keys), pa.float64())
+    found = inputs.scores.read_part(shard, ["key", inputs.column])
+    where = pc.index_in(keys, value_set=found["key"].combine_chunks())
+    return found[inputs.column].cast(pa.float64()).take(where.combine_chunks())
 
 
 def _unit_ranges(rows_U: np.ndarray, row_bytes: int, max_bytes: int) -> list[tuple[int, int]]:
@@ -170,14 +284,7 @@ def _unit_ranges(rows_U: np.ndarray, row_bytes: int, max_bytes: int) -> list[tup
 
 
 def _rank_units(
-    noun: Noun,
-    uris: list[str],
-    units: Units,
-    rows_U: np.ndarray,
-    config: RankConfig,
-    number: int,
-    low: int,
-    high: int,
+    noun: Noun, uris: list[str], units: Units, rows_U: np.ndarray, method: Ranked, number: int, low: int, high: int
 ) -> dict[str, Any]:
     """Reduce task: order the rows of some units, and route the ranks back to their shards."""
     parts = [RANKED_SCHEMA.append(pa.field("shard", pa.int32())).empty_table()]
@@ -186,9 +293,10 @@ def _rank_units(
     bounds = np.searchsorted(routed["unit"].to_numpy(), np.arange(low, high + 1))
     for unit, start, end in zip(range(low, high), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         if end > start:
-            part, density = _rank_unit(routed.slice(start, end - start), unit, units, rows_U, config)
+            part, density = _rank_unit(routed.slice(start, end - start), unit, units, rows_U, method)
             parts.append(part)
-            densities.append({"cluster": units.cluster_of(unit), **asdict(density)})
+            if density is not None:
+                densities.append({"cluster": units.cluster_of(unit), **asdict(density)})
     table = pa.concat_tables(parts)
     uri = noun.uri_of(step_name("ranked", number, "arrow"))
     write_bucket_file(uri, table.drop_columns("shard"), table["shard"].to_numpy())
@@ -196,29 +304,36 @@ def _rank_units(
 
 
 def _rank_unit(
-    rows: pa.Table, unit: int, units: Units, rows_U: np.ndarray, config: RankConfig
-) -> tuple[pa.Table, Density]:
-    keys_N = key_array(rows["key"])
+    rows: pa.Table, unit: int, units: Units, rows_U: np.ndarray, method: Ranked
+) -> tuple[pa.Table, Density | None]:
     cluster = units.cluster_of(unit)
     first, count = int(units.first_K[cluster]), int(units.chunks_K[cluster])
-    ranking = rank_chunk(features_of_table(rows), keys_N, sigma=config.sigma, kernel_bytes=config.kernel_mb << 20)
-    rank_N = ranking.rank_N
+    group = GroupRows(
+        features_ND=features_of_table(rows),
+        keys_N=key_array(rows["key"]),
+        similarity_N=rows["similarity"].cast(pa.float64()).to_numpy(),
+        score_N=rows["score"].to_numpy(),
+    )
+    made = method.rank_group(group)
+    rank_N = made.rank_N
     if count > 1:
         rank_N = interleaved_ranks(rank_N, unit - first, rows_U[first : first + count].tolist())
+    in_cluster = method.rank_grouping == "cluster"
     columns: dict[str, Any] = {
         "key": rows["key"],
         "row": rows["row"],
-        "cluster": pa.array(np.full(rows.num_rows, cluster, dtype=np.int32)),
+        "cluster": pa.array([cluster if in_cluster else None] * rows.num_rows, pa.int32()),
         "similarity": rows["similarity"],
         "rank": pa.array(rank_N),
+        "value": pa.array(made.value_N),
     }
-    return pa.table(columns, schema=RANKED_SCHEMA).append_column("shard", rows["shard"]), ranking.density
+    return pa.table(columns, schema=RANKED_SCHEMA).append_column("shard", rows["shard"]), made.density
 
 
 def _transferabilities(clusters: Noun, size_K: np.ndarray, features: Manifest) -> dict[str, np.ndarray]:
     """S of every cluster by reading, computed in one task so that the driver never holds the centroids."""
-    readings: tuple[TransferabilityReading, ...] = ("paper", "code")
-    block_dim = int(features.metrics["block_dim"])
+    block_dim, dim = int(features.metrics["block_dim"]), int(features.metrics["dimension"])
+    readings: tuple[TransferabilityReading, ...] = ("paper", "code") if dim % (2 * block_dim) == 0 else ("paper",)
 
     def compute() -> dict[str, np.ndarray]:
         centroids_KD = features_of_table(clusters.read_table("centroids.parquet"), "centroid")

@@ -1,10 +1,11 @@
 """``select``: plan from small tables, cut exactly, decide every shard, count what was kept.
 
-    samples (+ ranking or clusters) --plan on the driver--> quotas --cut by streaming counts--> boundaries
+    samples (+ ranking or clusters, scores) --plan on the driver--> quotas --cut by streaming counts--> boundaries
         --decide per shard--> selection
 
 The method (``raycurate.selection``) is a function of arrays; here its blocks are shards. Rows of ``samples`` without
-features (quarantined by ``extract``) are kept in the output as dropped, so the selection has one row per sample.
+features or a score (quarantined before) are kept in the output as dropped, so the selection has one row per sample. A
+method that orders groups of rows first has that done here, by ``rank``, if it is not done yet.
 
 Cost: one pass over N rows of about 60 bytes, plus the passes of the cut where a method needs one. No feature is read.
 """
@@ -20,16 +21,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.filesystem import exists
 from raycurate.ray_session import in_session
 from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
+from raycurate.selection.by_score import ByScore
 from raycurate.selection.diversity import task_diversity, top_tasks
-from raycurate.selection.threshold import CutRequest, CutSearch, CutSummary, merge_summaries, summarize
+from raycurate.selection.ranked import Ranked
+from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
 from raycurate.stages.rank import rank
-from raycurate.stages.shards import check_made_from, describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.stages.shards import describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.stages.sources import ROW_SCORES, Sources, check_sources, required, sources_of
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
-STAGE_VERSION = 1
-NO_FEATURES = "no_features"
+STAGE_VERSION = 2
+NO_FEATURES, NO_SCORE = "no_features", "no_score"
+LACKS = "lacks"
 
 
 @in_session
@@ -39,25 +45,26 @@ def select(run: Run, config: SelectConfig) -> Manifest:
     goal = Goal(ratio=config.ratio, seed=config.seed)
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
-    grouped = _grouping_noun(run, config, selector)
-    if grouped is not None:
-        clusters = run.noun("clusters", config.clusters).require("cluster")
-        features = run.noun("features", clusters.description["config"]["features"]).require("extract")
-        check_made_from(features, sample_manifest, "extract")
-        check_made_from(clusters, features, "cluster")
-        if grouped.noun == "ranking":
-            _rank_if_stale(run, clusters)
+    sources = sources_of(run, config, selector)
+    check_sources(sources, sample_manifest)
+    _rank_if_stale(run, config, selector, sources)
     inputs = {"samples": sample_manifest.fingerprint}
-    if grouped is not None:
-        inputs[grouped.noun] = grouped.require("rank" if grouped.noun == "ranking" else "cluster").fingerprint
+    inputs |= {
+        noun.noun if noun.noun != ROW_SCORES else noun.label: required(noun).fingerprint for noun in sources.joined
+    }
     description = describe("select", STAGE_VERSION, config, inputs)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
     tasks: dict[str, int] = sample_manifest.metrics["tasks"]
-    tables = SelectionTables(num_rows=sample_manifest.rows_out, tasks=tasks, clusters=_cluster_table(grouped))
-    read = functools.partial(read_rows, samples, grouped)
+    read = functools.partial(read_rows, samples, sources, selector.columns)
+    tables = SelectionTables(
+        num_rows=sample_manifest.rows_out,
+        tasks=tasks,
+        clusters=_cluster_table(sources.ranking or sources.clusters),
+        num_usable=_num_usable(selector, sources, read, sample_manifest.shards, config.max_tasks),
+    )
     plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, config.max_tasks)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
@@ -72,20 +79,34 @@ def select(run: Run, config: SelectConfig) -> Manifest:
     return noun.finish(metrics=_write_tables(noun, plan, tasks))
 
 
-def _grouping_noun(run: Run, config: SelectConfig, selector: Selector) -> Noun | None:
-    """The noun that says which cluster each row is in, where the method needs one."""
-    for name in ("ranking", "clusters"):
-        if name in selector.needs:
-            return run.noun(name, config.clusters)
-    return None
+def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: Sources) -> None:
+    """Rank where that was not done yet, or was done from something that is gone."""
+    if sources.ranking is None or sources.features is None:
+        return
+    settings = {"features": sources.features.label, "label": sources.ranking.label, "scores": config.scores}
+    if sources.clusters is not None:
+        settings["clusters"] = sources.clusters.label
+    if isinstance(selector, Ranked):
+        rank(run, make_config(RankConfig, {**settings, "order": config.method, "options": config.options}))
+        return
+    assert sources.clusters is not None, "greedy MMD orders clusters"
+    ranking = sources.ranking.manifest()
+    if ranking is None or ranking.description["inputs"]["clusters"] != required(sources.clusters).fingerprint:
+        rank(run, make_config(RankConfig, settings))
 
 
-def _rank_if_stale(run: Run, clusters: Manifest) -> None:
-    """Rank the clusters where that was not done yet, or was done for clusters that are gone."""
-    ranking = run.noun("ranking", clusters.label).manifest()
-    if ranking is None or ranking.description["inputs"]["clusters"] != clusters.fingerprint:
-        features = clusters.description["config"]["features"]
-        rank(run, make_config(RankConfig, {"features": features, "clusters": clusters.label, "label": clusters.label}))
+def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int, max_tasks: int) -> int | None:
+    """Rows that can be kept: those that everything joined has and, by score, those with one. One streaming count."""
+    if not sources.joined:
+        return None
+
+    def count(shard: int) -> int:
+        rows = read(shard)
+        if isinstance(selector, ByScore):
+            return int(np.count_nonzero(selector.takes_part(rows)))
+        return int(rows[LACKS].null_count)
+
+    return sum(map_tasks(count, ((shard,) for shard in range(num_shards)), num_cpus=0.5, max_tasks=max_tasks))
 
 
 def _cluster_table(grouped: Noun | None) -> ClusterTable | None:
@@ -94,6 +115,8 @@ def _cluster_table(grouped: Noun | None) -> ClusterTable | None:
     if grouped.noun == "clusters":
         table = grouped.read_table("centroids.parquet", columns=["cluster", "size"])
         return ClusterTable(cluster_K=_int64(table, "cluster"), size_K=_int64(table, "size"))
+    if not exists(grouped.filesystem, f"{grouped.folder}/clusters.parquet"):
+        return None
     table = grouped.read_table("clusters.parquet")
 
     def readings(prefix: str) -> dict[str, np.ndarray]:
@@ -112,36 +135,37 @@ def _int64(table: pa.Table, name: str) -> np.ndarray:
     return table[name].to_numpy().astype(np.int64)
 
 
-def read_rows(samples: Noun, grouped: Noun | None, shard: int) -> pa.Table:
-    """The rows of one shard as methods see them: key, task and, where there is one, cluster, similarity and rank."""
+def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], shard: int) -> pa.Table:
+    """The rows of one shard as methods see them: key, task, what was joined, and what a row lacks, if anything."""
     rows = samples.read_part(shard, ["key", "source_id", "task"])
-    if grouped is None:
-        return rows
-    found = grouped.read_part(shard)
-    where = pc.index_in(rows["key"], value_set=found["key"].combine_chunks())
-    for name in ("cluster", "similarity", "rank"):
-        if name in found.column_names:
-            rows = rows.append_column(name, found[name].take(where.combine_chunks()))
-    return rows
+    lacks = pa.nulls(rows.num_rows, pa.string())
+    for noun in sources.joined:
+        found = noun.read_part(shard)
+        where = pc.index_in(rows["key"], value_set=found["key"].combine_chunks()).combine_chunks()
+        for name in found.column_names:
+            if name not in rows.column_names and name in {*columns, "cluster", "similarity", "rank"}:
+                rows = rows.append_column(name, found[name].take(where))
+        scored = noun.noun == ROW_SCORES or sources.ranking_scores is not None
+        lacks = pc.if_else(pc.is_null(where), pa.scalar(NO_SCORE if scored else NO_FEATURES), lacks)
+    return rows.append_column(LACKS, lacks)
 
 
 def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: int) -> Plan:
     """Find the exact boundaries of a plan that needs them, by counting in every shard and adding up."""
     if not plan.needs_cut:
         return plan
-    search = CutSearch(plan)
 
     def answer(request: CutRequest, shard: int) -> CutSummary:
         return summarize(request, selector.order(plan, read(shard)))
 
-    while (request := search.request) is not None:
-        calls = ((request, shard) for shard in range(num_shards))
+    def ask(request: CutRequest) -> CutSummary:
         merged: CutSummary | None = None
-        for part in map_tasks(answer, calls, num_cpus=0.5, max_tasks=max_tasks):
+        for part in map_tasks(answer, ((request, s) for s in range(num_shards)), num_cpus=0.5, max_tasks=max_tasks):
             merged = part if merged is None else merge_summaries([merged, part])
         assert merged is not None, "a samples noun has at least one shard"
-        search.advance(merged)
-    return plan.with_boundaries(search.boundaries)
+        return merged
+
+    return find_cuts(plan, ask)
 
 
 def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: int) -> ShardRecord:
@@ -149,8 +173,8 @@ def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: 
     decisions = selector.decide(plan, rows)
     reasons = decisions.reason_N.astype(object)
     clusters = rows["cluster"] if "cluster" in rows.column_names else pa.nulls(rows.num_rows, pa.int32())
-    if "cluster" in rows.column_names:
-        reasons[clusters.is_null().to_numpy(zero_copy_only=False)] = NO_FEATURES
+    lacks_N = np.array(rows[LACKS].to_pylist(), dtype=object)
+    reasons = np.where(rows[LACKS].is_valid().to_numpy(), lacks_N, reasons)
     table = pa.table(
         {
             "key": rows["key"],

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from raycurate.errors import UserError
 from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.fragments import as_samples
 from raycurate.stages.shards import run_missing_shards
 from raycurate.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.training.config import FinetuneConfig
@@ -150,7 +151,7 @@ def _make_shard(
     good: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     for window in _windows(rows):
-        results = tokenizer.tokenize([_as_sample(row, images) for row in window])
+        results = tokenizer.tokenize(as_samples(window, images))
         for row, result in zip(window, results, strict=True):
             if isinstance(result, TokenRow):
                 good.append(_as_tokens(row, result))
@@ -182,21 +183,6 @@ def _make_shard(
 def _windows(rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, rows.num_rows, WINDOW_ROWS):
         yield rows.slice(start, WINDOW_ROWS).to_pylist()
-
-
-def _as_sample(row: dict[str, Any], images: str | None) -> dict[str, Any]:
-    """A row as the tokenizer takes it; images are loaded when they are asked for."""
-    from raycurate.samples.images import ImageRoot, load_image
-    from raycurate.samples.schema import ImageRef
-
-    root = ImageRoot(images)
-    references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
-    return {
-        "key": row["key"],
-        "messages": row["messages"],
-        "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
-        "image_keys": [ref.identity for ref in references],
-    }
 
 
 def _as_tokens(row: dict[str, Any], result: Any) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
-from raycurate.training.data import TrainingRow, image_token_ids
+from raycurate.training.data import TrainingRow
 from raycurate.training.network import freeze, load_network, projector_paths
-from raycurate.training.tokens import RowTokenizer, TokenRow, labels_of
+from raycurate.training.tokens import RowTokenizer, TokenRow, image_token_ids, labels_of
 from raycurate.training.trainer import VitwTrainer
 
 TASKS = ("first", "second", "third")

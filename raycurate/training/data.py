@@ -31,7 +31,7 @@ from raycurate.features.images import ImageReader, ProcessedImage, RowError
 from raycurate.samples.images import ImageRoot, load_image
 from raycurate.samples.schema import IMAGE_TYPE, ImageRef
 from raycurate.store import Noun
-from raycurate.training.tokens import labels_of
+from raycurate.training.tokens import image_token_ids, labels_of
 
 TOKENS_SCHEMA = pa.schema(
     [
@@ -178,11 +178,6 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
 
 def _num_bytes(image: ProcessedImage) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in image.tensors.values())
-
-
-def image_token_ids(processor: Any) -> list[int]:
-    """Every token that stands for an image or a part of it: never a label."""
-    return sorted({int(processor.image_token_id), *(int(i) for i in getattr(processor, "image_token_ids", []) if i)})
 
 
 def _local_copy(noun: Noun, shard: int, folder: Path) -> Path:

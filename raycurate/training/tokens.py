@@ -224,3 +224,8 @@ def labels_of(ids_T: np.ndarray, spans_A2: np.ndarray, silent: Sequence[int]) ->
         labels_T[start:stop] = ids_T[start:stop]
     labels_T[np.isin(ids_T, silent)] = -100
     return labels_T
+
+
+def image_token_ids(processor: Any) -> list[int]:
+    """Every token that stands for an image or a part of it: never a label."""
+    return sorted({int(processor.image_token_id), *(int(i) for i in getattr(processor, "image_token_ids", []) if i)})

@@ -17,7 +17,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     """The message names the nearest method and all others."""
     with pytest.raises(UserError, match="unknown method 'coincdie'. Did you mean 'coincide'") as error:
         get_method("coincdie")
-    assert "Available: coincide, random, stratified" in str(error.value)
+    assert "Available: clip_score, coincide" in str(error.value)
 
 
 def test_an_unknown_option_gets_the_nearest() -> None:

@@ -1,0 +1,168 @@
+"""One forward pass to the numbers that selection methods rank by: token losses, margins, last-layer embeddings.
+
+For the T answer tokens y_t of a row, with p_t the model's distribution at the position before y_t:
+
+    loss = mean_t -ln p_t[y_t]
+    EL2N = mean_t ||p_t - onehot(y_t)||_2
+    AUM  = mean_t (p_t[y_t] - max_{v != y_t} p_t[v])
+
+(EL2N by the closed form of `selection/el2n.py`: sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2), no one-hot is made.) With h the
+output of the last decoder layer after its norm, what the LM head reads:
+
+    last_token = h at the last real token      mean_token = mean of h over all real tokens      both scaled to length 1
+
+The last real token is the one that ends the last answer's turn; padding is neither read nor averaged, whichever side
+it is on. Answers of all turns count alike, token by token, as in the loss of a training on the row.
+
+The network runs once, without its LM head: a hook on the head takes its input and ends the pass. The head then runs on
+the positions before answer tokens only, `CHUNK_BYTES` of float32 logits at a time. That is right where logits are the
+head's output and nothing more, so the first batch is compared with the model's own logits, and a model that scales or
+caps them is refused.
+
+Cost: one forward pass, plus 2 * H * V FLOP per answer token. Memory: the pass, [B,T,H] once more, and CHUNK_BYTES * 3.
+Sums over tokens are float64. Numbers of a row can differ in the last bits with its batch; batches follow from rows.
+
+Shapes: B rows, T tokens, P answer tokens of the batch, H decoder width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from raycurate.errors import UserError
+from raycurate.features.inputs import ModelInputs
+from raycurate.features.pooling import pool_tokens
+from raycurate.features.survival import Columns, RowResults, SurvivingPass
+
+if TYPE_CHECKING:
+    from raycurate.features.batch import PreparedBatch
+    from raycurate.models.adapter import VLM
+
+TOKEN_LOSSES = ("loss", "el2n", "aum", "answer_tokens")
+EMBEDDED = ("last_token", "mean_token")
+CHUNK_BYTES = 256 << 20
+_HEAD_TOLERANCE = 0.02
+
+
+class _StopForward(Exception):
+    """Ends a forward pass in front of the LM head."""
+
+
+class TokenScorer:
+    """Scores batches of `token_batches.AnswerPreparer` with one model."""
+
+    def __init__(self, vlm: VLM, *, losses: bool = True, embeddings: tuple[str, ...] = EMBEDDED) -> None:
+        """Choose what is computed: the token losses, and which of `EMBEDDED`.
+
+        Raises:
+            UserError: a model without an LM head.
+        """
+        self.vlm, self.losses, self.embeddings = vlm, losses, embeddings
+        head = vlm.model.get_output_embeddings()
+        if head is None:
+            raise UserError(f"{vlm.name} ({vlm.model_type}) has no LM head, so its answers have no loss.")
+        self._head: Any = head
+        self._inputs = ModelInputs(vlm)
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = dict.fromkeys(TOKEN_LOSSES if losses else (), ((), np.float64))
+        shapes |= dict.fromkeys(embeddings, ((vlm.hidden_size,), np.float16))
+        self._pass = SurvivingPass(self._forward, shapes, vlm.device)
+        self._checked = not losses
+
+    def score(self, batch: PreparedBatch) -> RowResults:
+        """Numbers of every row of `batch`; they need not be finite, a row's embedding of no length is zero.
+
+        Raises:
+            UserError: the model's logits are not those of its head.
+            Exception: the model's own error, if the first 8 rows all fail alone.
+        """
+        if not self._checked:
+            shortest = int(batch.attention_mask_BT.sum(dim=1).argmin())
+            self._check_head(batch.take(shortest, shortest + 1))
+            self._checked = True
+        return self._pass(batch)
+
+    @torch.inference_mode()
+    def _forward(self, batch: PreparedBatch) -> tuple[Columns, list[str | None]]:
+        hidden_BTH = self._hidden(batch)
+        columns = self._token_losses(hidden_BTH, batch) if self.losses else {}
+        return columns | self._embedded(hidden_BTH, batch), [None] * batch.num_rows
+
+    def _hidden(self, batch: PreparedBatch) -> torch.Tensor:
+        """The LM head's input, [B,T,H]."""
+        found: list[torch.Tensor] = []
+        with self._caught(found), contextlib.suppress(_StopForward):
+            self.vlm.model(**self._inputs(batch))
+        assert found, "the model did not run its LM head"
+        return found[0]
+
+    @contextlib.contextmanager
+    def _caught(self, found: list[torch.Tensor]) -> Iterator[None]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            found.append(inputs[0])
+            raise _StopForward
+
+        handle = self._head.register_forward_pre_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _token_losses(self, hidden_BTH: torch.Tensor, batch: PreparedBatch) -> Columns:
+        """Means over the answer tokens of each row."""
+        rows_P, at_P = batch.text_mask_BT[:, 1:].nonzero(as_tuple=True)
+        labels_P = batch.input_ids_BT[rows_P, at_P + 1].long()
+        size = max(1, CHUNK_BYTES // (4 * self._head.weight.shape[0]))
+        sums_B3 = torch.zeros((batch.num_rows, 3), dtype=torch.float64)
+        for start in range(0, len(rows_P), size):
+            chunk = slice(start, start + size)
+            hidden_PH = hidden_BTH[rows_P[chunk].to(hidden_BTH.device), at_P[chunk].to(hidden_BTH.device)]
+            found_P3 = token_statistics(self._head(hidden_PH), labels_P[chunk].to(hidden_BTH.device))
+            sums_B3.index_add_(0, rows_P[chunk], found_P3.cpu())
+        counts_B = torch.bincount(rows_P, minlength=batch.num_rows).double()
+        means_B3 = (sums_B3 / counts_B[:, None]).numpy()
+        return {**{name: means_B3[:, i] for i, name in enumerate(TOKEN_LOSSES[:3])}, "answer_tokens": counts_B.numpy()}
+
+    def _embedded(self, hidden_BTH: torch.Tensor, batch: PreparedBatch) -> Columns:
+        """Unit rows; not finite or zero where they cannot be made."""
+        if not self.embeddings:
+            return {}
+        real_BT = batch.attention_mask_BT.bool()
+        position_T = torch.arange(real_BT.shape[1])
+        last_B = torch.where(real_BT, position_T, -1).amax(dim=1)
+        last_BT = position_T == last_B[:, None]
+        pooled_B2H = pool_tokens(hidden_BTH, torch.stack([last_BT, real_BT], dim=1).to(hidden_BTH.device))
+        units_B2H = torch.nn.functional.normalize(pooled_B2H, dim=-1).to(torch.float16).cpu().numpy()
+        return {name: units_B2H[:, EMBEDDED.index(name)] for name in self.embeddings}
+
+    @torch.inference_mode()
+    def _check_head(self, batch: PreparedBatch) -> None:
+        """Compare the head's output with the model's logits on one row."""
+        try:
+            expected_TV = self.vlm.model(**self._inputs(batch)).logits[0].float()
+            found_TV = self._head(self._hidden(batch)[0]).float()
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return  # the row cannot be scored either, and will say why
+        real_T = batch.attention_mask_BT[0].bool().to(expected_TV.device)
+        difference = (expected_TV - found_TV)[real_T].abs().max()
+        if difference > _HEAD_TOLERANCE * expected_TV[real_T].abs().max():
+            raise UserError(
+                f"{self.vlm.name} ({self.vlm.model_type}) changes its logits after the LM head (by up to "
+                f"{float(difference):.3g}), which the token losses do not follow. Choose another model."
+            )
+
+
+def token_statistics(logits_PV: torch.Tensor, labels_P: torch.Tensor) -> torch.Tensor:
+    """Loss, EL2N and margin of each token, float64 [P, 3]; the logits may be of any floating dtype."""
+    log_PV = torch.log_softmax(logits_PV.float(), dim=-1)
+    label_P1 = labels_P[:, None]
+    label_log_P = log_PV.gather(1, label_P1)[:, 0].double()
+    others_PV = log_PV.exp_().scatter_(1, label_P1, 0.0)
+    label_P = label_log_P.exp()
+    square_P = torch.linalg.vector_norm(others_PV, dim=-1).double() ** 2
+    el2n_P = torch.sqrt(square_P + torch.expm1(label_log_P) ** 2)
+    return torch.stack([-label_log_P, el2n_P, label_P - others_PV.amax(dim=-1).double()], dim=1)

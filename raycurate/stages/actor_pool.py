@@ -1,0 +1,169 @@
+"""A pool of actors behind loader tasks, and the driver that commits shards as they are complete.
+
+    shard numbers --loader tasks--> batches --actor pool--> lines of counts --driver: merge tasks--> committed shards
+
+A stage gives a loader (shards in, batches out, one Arrow row each with the columns of `PLACE`) and an actor (a batch
+in, one row of counts out, its numbers written aside as a fragment). The driver knows from the counts when a shard is
+complete and starts the task that merges its fragments; it holds counts only. Every stage is its own Ray Dataset, so
+that its pool is given back when it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import ray
+import ray.data
+
+from raycurate.errors import UserError
+from raycurate.progress import Progress
+from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.stages.shards import count_record, get_result
+from raycurate.store import ShardRecord
+
+BLOCK_BYTES = 8 << 20
+PLACE = ("shard", "window", "batch", "batches", "windows")
+"""Where a batch belongs: its number and how many there are in its window, its window and how many in its shard."""
+
+
+class PoolSettings(Protocol):
+    """What a stage's config says about its pool."""
+
+    @property
+    def min_actors(self) -> int: ...
+    @property
+    def max_actors(self) -> int: ...
+    @property
+    def cpus_per_actor(self) -> float: ...
+    @property
+    def cpus_per_loader(self) -> float: ...
+    @property
+    def gpus_per_actor(self) -> float | None: ...
+    @property
+    def stall_seconds(self) -> float: ...
+
+
+def gpus_of(config: PoolSettings) -> float:
+    """GPUs that an actor takes: as set, else 1 where the cluster has GPUs."""
+    return config.gpus_per_actor if config.gpus_per_actor is not None else float(cluster_gpus() > 0)
+
+
+def pool_dataset(
+    shards: list[int],
+    load: Callable[..., Any],
+    actor: type[Any],
+    actor_settings: Mapping[str, Any],
+    config: PoolSettings,
+    gpus: float,
+) -> ray.data.Dataset:
+    """The streaming pipeline from shard numbers to what the actors return."""
+    slots = max(1, int(cluster_gpus() / gpus if gpus else 0.8 * cluster_cpus() / config.cpus_per_actor))
+    most = max(1, min(config.max_actors, 2 * len(shards)))
+    least = min(config.min_actors, most)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=least,
+        max_size=most,
+        initial_size=max(least, min(most, slots)),
+        max_tasks_in_flight_per_actor=4,
+    )
+    dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    context = dataset.context
+    context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = int(config.stall_seconds)
+    dataset = dataset.map_batches(load, batch_size=1, batch_format="pyarrow", num_cpus=config.cpus_per_loader)
+    return dataset.map_batches(
+        actor,
+        fn_constructor_kwargs=dict(actor_settings),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=config.cpus_per_actor,
+        num_gpus=gpus or None,
+        compute=pool,
+    )
+
+
+class _Ledger:
+    """Which batches of which shard are done; says when a shard is complete, and how fast rows came."""
+
+    def __init__(self) -> None:
+        self.batches: dict[int, dict[int, int]] = {}
+        self.seen: dict[int, set[tuple[int, int]]] = {}
+        self.first = self.last = 0.0
+        self.rows_after_first = 0
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Steady rate: from the first finished batch to the last, so that starting up is left out."""
+        return self.rows_after_first / (self.last - self.first) if self.last > self.first else None
+
+    def add(self, line: dict[str, Any]) -> dict[int, int] | None:
+        """Note one batch; the batches per window once the shard is complete. A batch that came twice counts once."""
+        self.rows_after_first += line["rows"] if self.first else 0
+        self.first = self.first or line["finished"]
+        self.last = max(self.last, line["finished"])
+        shard = line["shard"]
+        expected = self.batches.setdefault(shard, {})
+        expected[line["window"]] = line["batches"]
+        seen = self.seen.setdefault(shard, set())
+        seen.add((line["window"], line["batch"]))
+        if len(expected) < line["windows"] or len(seen) < sum(expected.values()):
+            return None
+        del self.batches[shard], self.seen[shard]
+        return expected
+
+
+def commit_shards(
+    dataset: ray.data.Dataset,
+    merge: Callable[[int, dict[int, int]], ShardRecord],
+    progress: Progress,
+    *,
+    strict: bool,
+) -> float | None:
+    """Drive the pipeline; start a merge task for each complete shard; count. Returns the steady rows per second.
+
+    `merge(shard, {window: batches})` runs as a task and returns the record of what it committed.
+    """
+    ledger = _Ledger()
+
+    def call(shard: int, batches: dict[int, int]) -> ShardRecord:  # ray.remote takes plain functions only
+        return merge(shard, batches)
+
+    remote = ray.remote(call).options(num_cpus=0.1)
+    pending: list[ray.ObjectRef] = []
+    rejected = 0
+
+    def collect(block: bool) -> None:
+        nonlocal rejected
+        while pending:
+            ready, _ = ray.wait(pending, num_returns=1, timeout=None if block else 0)
+            if not ready:
+                return
+            pending.remove(ready[0])
+            record = get_result(ready[0])
+            rejected = count_record(progress, record, strict=strict, quarantined=rejected)
+
+    try:
+        for line in dataset.iter_rows():
+            batches = ledger.add(line)
+            if batches is not None:
+                pending.append(remote.remote(line["shard"], batches))
+            collect(block=False)
+    except ray.exceptions.RayError as error:
+        raise readable_error(error) from error
+    collect(block=True)
+    assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
+    return ledger.rows_per_second
+
+
+def readable_error(error: ray.exceptions.RayError) -> Exception:
+    """The task's own exception where Ray carries one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        inner = getattr(cause, "cause", None)
+        if isinstance(inner, UserError):
+            return UserError(str(inner))
+        cause = inner if isinstance(inner, BaseException) else cause.__cause__
+    return error

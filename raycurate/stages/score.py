@@ -1,0 +1,218 @@
+"""``score``: forward passes that many selection methods share, each run once for all that is asked of it.
+
+    samples --loaders--> batches --actors--> fragments --merge--> row_scores/token_losses   loss, loss_blind, el2n, aum
+       |                 (one model)                              features/last_token, features/mean_token
+       +----loaders--> batches --CLIP actors--> fragments ------> row_scores/clip, features/clip
+
+One pass of the model makes all of its scores that were asked for and are not there; each score is a noun of its own,
+with its own fingerprint, so asking later for another one runs the pass for that one only, and a finished score is never
+made again. What a noun holds does not depend on what was made beside it. Embeddings are `features` like those of
+``extract``: ``cluster --features last_token`` reads them.
+
+A row that cannot be tokenised, or whose numbers are not finite, goes to the quarantine of each noun that would have
+held it, with the reason. Rows of text alone have no `loss_blind` and no `clip_score`: null.
+
+Cost: a full forward pass per row, with `blind` a second one without the image's tokens for rows that have an image; one
+CLIP pass. Memory: a loader holds one window, an actor one batch, the driver counts. `given` reads numbers that somebody
+else made, by key, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from raycurate.config import ScoreConfig
+from raycurate.errors import UserError
+from raycurate.filesystem import delete_folder, exists, resolve
+from raycurate.ray_session import in_session
+from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
+from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
+from raycurate.stages.model_facts import ModelFacts, clip_model_facts, scoring_facts
+from raycurate.stages.score_workers import (
+    CLIP_EMBEDDING,
+    CLIP_SCORE,
+    TOKEN_LOSSES,
+    ClipActor,
+    ScoringActor,
+    load_clip,
+    load_rows,
+    merge_clip,
+    merge_scores,
+)
+from raycurate.stages.shards import describe, map_tasks, run_missing_shards, skip_if_done, stage_progress
+from raycurate.stages.sources import CLIP_EXAMPLE, ROW_SCORES, score_label
+from raycurate.store import Manifest, Noun, Run, ShardRecord
+
+STAGE_VERSION = 1
+ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")
+CLIP_SETTINGS = ("clip_rows", "window_rows")
+GIVEN = "difficulty"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One noun that a pass makes, and what determines it."""
+
+    name: str
+    noun: Noun
+    description: Mapping[str, Any]
+
+
+@in_session
+def score(run: Run, config: ScoreConfig) -> list[Manifest]:
+    """Make the scores that are asked for and not there; their manifests, in the order asked.
+
+    Raises:
+        UserError: a model that cannot be used, `clip` without a CLIP model, a file of given numbers that has none.
+    """
+    samples = run.noun("samples", config.samples)
+    sample_manifest = samples.require("ingest")
+    if config.given is not None:
+        return [_take_given(run, config, samples, sample_manifest)]
+    if "clip" in config.scores and config.clip is None:
+        raise UserError(
+            f"the score 'clip' needs a CLIP or SigLIP model: give --clip {CLIP_EXAMPLE}, or --clip and a local folder."
+        )
+    gpus = gpus_of(config)
+    images = config.images or sample_manifest.description["config"]["images"]
+    manifests: list[Manifest] = []
+    if names := [name for name in dict.fromkeys(config.scores) if name != "clip"]:
+        facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))
+        outputs = [_output(run, config, sample_manifest, facts, name) for name in names]
+
+        def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
+            nouns = {output.name: output.noun for output in wanted}
+            load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
+            settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
+            dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus)
+            return dataset, functools.partial(merge_scores, samples, nouns, config.blind)
+
+        manifests += _run_pass(config, sample_manifest, facts, outputs, start)
+    if "clip" in config.scores:
+        clip_facts, limits = next(map_tasks(clip_model_facts, [(config, gpus > 0)], num_cpus=0.5))
+        outputs = [_output(run, config, sample_manifest, clip_facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
+
+        def start_clip(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
+            nouns = {output.name: output.noun for output in wanted}
+            load = functools.partial(load_clip, samples, config, clip_facts, limits, images)
+            settings = {"nouns": nouns, "config": config, "facts": clip_facts, "on_gpu": gpus > 0}
+            dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus)
+            return dataset, functools.partial(merge_clip, samples, nouns)
+
+        manifests += _run_pass(config, sample_manifest, clip_facts, outputs, start_clip)
+    return manifests
+
+
+def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts, name: str) -> Output:
+    """The noun of one output; its description has the settings that its numbers follow from, and no others."""
+    settings = CLIP_SETTINGS if name in (CLIP_SCORE, CLIP_EMBEDDING) else ROW_SETTINGS
+    values = config.determining()
+    description: dict[str, Any] = {
+        "stage": "score",
+        "stage_version": STAGE_VERSION,
+        "output": name,
+        "config": {setting: values[setting] for setting in settings},
+        "inputs": {"samples": samples.fingerprint, "model": facts.fingerprint, "dtype": facts.dtype},
+    }
+    if name == TOKEN_LOSSES:
+        description["config"]["blind"] = config.blind
+    kind = ROW_SCORES if name in (TOKEN_LOSSES, CLIP_SCORE) else "features"
+    group = "clip" if name == CLIP_EMBEDDING else name
+    return Output(name, run.noun(kind, score_label(config.label, group)), description)
+
+
+def _run_pass(
+    config: ScoreConfig,
+    samples: Manifest,
+    facts: ModelFacts,
+    outputs: Sequence[Output],
+    start: Callable[[Sequence[Output], list[int]], tuple[Any, Callable[..., ShardRecord]]],
+) -> list[Manifest]:
+    """Make those outputs of one model that are not done; the manifests of all."""
+    wanted = [output for output in outputs if not output.noun.is_done(output.description)]
+    for output in wanted:
+        output.noun.begin(output.description)
+    if wanted:
+        first = wanted[0].noun
+        missing = sorted({shard for output in wanted for shard in output.noun.missing(samples.shards)})
+        rate: float | None = None
+        with stage_progress("score", first, samples.rows_out) as progress:
+            if missing:
+                dataset, merge = start(wanted, missing)
+                rate = commit_shards(dataset, merge, progress, strict=config.strict)
+        delete_folder(first.filesystem, f"{first.folder}/fragments")
+        _finish(wanted, facts, rate, config)
+    manifests = [output.noun.manifest() for output in outputs]
+    return [manifest for manifest in manifests if manifest is not None]
+
+
+def _finish(made: Sequence[Output], facts: ModelFacts, rate: float | None, config: ScoreConfig) -> None:
+    """Publish what one pass made; every noun says what the whole pass took, and which pass that was."""
+    work = made[0].noun.read_json("work.json")
+    assert work is not None, "a noun that was begun"
+    for output in made:
+        own = output.noun.read_json("work.json")
+        assert own is not None, "a noun that was begun"
+        output.noun.add_seconds(work["seconds"] - own["seconds"])
+        metrics: dict[str, Any] = {
+            "model": config.clip if output.name in (CLIP_SCORE, CLIP_EMBEDDING) else config.model,
+            "dtype": facts.dtype,
+            "rows_per_second": rate,
+            "shared_pass": work["fingerprint"],
+        }
+        if output.noun.noun == "features":
+            blocks = facts.dimension // facts.block_dim
+            metrics |= {"dimension": facts.dimension, "blocks": blocks, "block_dim": facts.block_dim}
+        output.noun.finish(metrics=metrics)
+
+
+def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: Manifest) -> Manifest:
+    """Numbers of the user's own as a noun; rows without one are quarantined."""
+    assert config.given is not None, "the caller looked"
+    filesystem, path = resolve(config.given)
+    if not exists(filesystem, path):
+        raise UserError(f"there is no file {config.given}; give a Parquet file with the columns key and {GIVEN}")
+    info = filesystem.get_file_info(path)
+    schema = pads.dataset(path, filesystem=filesystem).schema
+    if not {"key", GIVEN} <= set(schema.names):
+        raise UserError(f"{config.given} has the columns {', '.join(schema.names)}; it needs key and {GIVEN}")
+    state = {"size": info.size, "modified": info.mtime_ns}
+    description = describe("score", STAGE_VERSION, config, {"samples": sample_manifest.fingerprint, "given": state})
+    description["config"] = {"given": config.given}
+    noun = run.noun(ROW_SCORES, score_label(config.label, "given"))
+    if done := skip_if_done(noun, description):
+        return done
+    noun.begin(description)
+    run_missing_shards(
+        "score",
+        noun,
+        functools.partial(_given_shard, samples, noun, config.given),
+        num_shards=sample_manifest.shards,
+        total_rows=sample_manifest.rows_out,
+        strict=config.strict,
+        num_cpus=0.5,
+        max_tasks=config.max_tasks,
+    )
+    return noun.finish()
+
+
+def _given_shard(samples: Noun, noun: Noun, given: str, shard: int) -> ShardRecord:
+    source = samples.read_part(shard, SOURCE_COLUMNS)
+    filesystem, path = resolve(given)
+    keys = source["key"].combine_chunks()
+    found = pads.dataset(path, filesystem=filesystem).to_table(["key", GIVEN], filter=pc.field("key").isin(keys))
+    where = pc.index_in(keys, value_set=found["key"].combine_chunks())
+    values = found[GIVEN].cast(pa.float64()).take(where).combine_chunks()
+    good_N = pc.fill_null(pc.is_finite(values), False).to_numpy(zero_copy_only=False)
+    bad = (~good_N).nonzero()[0]
+    reasons = ["not_given" if value is None else "non_finite_score" for value in values.take(pa.array(bad)).to_pylist()]
+    rejects = rejects_of(source, bad, reasons, [f"{given} has no finite {GIVEN} for this key"] * len(bad))
+    table = pa.table({"key": source["key"], GIVEN: values}).filter(pa.array(good_N))
+    return noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects)

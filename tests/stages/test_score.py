@@ -1,0 +1,205 @@
+"""score on Ray Data equals plain loops; passes run once; every method of the paper runs on what it made."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raycurate.config import ClusterConfig, IngestConfig, ScoreConfig, SelectConfig, make_config
+from raycurate.errors import UserError
+from raycurate.features.rows import features_of_table
+from raycurate.stages.cluster import cluster
+from raycurate.stages.ingest import ingest
+from raycurate.stages.score import score
+from raycurate.stages.select import select
+from raycurate.store import Run
+from tests.nouns import read_all
+from tests.tiny_clip import make_tiny_clip
+from tests.tiny_vlms import make_tiny_vlm
+
+ROWS = 60
+SETTINGS = {"window_rows": 16, "batch_tokens": 600, "batch_rows": 8, "dtype": "float32", "cpus_per_actor": 0.5}
+GAIN = "tests.image_gain:ImageGain"
+ALL = ("token_losses", "last_token", "mean_token", "clip")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random LLaVA on disk whose every word with a tilde is not a number."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    folder = make_tiny_vlm("llava", tmp_path_factory.mktemp("model"))
+    network = AutoModelForImageTextToText.from_pretrained(folder)
+    tilde = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("~")
+    with torch.no_grad():
+        network.get_input_embeddings().weight[tilde] = float("nan")
+    network.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A random CLIP on disk."""
+    return str(make_tiny_clip(tmp_path_factory.mktemp("clip")))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """60 rows in four shards over 15 images, every sixth of text alone, one that the model makes NaN of."""
+    folder = tmp_path_factory.mktemp("source")
+    rng = np.random.default_rng(0)
+    for i in range(15):
+        Image.fromarray(rng.integers(0, 255, (28, 28, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    rows = []
+    for i in range(ROWS):
+        mark = "" if i % 6 == 0 else "<image>\n"
+        question = "what ~ is it?" if i == 7 else f"what is it {i}?"
+        turns = [{"from": "human", "value": mark + question}, {"from": "gpt", "value": f"a thing {i} " * (1 + i % 4)}]
+        row = {"id": str(i), "conversations": turns, "task": f"t{i % 3}"}
+        rows.append({**row, "image": f"{i % 15}.png"} if mark else row)
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    made = Run(str(tmp_path_factory.mktemp("runs") / "run"))
+    settings = {"source": str(folder / "rows.json"), "images": str(folder), "rows_per_shard": 16}
+    ingest(made, make_config(IngestConfig, settings))
+    return made
+
+
+@pytest.fixture(scope="module")
+def scored(ray_cluster, run, model, clip):
+    """Every score, asked for in two calls."""
+    first = score(run, make_config(ScoreConfig, {"scores": ALL[:2], "model": model, **SETTINGS}))
+    second = score(run, make_config(ScoreConfig, {"scores": ALL, "model": model, "clip": clip, **SETTINGS}))
+    return first, second
+
+
+def reference(run: Run, model: str) -> dict[str, dict]:
+    """The same numbers one row at a time, by key."""
+    from raycurate.features.token_batches import AnswerPreparer
+    from raycurate.features.token_scores import TokenScorer
+    from raycurate.models.adapter import load_vlm
+    from raycurate.stages.fragments import as_samples
+
+    vlm = load_vlm(model, device="cpu", dtype="float32")
+    scorer = TokenScorer(vlm)
+    preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=600, max_rows=1)
+    images = run.noun("samples").manifest().description["config"]["images"]
+    found: dict[str, dict] = {}
+    for part in run.noun("samples").iter_parts():
+        samples = as_samples(part.to_pylist(), images)
+        for blind in (False, True):
+            for batch in preparer.prepare_answers(samples, blind=blind)[0]:
+                columns = scorer.score(batch).columns
+                row = found.setdefault(batch.keys[0], {})
+                row |= {f"blind {n}" if blind else n: values[0] for n, values in columns.items()}
+    return found
+
+
+def test_the_stage_equals_rows_one_by_one(scored, run, model):
+    """Losses, blind losses and embeddings are those of single rows; a NaN row is quarantined and counted."""
+    expected = reference(run, model)
+    bad = [key for key, row in expected.items() if np.isnan(row["loss"])]
+    assert len(bad) == 1
+    losses = read_all(run.noun("row_scores", "token_losses")).to_pylist()
+    assert sorted(row["key"] for row in losses) == sorted(set(expected) - set(bad))
+    for row in losses:
+        plain = expected[row["key"]]
+        for name in ("loss", "el2n", "aum", "answer_tokens"):
+            assert row[name] == pytest.approx(plain[name], abs=1e-4), name
+        blind = plain.get("blind loss")
+        assert row["loss_blind"] == (None if blind is None else pytest.approx(blind, abs=1e-4))
+    assert sum(row["loss_blind"] is None for row in losses) == ROWS // 6
+    for name in ("last_token", "mean_token"):
+        table = read_all(run.noun("features", name))
+        rows_ND = features_of_table(table).astype(np.float64)
+        plain_ND = np.stack([expected[key][name] for key in table["key"].to_pylist()]).astype(np.float64)
+        assert np.abs(rows_ND - plain_ND).max() < 2e-3
+        assert np.abs(np.linalg.norm(rows_ND, axis=1) - 1).max() < 1e-3
+    for manifest in scored[1][:3]:
+        assert manifest.quarantined == {"non_finite_score": 1}
+        assert (manifest.rows_in, manifest.rows_out) == (ROWS, ROWS - 1)
+
+
+def test_passes_run_once(scored, run, model, clip):
+    """What was there was not made again; one pass made what was asked together; a third call does nothing."""
+    first, second = scored
+    assert [f"{m.noun}/{m.label}" for m in first] == ["row_scores/token_losses", "features/last_token"]
+    assert second[:2] == first
+    assert [f"{m.noun}/{m.label}" for m in second[2:]] == ["features/mean_token", "row_scores/clip", "features/clip"]
+    assert first[0].metrics["shared_pass"] == first[1].metrics["shared_pass"]
+    assert len({manifest.metrics["shared_pass"] for manifest in second}) == 3
+    config = make_config(ScoreConfig, {"scores": ALL[::-1], "model": model, "clip": clip, **SETTINGS})
+    again = score(run, config)
+    assert {m.fingerprint: m.created for m in again} == {m.fingerprint: m.created for m in second}
+
+
+def test_what_was_made_beside_a_noun_does_not_change_it(ray_cluster, scored, run, model):
+    """An embedding alone, from a pool of two, equals the one that was made beside the losses, quarantine included."""
+    settings = {**SETTINGS, "min_actors": 2, "max_actors": 2, "label": "alone"}
+    (alone,) = score(run, make_config(ScoreConfig, {"scores": ["last_token"], "model": model, **settings}))
+    assert alone.label == "alone-last_token"
+    assert alone.quarantined == {"non_finite_score": 1}
+    assert read_all(run.noun("features", "alone-last_token")).equals(read_all(run.noun("features", "last_token")))
+
+
+def test_an_interrupted_pass_makes_only_what_is_missing(ray_cluster, scored, run, model):
+    """A lost part of one noun is made again; parts of the other noun of the pass end up the same."""
+    nouns = [run.noun("row_scores", "token_losses"), run.noun("features", "last_token")]
+    before = [read_all(noun) for noun in nouns]
+    kept = {shard: record.checksum for shard, record in nouns[1].records().items()}
+    for noun in nouns:
+        noun.filesystem.delete_file(f"{noun.folder}/manifest.json")
+    nouns[1].filesystem.delete_file(nouns[1].part_path(2))
+    score(run, make_config(ScoreConfig, {"scores": ALL[:2], "model": model, **SETTINGS}))
+    assert all(noun_before.equals(read_all(noun)) for noun_before, noun in zip(before, nouns, strict=True))
+    assert {shard: record.checksum for shard, record in nouns[1].records().items()} == kept
+
+
+def test_clip_scores_are_null_without_an_image(scored, run):
+    """Rows of text alone keep their place, without a score; embeddings are unit rows of twice the width."""
+    table = read_all(run.noun("row_scores", "clip"))
+    has_image = np.array(table["has_image"].to_pylist())
+    assert has_image.sum() == ROWS - ROWS // 6
+    assert np.array_equal(table["clip_score"].is_valid().to_numpy(), has_image)
+    features_ND = features_of_table(read_all(run.noun("features", "clip"))).astype(np.float64)
+    assert features_ND.shape == (ROWS, 32)
+    assert np.abs(np.linalg.norm(features_ND, axis=1) - 1).max() < 1e-3
+
+
+def test_every_method_runs_on_these_scores(ray_cluster, scored, run, tmp_path):
+    """Clusters of the embeddings, given difficulties, then each method with its exact budget."""
+    for label in ("last_token", "mean_token"):
+        cluster(run, make_config(ClusterConfig, {"clusters": 4, "iterations": 5, "features": label, "label": label}))
+    keys = [key for part in run.noun("samples").iter_parts(["key"]) for key in part["key"].to_pylist()]
+    difficulty = [float("nan") if i == 3 else float(i % 7) for i in range(ROWS - 1)]
+    pq.write_table(pa.table({"key": keys[:-1], "difficulty": difficulty}), tmp_path / "given.parquet")
+    (given,) = score(run, make_config(ScoreConfig, {"given": str(tmp_path / "given.parquet")}))
+    assert given.quarantined == {"non_finite_score": 1, "not_given": 1}
+    methods = ("clip_score", "el2n", "perplexity", "semdedup", "d2_pruning", "self_sup", "self_filter")
+    # A method of the user's kind: rows without a number take no part, even where all are asked for.
+    gain = select(run, make_config(SelectConfig, {"method": GAIN, "ratio": 1.0, "label": "gain"}))
+    assert gain.metrics["kept"] == ROWS - 1 - ROWS // 6
+    assert gain.metrics["reasons"]["no_score"] == 1 + ROWS // 6
+    for method in methods:
+        manifest = select(run, make_config(SelectConfig, {"method": method, "ratio": 0.2, "label": method}))
+        assert manifest.metrics["kept"] == round(0.2 * ROWS), method
+
+
+def test_what_cannot_be_scored_is_one_message(ray_cluster, run, tmp_path):
+    """`clip` without a model names one; wrong paths and files without the columns say so before any actor starts."""
+    with pytest.raises(UserError, match="give --clip openai/clip-vit-large-patch14-336, or --clip and a local folder"):
+        score(run, make_config(ScoreConfig, {"scores": ["clip"]}))
+    with pytest.raises(UserError, match="cannot load the CLIP model"):
+        score(run, make_config(ScoreConfig, {"scores": ["clip"], "clip": str(tmp_path / "none")}))
+    with pytest.raises(UserError, match="there is no file"):
+        score(run, make_config(ScoreConfig, {"given": str(tmp_path / "none.parquet")}))
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "wrong.parquet")
+    with pytest.raises(UserError, match="it needs key and difficulty"):
+        score(run, make_config(ScoreConfig, {"given": str(tmp_path / "wrong.parquet")}))
+    with pytest.raises(UserError, match="scores"):
+        make_config(ScoreConfig, {"scores": ["clipp"]})
