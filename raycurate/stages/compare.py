@@ -161,7 +161,7 @@ def _line(
         kept=trained.rows_out,
         steps=int(trained.metrics["steps"]),
         selection_seconds=selection_seconds,
-        training_seconds=_training_seconds(run, trained),
+        training_seconds=training_seconds(run, trained),
         evaluation_seconds=float(scored.metrics.get("generation_seconds", scored.seconds)),
         scores=scores,
         headlines=scored.metrics["headlines"],
@@ -169,7 +169,7 @@ def _line(
     return record, scored
 
 
-def _training_seconds(run: Run, trained: Manifest) -> float:
+def training_seconds(run: Run, trained: Manifest) -> float:
     """Tokenisation and training; a short training is not seen by its progress line, so its own clock counts too."""
     fingerprint = trained.description["inputs"]["tokens"]
     selection = trained.description["config"]["selection"] or "all"

@@ -25,7 +25,14 @@ from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selec
 from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.threshold import CutRequest, CutSearch, CutSummary, merge_summaries, summarize
 from raycurate.stages.rank import rank
-from raycurate.stages.shards import check_made_from, describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.stages.shards import (
+    MapShards,
+    check_made_from,
+    describe,
+    map_tasks,
+    run_missing_shards,
+    skip_if_done,
+)
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
@@ -33,23 +40,18 @@ NO_FEATURES = "no_features"
 
 
 @in_session
-def select(run: Run, config: SelectConfig) -> Manifest:
-    """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables."""
+def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) -> Manifest:
+    """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables.
+
+    Args:
+        map_shards: how a function is applied to many shards; `map_here` stays in this process.
+    """
     selector = build_selector(config.method, config.options)
     goal = Goal(ratio=config.ratio, seed=config.seed)
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
+    inputs = select_inputs(run, config)
     grouped = _grouping_noun(run, config, selector)
-    if grouped is not None:
-        clusters = run.noun("clusters", config.clusters).require("cluster")
-        features = run.noun("features", clusters.description["config"]["features"]).require("extract")
-        check_made_from(features, sample_manifest, "extract")
-        check_made_from(clusters, features, "cluster")
-        if grouped.noun == "ranking":
-            _rank_if_stale(run, clusters)
-    inputs = {"samples": sample_manifest.fingerprint}
-    if grouped is not None:
-        inputs[grouped.noun] = grouped.require("rank" if grouped.noun == "ranking" else "cluster").fingerprint
     description = describe("select", STAGE_VERSION, config, inputs)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):
@@ -58,7 +60,7 @@ def select(run: Run, config: SelectConfig) -> Manifest:
     tasks: dict[str, int] = sample_manifest.metrics["tasks"]
     tables = SelectionTables(num_rows=sample_manifest.rows_out, tasks=tasks, clusters=_cluster_table(grouped))
     read = functools.partial(read_rows, samples, grouped)
-    plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, config.max_tasks)
+    plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, config.max_tasks, map_shards)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
         "select",
@@ -68,8 +70,25 @@ def select(run: Run, config: SelectConfig) -> Manifest:
         total_rows=sample_manifest.rows_out,
         num_cpus=0.5,
         max_tasks=config.max_tasks,
+        map_shards=map_shards,
     )
     return noun.finish(metrics=_write_tables(noun, plan, tasks))
+
+
+def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
+    """Fingerprint by noun of what a selection is made from, checked; the clusters are ranked where that is needed."""
+    sample_manifest = run.noun("samples", config.samples).require("ingest")
+    inputs = {"samples": sample_manifest.fingerprint}
+    grouped = _grouping_noun(run, config, build_selector(config.method, config.options))
+    if grouped is not None:
+        clusters = run.noun("clusters", config.clusters).require("cluster")
+        features = run.noun("features", clusters.description["config"]["features"]).require("extract")
+        check_made_from(features, sample_manifest, "extract")
+        check_made_from(clusters, features, "cluster")
+        if grouped.noun == "ranking":
+            _rank_if_stale(run, clusters)
+        inputs[grouped.noun] = grouped.require("rank" if grouped.noun == "ranking" else "cluster").fingerprint
+    return inputs
 
 
 def _grouping_noun(run: Run, config: SelectConfig, selector: Selector) -> Noun | None:
@@ -125,7 +144,7 @@ def read_rows(samples: Noun, grouped: Noun | None, shard: int) -> pa.Table:
     return rows
 
 
-def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: int) -> Plan:
+def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: int, map_shards: MapShards) -> Plan:
     """Find the exact boundaries of a plan that needs them, by counting in every shard and adding up."""
     if not plan.needs_cut:
         return plan
@@ -137,7 +156,7 @@ def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: 
     while (request := search.request) is not None:
         calls = ((request, shard) for shard in range(num_shards))
         merged: CutSummary | None = None
-        for part in map_tasks(answer, calls, num_cpus=0.5, max_tasks=max_tasks):
+        for part in map_shards(answer, calls, num_cpus=0.5, max_tasks=max_tasks):
             merged = part if merged is None else merge_summaries([merged, part])
         assert merged is not None, "a samples noun has at least one shard"
         search.advance(merged)
