@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from raycurate.cli_support import config_of, out, plain, settings
@@ -65,13 +66,20 @@ def sweep(
 
 def print_sweep(noun: Noun) -> None:
     """The diversity of every selection as a table, and where the rest lies."""
-    results = noun.read_json("results.json") or {}
+    results = noun.read_json("results.json")
+    assert results is not None, "a finished sweep has its results"
     rows = results["trials"]
-    table = Table(*(name for name, *_ in COLUMNS), title="tasks, clusters and distance of every selection")
-    for row in rows:
-        table.add_row(*(plain(_cell(row, names, pattern)) for _, names, pattern in COLUMNS))
+    cells = {name: [_cell(row, names, pattern) for row in rows] for name, names, pattern in COLUMNS}
+    shown = {name: column for name, column in cells.items() if any(column)}
+    if len(set(shown["seed"])) == 1:
+        del shown["seed"]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in shown:
+        table.add_column(name, no_wrap=True, justify="left" if name == "method" else "right")
+    for line in zip(*shown.values(), strict=True):
+        table.add_row(*(plain(cell) for cell in line))
     out.print(table)
-    out.print(f"[bold]sweep[/]     {len(rows)} trials -> {plain(noun.folder)}", highlight=False)
+    out.print(f"[bold]sweep[/] {len(rows)} trials -> {plain(noun.folder)}", highlight=False)
 
 
 COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -82,7 +90,7 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("kept", ("kept",), "{:,}"),
     ("tasks", ("tasks", "all_tasks"), "{}/{}"),
     ("entropy", ("task_entropy",), "{:.3f}"),
-    ("effective", ("effective_tasks",), "{:.2f}"),
+    ("eff. tasks", ("effective_tasks",), "{:.2f}"),
     ("clusters", ("clusters_covered", "clusters"), "{:,}/{:,}"),
     ("MMD^2", ("mmd2",), "{:.2e}"),
     ("overlap", ("mean_jaccard",), "{:.2f}"),

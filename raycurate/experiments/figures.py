@@ -63,7 +63,9 @@ def _saved(figure: Figure, format_: str) -> bytes:
     return data.getvalue()
 
 
-def _scatter(rows: Sequence[Row], values: Sequence[tuple[float, float]], names: tuple[str, str], *, sign: int) -> Figure:
+def _scatter(
+    rows: Sequence[Row], values: Sequence[tuple[float, float]], names: tuple[str, str], *, sign: int
+) -> Figure:
     """Points by method and temperature, and the front; `sign` is 1 where a higher second value is better, else -1."""
     figure = _figure(6.5, 4.5)
     axes = figure.add_subplot()

@@ -78,25 +78,27 @@ class Trial:
 
     @cached_property
     def model_label(self) -> str:
-        """Label of the trial's model and scores: another test set or training gives another one."""
-        asked = {"finetune": self.sweep.finetune, "evaluate": self.sweep.evaluate, "data": self.sweep.data}
-        return f"{self.label}-{fingerprint_of(asked)[:6]}"
+        """Label of the trial's model and scores: another training or test set gives another one."""
+        asked = [self._finetune_config("").determining(), self._evaluate_config("").determining()]
+        return f"{self.label}-{fingerprint_of({'configs': asked})[:6]}"
 
     @property
     def finetune_config(self) -> FinetuneConfig:
         """The settings of the trial's training."""
-        own = {
-            "samples": self.sweep.samples,
-            "selection": None if self.is_full else self.label,
-            "seed": self.seed,
-            "label": self.model_label,
-        }
-        return make_config(FinetuneConfig, {**(self.sweep.finetune or {}), **own}, "finetune")
+        return self._finetune_config(self.model_label)
 
     @property
     def evaluate_config(self) -> EvaluateConfig:
         """The settings of the trial's evaluation."""
-        own: dict[str, Any] = {"model": f"models/{self.model_label}", "label": self.model_label}
+        return self._evaluate_config(self.model_label)
+
+    def _finetune_config(self, label: str) -> FinetuneConfig:
+        selection = None if self.is_full else self.label
+        own = {"samples": self.sweep.samples, "selection": selection, "seed": self.seed, "label": label}
+        return make_config(FinetuneConfig, {**(self.sweep.finetune or {}), **own}, "finetune")
+
+    def _evaluate_config(self, label: str) -> EvaluateConfig:
+        own: dict[str, Any] = {"model": f"models/{label}", "label": label}
         if "command" not in self.sweep.evaluate:
             own["data"] = self.sweep.data
         return make_config(EvaluateConfig, {**self.sweep.evaluate, **own}, "evaluate")

@@ -38,6 +38,8 @@ def test_labels_follow_the_selection_and_models_the_training():
     one, two = (trials(finetune={"model": model})[0] for model in ("a", "b"))
     assert one.label == two.label
     assert one.model_label != two.model_label
+    default = trials(finetune={"model": "a", "epochs": 1.0}, evaluate={"max_new_tokens": 128})[0]
+    assert default.model_label == one.model_label
 
 
 @pytest.mark.parametrize(
