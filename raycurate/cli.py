@@ -12,6 +12,7 @@ from rich.table import Table
 
 from raycurate import __version__
 from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, settings
+from raycurate.cli_sweep import sweep
 from raycurate.cli_training import compare, evaluate, finetune
 from raycurate.config import (
     ClusterConfig,
@@ -290,7 +291,7 @@ def status(run: str) -> None:
     out.print(table)
 
 
-for command in (finetune, evaluate, compare):
+for command in (finetune, evaluate, compare, sweep):
     main.add_command(command)
 
 

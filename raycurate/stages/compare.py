@@ -102,10 +102,12 @@ def line_label(config: CompareConfig, method: str, seed: int) -> str:
 
 def _needs(run: Run, config: CompareConfig, method: str) -> list[Noun]:
     """What a method reads beside the samples, in the order that it is made."""
-    if method == FULL:
-        return []
-    selector = build_selector(method, config.options.get(method, {}))
-    sources = sources_of(run, make_config(SelectConfig, _select_settings(config, method)), selector)
+    return [] if method == FULL else needs_of(run, make_config(SelectConfig, _select_settings(config, method)))
+
+
+def needs_of(run: Run, config: SelectConfig) -> list[Noun]:
+    """What a selection reads beside the samples, checked, in the order that it is made."""
+    sources = sources_of(run, config, build_selector(config.method, config.options))
     check_sources(sources, run.noun("samples", config.samples).require("ingest"))
     return [*sources.made_before, *([sources.ranking] if sources.ranking else [])]
 
@@ -120,7 +122,7 @@ def _select_settings(config: CompareConfig, method: str) -> dict[str, Any]:
     }
 
 
-def _seconds_of(needs: Sequence[Noun]) -> dict[str, float]:
+def seconds_of(needs: Sequence[Noun]) -> dict[str, float]:
     """Wall clock by noun; what one pass made together is charged once."""
     seconds: dict[str, float] = {}
     passes: set[str] = set()
@@ -159,7 +161,7 @@ def _line(
         log.info("compare: %s: select", label)
         settings = {**_select_settings(config, method), "seed": seed, "label": label}
         selected = select(run, make_config(SelectConfig, settings, "select"))
-        selection_seconds = {**_seconds_of(needs), "selection": selected.seconds}
+        selection_seconds = {**seconds_of(needs), "selection": selected.seconds}
     log.info("compare: %s: finetune", label)
     trained = finetune(run, _finetune_config(config, method, seed))
     log.info("compare: %s: evaluate", label)
@@ -173,7 +175,7 @@ def _line(
         kept=trained.rows_out,
         steps=int(trained.metrics["steps"]),
         selection_seconds=selection_seconds,
-        training_seconds=_training_seconds(run, trained),
+        training_seconds=training_seconds(run, trained),
         evaluation_seconds=float(scored.metrics.get("generation_seconds", scored.seconds)),
         scores=scores,
         headlines=scored.metrics["headlines"],
@@ -181,7 +183,7 @@ def _line(
     return record, scored
 
 
-def _training_seconds(run: Run, trained: Manifest) -> float:
+def training_seconds(run: Run, trained: Manifest) -> float:
     """Tokenisation and training; a short training is not seen by its progress line, so its own clock counts too."""
     fingerprint = trained.description["inputs"]["tokens"]
     selection = trained.description["config"]["selection"] or "all"

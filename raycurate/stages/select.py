@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,29 +30,29 @@ from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
 from raycurate.stages.rank import rank
-from raycurate.stages.shards import describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.stages.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
 from raycurate.stages.sources import ROW_SCORES, Sources, check_sources, required, sources_of
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 2
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
 LACKS = "lacks"
+EachShard = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
 @in_session
-def select(run: Run, config: SelectConfig) -> Manifest:
-    """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables."""
+def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) -> Manifest:
+    """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables.
+
+    Args:
+        map_shards: how a function is applied to many shards; `map_here` stays in this process.
+    """
     selector = build_selector(config.method, config.options)
     goal = Goal(ratio=config.ratio, seed=config.seed)
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
+    inputs = select_inputs(run, config)
     sources = sources_of(run, config, selector)
-    check_sources(sources, sample_manifest)
-    _rank_if_stale(run, config, selector, sources)
-    inputs = {"samples": sample_manifest.fingerprint}
-    inputs |= {
-        noun.noun if noun.noun != ROW_SCORES else noun.label: required(noun).fingerprint for noun in sources.joined
-    }
     description = describe("select", STAGE_VERSION, config, inputs)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):
@@ -59,13 +60,14 @@ def select(run: Run, config: SelectConfig) -> Manifest:
     noun.begin(description)
     tasks: dict[str, int] = sample_manifest.metrics["tasks"]
     read = functools.partial(read_rows, samples, sources, selector.columns)
+    each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
     tables = SelectionTables(
         num_rows=sample_manifest.rows_out,
         tasks=tasks,
         clusters=_cluster_table(sources.ranking or sources.clusters),
-        num_usable=_num_usable(selector, sources, read, sample_manifest.shards, config.max_tasks),
+        num_usable=_num_usable(selector, sources, read, sample_manifest.shards, each_shard),
     )
-    plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, config.max_tasks)
+    plan = _cut(selector, selector.plan(tables, goal), read, sample_manifest.shards, each_shard)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
         "select",
@@ -75,8 +77,20 @@ def select(run: Run, config: SelectConfig) -> Manifest:
         total_rows=sample_manifest.rows_out,
         num_cpus=0.5,
         max_tasks=config.max_tasks,
+        map_shards=map_shards,
     )
     return noun.finish(metrics=_write_tables(noun, plan, tasks))
+
+
+def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
+    """Fingerprint by noun of what a selection is made from, checked; rows are ranked where that is needed."""
+    samples = run.noun("samples", config.samples).require("ingest")
+    selector = build_selector(config.method, config.options)
+    sources = sources_of(run, config, selector)
+    check_sources(sources, samples)
+    _rank_if_stale(run, config, selector, sources)
+    joined = {noun.label if noun.noun == ROW_SCORES else noun.noun: noun for noun in sources.joined}
+    return {"samples": samples.fingerprint} | {name: required(noun).fingerprint for name, noun in joined.items()}
 
 
 def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: Sources) -> None:
@@ -95,7 +109,7 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
         rank(run, make_config(RankConfig, settings))
 
 
-def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int, max_tasks: int) -> int | None:
+def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int, each_shard: EachShard) -> int | None:
     """Rows that can be kept: those that everything joined has and, by score, those with one. One streaming count."""
     if not sources.joined:
         return None
@@ -106,7 +120,7 @@ def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int
             return int(np.count_nonzero(selector.takes_part(rows)))
         return int(rows[LACKS].null_count)
 
-    return sum(map_tasks(count, ((shard,) for shard in range(num_shards)), num_cpus=0.5, max_tasks=max_tasks))
+    return sum(each_shard(count, ((shard,) for shard in range(num_shards))))
 
 
 def _cluster_table(grouped: Noun | None) -> ClusterTable | None:
@@ -150,7 +164,7 @@ def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], shard: i
     return rows.append_column(LACKS, lacks)
 
 
-def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: int) -> Plan:
+def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, each_shard: EachShard) -> Plan:
     """Find the exact boundaries of a plan that needs them, by counting in every shard and adding up."""
     if not plan.needs_cut:
         return plan
@@ -160,7 +174,7 @@ def _cut(selector: Selector, plan: Plan, read: Any, num_shards: int, max_tasks: 
 
     def ask(request: CutRequest) -> CutSummary:
         merged: CutSummary | None = None
-        for part in map_tasks(answer, ((request, s) for s in range(num_shards)), num_cpus=0.5, max_tasks=max_tasks):
+        for part in each_shard(answer, ((request, shard) for shard in range(num_shards))):
             merged = part if merged is None else merge_summaries([merged, part])
         assert merged is not None, "a samples noun has at least one shard"
         return merged

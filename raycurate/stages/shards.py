@@ -19,6 +19,7 @@ from raycurate.progress import Progress
 from raycurate.store import Manifest, Noun, ShardRecord
 
 Result = TypeVar("Result")
+MapShards = Callable[..., Iterator[Any]]
 
 
 def describe(stage: str, version: int, config: StageConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +55,11 @@ def map_tasks(
     finally:
         for reference in pending:
             ray.cancel(reference)
+
+
+def map_here(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], **_: Any) -> Iterator[Result]:
+    """As `map_tasks`, one call after the other in this process: for a task that must not wait for tasks of its own."""
+    return (function(*values) for values in arguments)
 
 
 def _next_result(pending: list[ray.ObjectRef]) -> Any:
@@ -104,12 +110,13 @@ def run_missing_shards(
     strict: bool = False,
     num_cpus: float = 1.0,
     max_tasks: int = 64,
+    map_shards: MapShards = map_tasks,
 ) -> None:
     """Make every shard of ``noun`` that has no record yet."""
     missing = noun.missing(num_shards)
     with stage_progress(stage, noun, total_rows) as progress:
         rejected = 0
-        tasks = map_tasks(make_shard, ((shard,) for shard in missing), num_cpus=num_cpus, max_tasks=max_tasks)
+        tasks = map_shards(make_shard, ((shard,) for shard in missing), num_cpus=num_cpus, max_tasks=max_tasks)
         for record in tasks:
             rejected = count_record(progress, record, strict=strict, quarantined=rejected)
 

@@ -1,0 +1,1 @@
+"""Many runs of the stages at once, on Ray Tune."""

@@ -1,0 +1,193 @@
+"""``sweep``: a grid of selections that share features, clusters and ranking; each measured, and trained if asked.
+
+    features, clusters --once--> ranking, sketches
+    trial (Tune): select, in its own process --> selection/<label> --> its statistics
+    trial (Tune, with `finetune`): finetune --> evaluate, the stages of that name
+    sweeps/<label>: results.csv, results.json, tasks.csv, overlap.csv, timings.csv, figures/
+
+A trial's result is kept under the hash of all that determines it: a sweep that was killed, or that is asked for more
+points, runs what is missing only and ends with the same table as one that was not disturbed. Wall-clock seconds are in
+`timings.csv` alone. Selections are trained in full or not at all: nothing that a training reports before its end can be
+compared between different selections, as its loss is over other rows, so no trial is stopped early.
+
+Cost of one more point: N rows of about 60 bytes and the sketches, read once by one process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from typing import Any
+
+from raycurate.config import make_config
+from raycurate.experiments.config import SweepConfig
+from raycurate.experiments.grid import Trial, grid
+from raycurate.experiments.measure import Reference, count_shared, measure_selection
+from raycurate.experiments.results import Outcome, Scores, Sweep, write_results
+from raycurate.experiments.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
+from raycurate.ray_session import in_session
+from raycurate.selection import build_selector
+from raycurate.selection.coverage import jaccard
+from raycurate.stages.compare import needs_of, seconds_of, training_seconds
+from raycurate.stages.evaluate import SCORES_FILE, evaluate
+from raycurate.stages.finetune import finetune
+from raycurate.stages.select import select, select_inputs
+from raycurate.stages.shards import describe, map_here
+from raycurate.stages.sketch import SketchConfig, sketch
+from raycurate.store import Manifest, Run, fingerprint_of
+
+STAGE_VERSION = 1
+MEASURED, TRAINED = "measured", "trained"
+GRID = ("methods", "temperatures", "ratios", "seeds", "options")
+log = logging.getLogger("raycurate")
+
+
+@in_session
+def sweep(run: Run, config: SweepConfig) -> Manifest:
+    """Run every trial that has no result yet, and write the tables and figures.
+
+    Raises:
+        UserError: an unknown method or setting, before any work; or trials that failed.
+    """
+    trials = grid(config)
+    samples = run.noun("samples", config.samples).require("ingest")
+    for trial in trials:
+        _check(run, trial)
+    reference = _reference(run, config)
+    noun = run.noun("sweeps", config.label)
+    noun.begin(_description(config, samples, reference))
+    chosen = [trial for trial in trials if not trial.is_full]
+    keys = [_key(run, trial, reference) for trial in chosen]
+    _forget_lost(run, config, dict(zip(keys, chosen, strict=True)))
+    measured = _measure(run, config, dict(zip(keys, chosen, strict=True)), reference)
+    nouns = [run.noun("selection", trial.label) for trial in chosen]
+    overlap = jaccard(count_shared(nouns, samples.shards)).tolist() if nouns else []
+    found = {trial.label: value for trial, value in zip(chosen, measured, strict=True)}
+    scores = _train(run, config, trials, dict(zip((t.label for t in chosen), keys, strict=True)), samples)
+    outcomes = [Outcome(trial, found.get(trial.label), scores.get(trial.label)) for trial in trials]
+    write_results(noun, Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"])))
+    return noun.finish(metrics={"trials": len(trials), "config": config.model_dump(mode="json")})
+
+
+def _check(run: Run, trial: Trial) -> None:
+    """Find a wrong setting before the first trial runs, and make what the trial's selection needs."""
+    if trial.sweep.finetune is not None:
+        _ = trial.finetune_config, trial.evaluate_config
+        if "command" not in trial.sweep.evaluate:
+            run.noun("samples", trial.sweep.data).require("ingest")
+    if not trial.is_full:
+        build_selector(trial.method, trial.options)
+
+
+def _reference(run: Run, config: SweepConfig) -> Reference | None:
+    """Clusters and sketches of all rows; None in a run without clusters."""
+    clusters = run.noun("clusters", config.clusters)
+    manifest = clusters.manifest()
+    if manifest is None:
+        log.info("sweep: no clusters/%s in this run: no cluster coverage and no MMD", config.clusters)
+        return None
+    features = manifest.description["config"]["features"]
+    values = {
+        "frequencies": config.frequencies,
+        "sigma": config.sigma,
+        "features": features,
+        "label": f"{features}-{config.frequencies}-{config.sigma:g}",
+    }
+    made = sketch(run, make_config(SketchConfig, values, "sketch"))
+    return Reference(clusters, run.noun("sketches", made.label))
+
+
+def _description(config: SweepConfig, samples: Manifest, reference: Reference | None) -> dict[str, Any]:
+    """What all results of the sweep depend on: not the grid, so that a larger one keeps the results of the smaller."""
+    inputs = {"samples": samples.fingerprint}
+    if reference is not None:
+        inputs["clusters"] = reference.clusters.require("cluster").fingerprint
+    description = describe("sweep", STAGE_VERSION, config, inputs)
+    fixed = {name: description["config"][name] for name in ("samples", "clusters", "frequencies", "sigma")}
+    return {**description, "config": fixed}
+
+
+def _key(run: Run, trial: Trial, reference: Reference | None) -> str:
+    """The hash of all that determines a selection and its statistics."""
+    measured_by = None if reference is None else reference.sketches.require("sweep").fingerprint
+    inputs = {"select": select_inputs(run, trial.select_config), "sketches": measured_by}
+    return fingerprint_of({"config": trial.select_config.determining(), "inputs": inputs})[:16]
+
+
+def _forget_lost(run: Run, config: SweepConfig, trials: dict[str, Trial]) -> None:
+    """Drop results whose selection was deleted or replaced since, so that they are made again."""
+    noun = run.noun("sweeps", config.label)
+    for key, trial in trials.items():
+        result = result_of(noun, MEASURED, key)
+        manifest = run.noun("selection", trial.label).manifest()
+        if result is not None and (manifest is None or manifest.fingerprint != result["selection"]):
+            noun.filesystem.delete_file(f"{noun.folder}/{MEASURED}/{key}.json")
+
+
+def _measure(
+    run: Run, config: SweepConfig, trials: dict[str, Trial], reference: Reference | None
+) -> list[dict[str, Any]]:
+    """Select and measure; in the order of the trials."""
+
+    def work(key: str) -> dict[str, Any]:
+        trial, started = trials[key], time.monotonic()
+        selected = select(run, trial.select_config, map_here)
+        between = time.monotonic()
+        found = measure_selection(run.noun("selection", trial.label), selected, reference)
+        seconds = {"selection": between - started, "statistics": time.monotonic() - between}
+        return {**found, "label": trial.label, "seconds": seconds}
+
+    noun = run.noun("sweeps", config.label)
+    return run_trials(
+        noun, MEASURED, list(trials), work, cpus=config.cpus_per_trial, max_concurrent=config.max_concurrent
+    )
+
+
+def _train(
+    run: Run, config: SweepConfig, trials: list[Trial], selection_keys: dict[str, str], samples: Manifest
+) -> dict[str, Scores]:
+    """Finetune and evaluate each trial's selection; the scores by the label of its selection."""
+    if config.finetune is None:
+        return {}
+    test = {} if "command" in config.evaluate else {"test": run.noun("samples", config.data).require("ingest")}
+    inputs = {name: manifest.fingerprint for name, manifest in {"samples": samples, **test}.items()}
+    keys = {}
+    for trial in trials:
+        configs = (trial.finetune_config.determining(), trial.evaluate_config.determining())
+        asked = {"configs": configs, "selection": selection_keys.get(trial.label), "inputs": inputs}
+        keys[fingerprint_of(asked)[:16]] = trial
+
+    def train(key: str) -> dict[str, Any]:
+        trial = keys[key]
+        trained = finetune(run, trial.finetune_config)
+        scored = evaluate(run, trial.evaluate_config)
+        scores = Scores(
+            rows=trained.rows_out,
+            steps=int(trained.metrics["steps"]),
+            scores=run.noun("scores", trial.model_label).read_json(SCORES_FILE) or {},
+            headlines=scored.metrics["headlines"],
+            training_seconds=training_seconds(run, trained),
+            evaluation_seconds=float(scored.metrics.get("generation_seconds", scored.seconds)),
+            shared_seconds=_shared_seconds(run, trial),
+        )
+        return asdict(scores)
+
+    first = trials[0].finetune_config
+    slots = training_slots(first.workers, first.cpus_per_worker, first.gpus_per_worker)
+    found = run_trials(
+        run.noun("sweeps", config.label),
+        TRAINED,
+        list(keys),
+        lambda key: outside_of_trial(train, key),
+        cpus=WAITING_CPUS,
+        max_concurrent=min(slots, config.max_concurrent or slots),
+    )
+    return {trial.label: Scores(**value) for trial, value in zip(keys.values(), found, strict=True)}
+
+
+def _shared_seconds(run: Run, trial: Trial) -> dict[str, float]:
+    """Wall clock of what the trial's selection needs beforehand, by noun, as if it had been made for it alone."""
+    if trial.is_full:
+        return {}
+    return seconds_of(needs_of(run, trial.select_config))

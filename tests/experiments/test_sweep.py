@@ -1,0 +1,127 @@
+"""A sweep on a cluster: what it writes, and that a killed one ends like an undisturbed one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raycurate.config import RankConfig, make_config
+from raycurate.errors import UserError
+from raycurate.experiments.config import SweepConfig
+from raycurate.experiments.grid import grid
+from raycurate.experiments.sweep import sweep
+from raycurate.stages.rank import rank
+from raycurate.store import Run
+from tests.nouns import read_all, write_clusters, write_features, write_samples
+from tests.selection.selection_cases import clustered_case
+
+GRID = {"methods": ["coincide"], "temperatures": [0.05, 0.1, 0.2], "ratios": [0.1, 0.2, 0.4], "frequencies": 32}
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def made(ray_cluster, tmp_path_factory) -> Path:
+    """A run with 300 rows of seven tasks, clustered and ranked."""
+    folder = tmp_path_factory.mktemp("made") / "run"
+    run, case = Run(str(folder)), clustered_case(3, rows=ROWS, clusters=8)
+    write_samples(run, case.keys, [f"task {min(i % 10, 6)}" for i in range(ROWS)], shards=3)
+    write_features(run, case.keys, case.features, shards=3, block_dim=case.block_dim)
+    write_clusters(run, case.keys, case.features, case.labels, case.centroids, shards=3)
+    rank(run, make_config(RankConfig, {}))
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every table and figure of a sweep without the times."""
+    found = folder / "sweeps" / "main"
+    return {
+        str(path.relative_to(found)): path.read_bytes()
+        for pattern in ("*.csv", "results.json", "figures/*.svg")
+        for path in found.glob(pattern)
+        if path.name != "timings.csv"
+    }
+
+
+def kill_in_the_middle(folder: Path) -> set[str]:
+    """Start the command, kill -9 its process after two results; the results that it left."""
+    command = [sys.executable, "-m", "raycurate.cli", "sweep", str(folder), "--temperatures", "0.05,0.1,0.2"]
+    command += ["--ratios", "0.1,0.2,0.4", "--set", "frequencies=32", "--set", "max_concurrent=1"]
+    results = folder / "sweeps" / "main" / "measured"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while len(list(results.glob("*.json"))) < 2:
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline, "no second result in two minutes"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return {path.name for path in results.glob("*.json")}
+
+
+def test_a_killed_sweep_ends_as_an_undisturbed_one(made, tmp_path):
+    """kill -9 of the driver, the same command again: identical tables and figures, finished trials not run again."""
+    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+    shutil.copytree(made, quiet)
+    shutil.copytree(made, killed)
+    sweep(Run(str(quiet)), make_config(SweepConfig, GRID))
+    before = kill_in_the_middle(killed)
+    assert 2 <= len(before) < 9
+    assert list((killed / "sweeps" / "main" / "tune").glob("*/tuner.pkl")), "Tune has its state to go on from"
+    results = killed / "sweeps" / "main" / "measured"
+    written = {name: (results / name).stat().st_mtime_ns for name in before}
+    sweep(Run(str(killed)), make_config(SweepConfig, GRID))
+    assert len(list(results.glob("*.json"))) == 9
+    assert {name: (results / name).stat().st_mtime_ns for name in before} == written
+    assert not (killed / "sweeps" / "main" / "tune").exists()
+    assert {"results.csv", "results.json", "figures/pareto.svg"} <= set(files_of(quiet))
+    assert files_of(killed) == files_of(quiet)
+
+
+def test_the_table_says_what_was_selected(made, tmp_path):
+    """Counts, balance, coverage and overlap follow from the kept rows; a larger grid runs its new points only."""
+    shutil.copytree(made, tmp_path / "run")
+    run = Run(str(tmp_path / "run"))
+    values = {**GRID, "methods": ["coincide", "random"], "temperatures": [0.1], "ratios": [0.2]}
+    sweep(run, make_config(SweepConfig, values))
+    first = run.noun("sweeps").read_json("results.json")["trials"]
+    noun_made = run.noun("selection", first[0]["label"]).require("select").created
+    config = make_config(SweepConfig, {**values, "ratios": [0.2, 1.0]})
+    sweep(run, config)
+    assert run.noun("selection", first[0]["label"]).require("select").created == noun_made
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "run/sweeps/main/results.csv").read_text())))
+    assert [row["label"] for row in rows] == [trial.label for trial in grid(config)]
+    clusters = dict(zip(*read_all(run.noun("clusters")).select(["key", "cluster"]).to_pydict().values(), strict=True))
+    kept_keys = {}
+    for row in rows:
+        table = read_all(run.noun("selection", row["label"]))
+        kept = table.filter(table["kept"])
+        kept_keys[row["label"]] = set(kept["key"].to_pylist())
+        counts = np.unique(kept["task"].to_pylist(), return_counts=True)[1] / kept.num_rows
+        assert int(row["kept"]) == round(float(row["ratio"]) * ROWS) == kept.num_rows
+        assert float(row["task_entropy"]) == pytest.approx(-(counts * np.log(counts)).sum())
+        assert int(row["clusters_covered"]) == len({clusters[key] for key in kept["key"].to_pylist()})
+        assert (float(row["mmd2"]) == 0) == (row["ratio"] == "1.0")
+    overlaps = list(csv.DictReader(io.StringIO((tmp_path / "run/sweeps/main/overlap.csv").read_text())))
+    a, b = rows[0]["label"], rows[2]["label"]
+    shared = len(kept_keys[a] & kept_keys[b]) / len(kept_keys[a] | kept_keys[b])
+    assert float(overlaps[0][b]) == pytest.approx(shared)
+
+
+def test_a_failed_trial_is_told_and_run_again(made, tmp_path):
+    """Quotas that cannot be met fail their trial with the method's own message; the other trial is kept."""
+    shutil.copytree(made, tmp_path / "run")
+    run = Run(str(tmp_path / "run"))
+    values = {**GRID, "temperatures": [0.1], "ratios": [0.01, 0.4], "options": {"coincide": {"min_cluster_keep": 3}}}
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1 of 2 trials failed .*min_cluster_keep=3 asks for"):
+            sweep(run, make_config(SweepConfig, values))
+    assert len(list((tmp_path / "run/sweeps/main/measured").glob("*.json"))) == 1
