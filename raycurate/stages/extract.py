@@ -116,6 +116,7 @@ def _dataset(
         batch_format="pyarrow",
         num_cpus=config.cpus_per_actor,
         num_gpus=gpus or None,
+        label_selector=config.nodes or None,
         compute=pool,
     )
 
