@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from raycurate.config import ExportConfig
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
-from raycurate.recipe import Recipe
+from raycurate.recipe import CURATION, TRAINING, Recipe
 from raycurate.selection import build_selector
 from raycurate.stages.cluster import cluster
 from raycurate.stages.compare import compare
@@ -25,41 +26,53 @@ from raycurate.store import Manifest, Noun, Run
 Report = Callable[[Manifest, float], None]
 
 
-def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
-    """Run every stage that a recipe has. A finished stage with the same fingerprint costs nothing.
+def run_recipe(
+    recipe: Recipe, report: Report | None = None, *, sections: Sequence[str] = (*CURATION, *TRAINING)
+) -> list[Manifest]:
+    """Run the stages that a recipe has. A finished stage with the same fingerprint costs nothing.
 
     Args:
         recipe: the whole run's config.
         report: called after each stage with its manifest and the seconds that it took now.
+        sections: only these of the recipe's sections; what they read must be in the run directory.
     """
     run = Run(recipe.run)
     manifests: list[Manifest] = []
     # Ray Train asks the State API, which the dashboard serves.
-    trains = recipe.finetune is not None or recipe.compare is not None
+    trains = any(getattr(recipe, name) is not None for name in ("finetune", "compare") if name in sections)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
     with ray_session(session):
-        for stage in _stages(run, recipe):
+        for name, stage in _stages(run, recipe):
+            if name not in sections:
+                continue
             started = time.monotonic()
-            manifests.append(stage())
+            manifest = stage()
+            if manifest is None:
+                continue
+            manifests.append(manifest)
             if report:
-                report(manifests[-1], time.monotonic() - started)
+                report(manifest, time.monotonic() - started)
     return manifests
 
 
-def _stages(run: Run, recipe: Recipe) -> Iterator[Callable[[], Manifest]]:
-    """The stages of a recipe in their order."""
-    yield lambda: ingest(run, recipe.ingest)
-    yield lambda: extract(run, recipe.extract)
-    yield lambda: cluster(run, recipe.cluster)
+def _stages(run: Run, recipe: Recipe) -> Iterator[tuple[str, Callable[[], Manifest | None]]]:
+    """The sections of a recipe in their order, and what each runs; the export writes a file and has no manifest."""
+    yield "ingest", lambda: ingest(run, recipe.ingest)
+    yield "extract", lambda: extract(run, recipe.extract)
+    yield "cluster", lambda: cluster(run, recipe.cluster)
     if "ranking" in build_selector(recipe.select.method, recipe.select.options).needs:
-        yield lambda: rank(run, recipe.rank)
-    yield lambda: select(run, recipe.select)
+        yield "rank", lambda: rank(run, recipe.rank)
+    yield "select", lambda: select(run, recipe.select)
     if recipe.export is not None:
-        export(run, recipe.export)
+        yield "export", functools.partial(_export, run, recipe.export)
     for name, stage in (("test", ingest), ("finetune", finetune), ("evaluate", evaluate), ("compare", compare)):
         config = getattr(recipe, name)
         if config is not None:
-            yield functools.partial(stage, run, config)
+            yield name, functools.partial(stage, run, config)
+
+
+def _export(run: Run, config: ExportConfig) -> None:
+    export(run, config)
 
 
 @dataclass(frozen=True, slots=True)
