@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,13 @@ def test_a_submitted_job_fails_and_succeeds_by_its_exit_code_and_the_same_line_g
         line = [*submit, "--working-dir", str(ROOT), "--", sys.executable, "jobs/curate.py", "--recipe", str(recipe)]
 
         def submitted() -> tuple[int, str]:
-            done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=400)
-            return done.returncode, done.stdout + done.stderr
+            deadline = time.monotonic() + 200
+            while True:  # a cluster that has just started has no agent to take jobs yet, and says so
+                done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=400)
+                output = done.stdout + done.stderr
+                if "No available agent" not in output or time.monotonic() > deadline:
+                    return done.returncode, output
+                time.sleep(2)
 
         code, output = submitted()
         assert code != 0
