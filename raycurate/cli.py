@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from typing import Any
 
 import click
@@ -11,7 +10,7 @@ import yaml
 from rich.table import Table
 
 from raycurate import __version__
-from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, settings
+from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, set_up_logging, settings
 from raycurate.cli_sweep import sweep
 from raycurate.cli_training import compare, evaluate, finetune
 from raycurate.config import (
@@ -41,9 +40,7 @@ def main(debug: bool, quiet: bool) -> None:
       raycurate select runs/mine --method coincide --ratio 0.2
       raycurate export runs/mine --format llava --out coreset.json
     """
-    level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("raycurate").setLevel(logging.DEBUG if debug else level)
+    set_up_logging(debug=debug, quiet=quiet)
 
 
 @main.command()

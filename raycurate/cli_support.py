@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
-class Group(click.Group):
+class ReadableCommand(click.Command):
     """Turns errors into one readable line and an exit code; ``--debug`` shows the traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -38,8 +39,19 @@ class Group(click.Group):
                 raise
             text = str(error).strip().splitlines()
             err.print(f"[bold red]error:[/] {type(error).__name__}: {plain(text[-1] if text else '')}")
-            err.print("Run again with `raycurate --debug ...` for the traceback; finished shards are kept.")
+            err.print("Run again with --debug (before the command) for the traceback; finished shards are kept.")
         sys.exit(1)
+
+
+class Group(ReadableCommand, click.Group):
+    """Several commands whose errors are readable."""
+
+
+def set_up_logging(*, debug: bool, quiet: bool) -> None:
+    """Progress lines on stderr, unless they are not wanted."""
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("raycurate").setLevel(logging.DEBUG if debug else level)
 
 
 def plain(text: str) -> str:

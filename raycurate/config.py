@@ -23,6 +23,11 @@ def execution(default: Any, **kwargs: Any) -> Any:
     return Field(default=default, json_schema_extra={"execution": True}, **kwargs)
 
 
+def node_labels() -> Any:
+    """The field that keeps a stage's workers on some nodes of the cluster."""
+    return execution({}, description="labels of the nodes to run on, for example {raycurate/use: extract}; {}: any")
+
+
 class StageConfig(BaseModel):
     """What every stage's config can do."""
 
@@ -84,6 +89,7 @@ class ExtractConfig(StageConfig):
     cpus_per_actor: float = execution(0.75, gt=0)
     cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
     threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
+    nodes: dict[str, str] = node_labels()
     images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
     stall_seconds: float = execution(1800.0, gt=0, description="an extraction that moves nothing this long fails")
@@ -114,6 +120,7 @@ class ScoreConfig(StageConfig):
     cpus_per_actor: float = execution(0.75, gt=0)
     cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
     threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
+    nodes: dict[str, str] = node_labels()
     images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
     stall_seconds: float = execution(1800.0, gt=0, description="a pass that moves nothing this long fails")
@@ -138,6 +145,7 @@ class ClusterConfig(StageConfig):
     workers: int | None = execution(None, ge=1, description="default: one per GPU, else one per two CPUs")
     cpus_per_worker: float | None = execution(None, gt=0)
     gpus_per_worker: float | None = execution(None, ge=0)
+    nodes: dict[str, str] = node_labels()
     threads: int | None = execution(None, ge=1)
     cache_gb: float = execution(1.0, ge=0, description="rows kept in each worker's memory; the rest is read again")
     block_rows: int = execution(4096, ge=1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from raycurate.config import ExportConfig
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
-from raycurate.recipe import Recipe
+from raycurate.recipe import CURATION, TRAINING, Recipe
 from raycurate.selection import build_selector
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.cluster import cluster
@@ -27,46 +29,60 @@ from raycurate.store import Manifest, Noun, Run
 Report = Callable[[Manifest, float], None]
 
 
-def run_recipe(recipe: Recipe, report: Report | None = None) -> list[Manifest]:
-    """Run every stage that a recipe has. A finished stage with the same fingerprint costs nothing.
+def run_recipe(
+    recipe: Recipe, report: Report | None = None, *, sections: Sequence[str] = (*CURATION, *TRAINING)
+) -> list[Manifest]:
+    """Run the stages that a recipe has. A finished stage with the same fingerprint costs nothing.
 
     Args:
         recipe: the whole run's config.
         report: called after each stage with its manifest and the seconds that it took now.
+        sections: only these of the recipe's sections; what they read must be in the run directory.
     """
     run = Run(recipe.run)
     manifests: list[Manifest] = []
     # Ray Train asks the State API, which the dashboard serves.
-    trains = recipe.finetune is not None or recipe.compare is not None
+    trains = any(getattr(recipe, name) is not None for name in ("finetune", "compare") if name in sections)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
     with ray_session(session):
-        for stage in _stages(run, recipe):
+        for name, stage in _stages(run, recipe):
+            if name not in sections:
+                continue
             started = time.monotonic()
             made = stage()
-            for manifest in made if isinstance(made, list) else [made]:
+            for manifest in made:
                 manifests.append(manifest)
                 if report:
                     report(manifest, time.monotonic() - started)
     return manifests
 
 
-def _stages(run: Run, recipe: Recipe) -> Iterator[Callable[[], Manifest | list[Manifest]]]:
-    """The stages of a recipe in their order; `score` writes several nouns."""
-    yield lambda: ingest(run, recipe.ingest)
-    yield lambda: extract(run, recipe.extract)
+def _stages(run: Run, recipe: Recipe) -> Iterator[tuple[str, Callable[[], list[Manifest]]]]:
+    """The sections of a recipe in their order, and what each runs: one noun, several (`score`) or a file."""
+    yield "ingest", lambda: [ingest(run, recipe.ingest)]
+    yield "extract", lambda: [extract(run, recipe.extract)]
     if recipe.score is not None:
-        yield functools.partial(score, run, recipe.score)
-    yield lambda: cluster(run, recipe.cluster)
+        yield "score", functools.partial(score, run, recipe.score)
+    yield "cluster", lambda: [cluster(run, recipe.cluster)]
     selector = build_selector(recipe.select.method, recipe.select.options)
     if "ranking" in selector.needs and not isinstance(selector, Ranked):  # those rank for themselves
-        yield lambda: rank(run, recipe.rank)
-    yield lambda: select(run, recipe.select)
+        yield "rank", lambda: [rank(run, recipe.rank)]
+    yield "select", lambda: [select(run, recipe.select)]
     if recipe.export is not None:
-        export(run, recipe.export)
+        yield "export", functools.partial(_export, run, recipe.export)
     for name, stage in (("test", ingest), ("finetune", finetune), ("evaluate", evaluate), ("compare", compare)):
         config = getattr(recipe, name)
         if config is not None:
-            yield functools.partial(stage, run, config)
+            yield name, functools.partial(_one, stage, run, config)
+
+
+def _one(stage: Callable[[Run, Any], Manifest], run: Run, config: Any) -> list[Manifest]:
+    return [stage(run, config)]
+
+
+def _export(run: Run, config: ExportConfig) -> list[Manifest]:
+    export(run, config)
+    return []
 
 
 @dataclass(frozen=True, slots=True)

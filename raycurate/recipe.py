@@ -25,6 +25,9 @@ from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.training.config import FinetuneConfig
 
+CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
+TRAINING = ("test", "finetune", "evaluate", "compare")
+
 
 class Recipe(StageConfig):
     """A whole run: one section per stage, in the order in which they run. What has no section is not run.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution
+from raycurate.config import Label, StageConfig, execution, node_labels
 
 FULL = "full"
 
@@ -38,6 +38,7 @@ class EvaluateConfig(StageConfig):
     gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
     cpus_per_actor: float = execution(0.75, gt=0)
     cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
+    nodes: dict[str, str] = node_labels()
     threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
     images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
     command_seconds: float | None = execution(None, gt=0, description="longest time for the external evaluator")

@@ -41,6 +41,8 @@ class PoolSettings(Protocol):
     @property
     def gpus_per_actor(self) -> float | None: ...
     @property
+    def nodes(self) -> dict[str, str]: ...
+    @property
     def stall_seconds(self) -> float: ...
 
 
@@ -81,6 +83,7 @@ def pool_dataset(
         batch_format="pyarrow",
         num_cpus=config.cpus_per_actor,
         num_gpus=gpus or None,
+        label_selector=config.nodes or None,
         compute=pool,
     )
 

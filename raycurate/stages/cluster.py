@@ -37,6 +37,7 @@ from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
 MAX_LOSSES = 20
+CPUS_BESIDE_GPU = 1.0
 CHECKPOINT_SHARE = 0.1
 CHECKPOINT = "checkpoint"
 
@@ -73,13 +74,13 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
     return noun.finish(metrics=metrics)
 
 
-def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest) -> tuple[KMeansJob, dict[str, float]]:
+def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest) -> tuple[KMeansJob, dict[str, Any]]:
     """How many workers, what each asks of Ray, and which clusters each adds up."""
     gpus, cpus = cluster_gpus(), cluster_cpus()
     default = int(gpus) if gpus >= 1 else int(cpus) // 2
     workers = max(1, min(config.workers or default, manifest.shards, config.clusters))
     gpus_each = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpus >= 1)
-    cpus_each = config.cpus_per_worker or (1.0 if gpus_each else max(0.1, min(cpus / workers, cpus) * 0.9))
+    cpus_each = config.cpus_per_worker or (CPUS_BESIDE_GPU if gpus_each else max(0.1, min(cpus / workers, cpus) * 0.9))
     edges = [config.clusters * n // workers for n in range(workers + 1)]
     job = KMeansJob(
         features=features,
@@ -90,7 +91,7 @@ def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest)
         threads=config.threads or max(1, round(cpus / workers) if not gpus_each else 4),
         on_gpu=gpus_each > 0,
     )
-    return job, {"num_cpus": cpus_each, "num_gpus": gpus_each}
+    return job, {"num_cpus": cpus_each, "num_gpus": gpus_each, "label_selector": config.nodes or None}
 
 
 @dataclass

@@ -233,7 +233,8 @@ def _evaluate_outside(
         return done
     noun.begin(description)
     with Progress("evaluate", 1, "commands", noun=noun) as progress:
-        call = ray.remote(_run_command).options(num_cpus=config.cpus_per_actor, num_gpus=gpus, max_retries=0)
+        shape = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "label_selector": config.nodes or None}
+        call = ray.remote(_run_command).options(**shape, max_retries=0)
         scores = get_result(call.remote(noun, config, checkpoint))
         progress.advance()
     noun.write_json(SCORES_FILE, scores)

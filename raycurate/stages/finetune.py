@@ -83,10 +83,11 @@ def _check(config: FinetuneConfig, gpus: float) -> None:
 
         deepspeed_config(config.deepspeed, bf16=False)
     available = cluster_gpus()
-    if gpus * config.workers > available:
+    # A number of GPUs that was asked for is a demand: an autoscaler may still have to start the nodes.
+    if config.gpus_per_worker is None and gpus * config.workers > available:
         raise UserError(
             f"{config.workers} workers of {gpus:g} GPUs need {gpus * config.workers:g} GPUs, the cluster has "
-            f"{available:g}. Lower workers or gpus_per_worker."
+            f"{available:g}. Lower workers; on an autoscaling cluster set gpus_per_worker, which waits for its nodes."
         )
 
 
@@ -143,12 +144,16 @@ def _fit(
             num_workers=config.workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": config.cpus_per_worker, **({"GPU": gpus} if gpus else {})},
+            label_selector=config.nodes or None,
         ),
         run_config=RunConfig(
             name=f"raycurate-{run.id}-{attempt}",
             storage_path=f"{noun.folder}/ray",
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=config.max_failures),
+            # Ray's default is to wait for workers that never come for ever; a start that failed counts like a restart.
+            failure_config=FailureConfig(
+                max_failures=config.max_failures, controller_failure_limit=config.max_failures
+            ),
         ),
     )
     noun.write_json(FAULT_FILE, None)

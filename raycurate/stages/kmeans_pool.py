@@ -40,7 +40,7 @@ class KMeansPool:
     """
 
     def __init__(
-        self, job: KMeansJob, num_shards: int, resources: Mapping[str, float], run_id: str, progress: Progress
+        self, job: KMeansJob, num_shards: int, resources: Mapping[str, Any], run_id: str, progress: Progress
     ) -> None:
         self.job, self.resources, self.run_id, self.progress = job, resources, run_id, progress
         count = len(job.ranges)

@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution
+from raycurate.config import Label, StageConfig, execution, node_labels
 
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
@@ -64,8 +64,11 @@ class FinetuneConfig(StageConfig):
 
     label: Label = execution("main")
     workers: int = execution(1, ge=1, description="training processes, one GPU each where there are GPUs")
-    gpus_per_worker: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    gpus_per_worker: float | None = execution(
+        None, ge=0, description="default: 1 where the cluster has GPUs, else 0; a number waits for an autoscaler"
+    )
     cpus_per_worker: float = execution(1.0, gt=0)
+    nodes: dict[str, str] = node_labels()
     threads: int | None = execution(None, ge=1, description="torch threads of a worker without a GPU")
     micro_batch: int | None = execution(None, ge=1, description="rows per worker and forward; default: 16 at most")
     deepspeed: str | None = execution(None, description="zero2, zero3, or a DeepSpeed JSON file; null: plain DDP")
@@ -77,8 +80,8 @@ class FinetuneConfig(StageConfig):
     logging_steps: int = execution(10, ge=1)
     save_steps: int = execution(200, ge=1, description="optimizer steps between checkpoints")
     keep_checkpoints: int = execution(1, ge=1, description="besides the newest")
-    max_failures: int = execution(3, ge=-1, description="restarts after a dead worker; -1 = no bound")
-    start_seconds: float = execution(900.0, gt=0, description="longest wait for the workers to start")
+    max_failures: int = execution(3, ge=-1, description="restarts after a dead worker or a late start; -1: no bound")
+    start_seconds: float = execution(900.0, gt=0, description="longest wait for the workers to start, at each attempt")
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = execution(("tensorboard",))
     strict: bool = execution(False)
     max_tasks: int = execution(64, ge=1)
