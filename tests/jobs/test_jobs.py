@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,10 +15,6 @@ from jobs import curate, finetune
 from raycurate.cli_jobs import SUBMITTED
 
 ROOT = Path(__file__).parents[2]
-HOLD = """import ray, sys
-print(ray.init(address="local", num_cpus=4, include_dashboard=True).dashboard_url, flush=True)
-sys.stdin.read()
-"""
 
 
 def write_recipe(folder: Path) -> Path:
@@ -39,12 +30,6 @@ def write_recipe(folder: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return path
-
-
-def write_rows(folder: Path) -> None:
-    asked = [{"from": "human", "value": "how many is it?"}]
-    rows = [{"id": n, "conversations": [*asked, {"from": "gpt", "value": f"it is {n}"}]} for n in range(40)]
-    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 def call(job, *arguments: str) -> Result:
@@ -89,46 +74,3 @@ def test_the_runtime_env_is_one_that_ray_accepts_and_pins_by_our_constraints():
     accepted = RuntimeEnv(**given)
     copy = "${" + RAY_RUNTIME_ENV_CREATE_WORKING_DIR_ENV_VAR + "}"
     assert accepted["pip"]["packages"] == [f"-c {copy}/constraints.txt", copy]
-
-
-@pytest.mark.slow
-def test_a_submitted_job_fails_and_succeeds_by_its_exit_code_and_the_same_line_goes_on(tmp_path):
-    """`ray job submit` to a cluster with token authentication: first without the source, then with it, then again."""
-    recipe = write_recipe(tmp_path)
-    environment = {**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
-    environment.pop("RAY_ADDRESS", None)
-    cluster = subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert cluster.stdin is not None
-    assert cluster.stdout is not None
-    try:
-        address = f"http://{cluster.stdout.readline().strip()}"
-        submit = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", address]
-        line = [*submit, "--working-dir", str(ROOT), "--", sys.executable, "jobs/curate.py", "--recipe", str(recipe)]
-
-        def submitted() -> tuple[int, str]:
-            deadline = time.monotonic() + 200
-            while True:  # a cluster that has just started has no agent to take jobs yet, and says so
-                done = subprocess.run(line, capture_output=True, text=True, env=environment, timeout=400)
-                output = done.stdout + done.stderr
-                if "No available agent" not in output or time.monotonic() > deadline:
-                    return done.returncode, output
-                time.sleep(2)
-
-        code, output = submitted()
-        assert code != 0
-        assert f"run {tmp_path}/run" in output
-        write_rows(tmp_path)
-        code, output = submitted()
-        assert code == 0, output
-        first = (tmp_path / "coreset.json").read_bytes()
-        assert len(json.loads(first)) == 10
-        made = (tmp_path / "run" / "features" / "main" / "manifest.json").stat().st_mtime_ns
-        code, output = submitted()
-        assert code == 0, output
-        assert (tmp_path / "run" / "features" / "main" / "manifest.json").stat().st_mtime_ns == made
-        assert (tmp_path / "coreset.json").read_bytes() == first
-    finally:
-        cluster.stdin.close()
-        cluster.wait(timeout=120)
