@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from raycurate.cli_support import config_of, out, plain, settings
@@ -73,7 +72,7 @@ def print_sweep(noun: Noun) -> None:
     shown = {name: column for name, column in cells.items() if any(column)}
     if len(set(shown["seed"])) == 1:
         del shown["seed"]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for name in shown:
         table.add_column(name, no_wrap=True, justify="left" if name == "method" else "right")
     for line in zip(*shown.values(), strict=True):
@@ -90,9 +89,9 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("kept", ("kept",), "{:,}"),
     ("tasks", ("tasks", "all_tasks"), "{}/{}"),
     ("entropy", ("task_entropy",), "{:.3f}"),
-    ("eff. tasks", ("effective_tasks",), "{:.2f}"),
-    ("clusters", ("clusters_covered", "clusters"), "{:,}/{:,}"),
-    ("MMD^2", ("mmd2",), "{:.2e}"),
+    ("eff.", ("effective_tasks",), "{:.2f}"),
+    ("clusters", ("cluster_share",), "{:.1%}"),
+    ("MMD^2", ("mmd2",), "{:.1e}"),
     ("overlap", ("mean_jaccard",), "{:.2f}"),
     ("Rel.%", ("rel_percent",), "{:.1f}"),
 )
