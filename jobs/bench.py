@@ -237,8 +237,18 @@ def _published_greedy(features_ND: np.ndarray, picks: int) -> list[int]:
 # memory
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process without shared memory.
+
+    A worker that has read objects of Ray's object store has their pages in its resident set, up to the size of the
+    store, which is a setting of the cluster and not memory of the worker.
+    """
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
+    return sum(int(status[name].split()[0]) << 10 for name in ("RssAnon", "RssFile") if name in status)
+
+
 class PeakMemory:
-    """The largest resident set of any Ray worker and of this process, sampled while the body runs."""
+    """The largest resident memory of any Ray worker and of this process, sampled while the body runs."""
 
     def __enter__(self) -> PeakMemory:
         import threading
@@ -256,12 +266,12 @@ class PeakMemory:
     def _watch(self) -> None:
         me = psutil.Process()
         while not self.stop.wait(0.05):
-            self.driver = max(self.driver, me.memory_info().rss)
+            self.driver = max(self.driver, resident_bytes(me.pid))
             for child in me.children(recursive=True):
                 try:
                     if child.name().startswith("ray::"):
-                        self.worker = max(self.worker, child.memory_info().rss)
-                except psutil.NoSuchProcess:
+                        self.worker = max(self.worker, resident_bytes(child.pid))
+                except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                     continue
 
 
