@@ -11,6 +11,7 @@ import yaml
 from rich.table import Table
 
 from raycurate import __version__
+from raycurate.cli_balancing import balance
 from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, settings
 from raycurate.cli_training import compare, evaluate, finetune
 from raycurate.config import (
@@ -244,7 +245,7 @@ def status(run: str) -> None:
     out.print(table)
 
 
-for command in (finetune, evaluate, compare):
+for command in (balance, finetune, evaluate, compare):
     main.add_command(command)
 
 
