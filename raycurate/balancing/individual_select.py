@@ -186,7 +186,7 @@ def _top_of_each(judged: Sequence[Decision], top: int | None) -> list[Decision]:
         category = d.candidate.category
         kept[category] += d.chosen
         if d.chosen and kept[category] > top:
-            reason = f"{d.reason}, but {top} of '{category}' gain more"
+            reason = f"{d.reason}, but {top} of '{category}' come first"
             decisions.append(Decision(d.candidate, d.mean, d.gain, d.deltas, False, reason))
         else:
             decisions.append(d)

@@ -126,8 +126,8 @@ class DynamicWeightAverage:
             self._seen[task] += 1
             values = list(history)
             before, last = math.fsum(values[:DWA_WINDOW]), math.fsum(values[DWA_WINDOW:])
-            if self._seen[task] > DWA_WINDOW and before > 0:
-                self._ratios[task] = last / before
+            if self._seen[task] > DWA_WINDOW:
+                self._ratios[task] = _ratio(last, before, self._ratios[task])
         return _softmax_weights(tuple(self._ratios), np.array(list(self._ratios.values())) / DWA_TEMPERATURE)
 
 
@@ -144,8 +144,8 @@ class BaseLossWeights:
             total, count = self._sums[task]
             if IGB_BASE_START <= step < IGB_BASE_END:
                 self._sums[task] = total + loss.mean, count + 1
-            elif step >= IGB_BASE_END and total > 0:
-                self._ratios[task] = loss.mean * count / total
+            elif step >= IGB_BASE_END and count:
+                self._ratios[task] = _ratio(loss.mean, total / count, self._ratios[task])
         return _softmax_weights(tuple(self._ratios), np.array(list(self._ratios.values())))
 
 
@@ -173,6 +173,12 @@ def _present(losses: Mapping[str, TaskLoss], known: Collection[str], step: int) 
         if not math.isfinite(loss.total):
             raise UserError(f"the loss of task '{task}' in step {step} is {loss.total}: no weight follows from it")
     return {task: loss for task, loss in losses.items() if loss.tokens > 0}
+
+
+def _ratio(above: float, below: float, otherwise: float) -> float:
+    """above / below where that is a number, as it is not for a loss of (nearly) zero."""
+    ratio = above / below if below > 0 else math.inf
+    return ratio if math.isfinite(ratio) else otherwise
 
 
 def _softmax_weights(tasks: Sequence[str], values_N: NDArray[np.float64]) -> Weights:

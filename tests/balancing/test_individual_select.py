@@ -69,7 +69,7 @@ def test_top_of_each_category() -> None:
     decisions = decide(BASELINE, found, Rule(top=2))
     assert [d.candidate.name for d in decisions] == ["d", "c", "a", "b"]
     assert chosen(decisions) == ["d", "c", "a"]
-    assert decisions[-1].reason == "gain +4.000 is above 1 sd = 1.000, but 2 of 'ocr' gain more"
+    assert decisions[-1].reason == "gain +4.000 is above 1 sd = 1.000, but 2 of 'ocr' come first"
 
 
 def test_curve_adds_the_best_category_first() -> None:
@@ -96,7 +96,7 @@ def test_decision_table_has_every_number() -> None:
         "4.0000",
         "4.000",
     )
-    assert lines[1]["reason"].endswith(", but 1 of 'ocr' gain more")
+    assert lines[1]["reason"].endswith(", but 1 of 'ocr' come first")
 
 
 def test_seeds_that_agree_leave_the_sign() -> None:
