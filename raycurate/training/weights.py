@@ -1,5 +1,7 @@
 """Task weights: a small JSON file {task: lambda}, checked against the tasks that are to be trained on.
 
+`raycurate balance` writes them as {"weights": {task: lambda}, ...} with what they were made of beside; both are read.
+
 Only ratios matter: the loss is divided by the sum of the weights of its tokens. A task that the file does not name, or
 a name that no task has, is an error and not a silent 1.0: a misspelt weight would otherwise change nothing, unseen.
 """
@@ -26,6 +28,8 @@ def read_weights(uri: str) -> dict[str, float]:
         raise UserError(f"cannot read the weights {uri}: {error}") from None
     except ValueError as error:
         raise UserError(f"{uri} is not JSON: {error}. Expected is {{'task': weight, ...}}.") from None
+    if isinstance(values, Mapping) and isinstance(values.get("weights"), Mapping):
+        values = values["weights"]
     return check_numbers(values, uri)
 
 

@@ -40,6 +40,18 @@ def test_weight_must_be_finite_and_positive(value):
         weights_of(["vqa"], {"vqa": value})
 
 
+def test_weights_beside_what_they_were_made_of(tmp_path):
+    """The weights of a record are read and checked; a task may still be called `weights`."""
+    path = tmp_path / "weights.json"
+    path.write_text(json.dumps({"weights": {"a": 1, "b": 2.5}, "formula": "lambda = 1", "temperature": 0.5}))
+    assert read_weights(str(path)) == {"a": 1.0, "b": 2.5}
+    path.write_text(json.dumps({"weights": {"a": -1}, "formula": "lambda = 1"}))
+    with pytest.raises(UserError, match="the weight of 'a' is -1"):
+        read_weights(str(path))
+    path.write_text(json.dumps({"weights": 2.0, "a": 1.0}))
+    assert read_weights(str(path)) == {"weights": 2.0, "a": 1.0}
+
+
 def test_file_is_read_and_checked(tmp_path):
     """A JSON file gives the mapping; what is no JSON object of numbers is refused."""
     path = tmp_path / "weights.json"
