@@ -115,7 +115,7 @@ def test_other_metrics_do_not_generate_again(run, model, scored, monkeypatch):
     def no_generation(*_arguments):
         raise AssertionError("the answers are there")
 
-    monkeypatch.setattr(stage, "_dataset", no_generation)
+    monkeypatch.setattr(stage, "pool_dataset", no_generation)
     assert evaluate(run, _config(model, label="plain")) == scored
     changed = evaluate(run, _config(model, label="plain", metrics={"te*": ["exact_match", "vqa_accuracy"]}))
     assert changed.fingerprint != scored.fingerprint
@@ -130,13 +130,13 @@ def test_only_missing_shards_are_answered(run, model, scored, monkeypatch):
     noun.filesystem.delete_file(f"{noun.folder}/manifest.json")
     noun.filesystem.delete_file(f"{noun.folder}/records/00001.json")
     asked = []
-    plain = stage._dataset
+    plain = stage.pool_dataset
 
     def noted(*arguments):
-        asked.append(arguments[6])
+        asked.append(arguments[0])
         return plain(*arguments)
 
-    monkeypatch.setattr(stage, "_dataset", noted)
+    monkeypatch.setattr(stage, "pool_dataset", noted)
     evaluate(run, _config(model, label="plain", max_actors=1))
     assert asked == [[1]]
     assert read_all(noun) == before
