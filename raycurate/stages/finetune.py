@@ -135,6 +135,7 @@ def _fit(
         "weights": weights,
         "images": config.images or _image_root(run, config),
         "on_gpu": gpus > 0,
+        "folder": os.getcwd(),
     }
     trainer = TorchTrainer(
         _work,
@@ -256,6 +257,8 @@ def _work(order: dict[str, Any]) -> dict[str, Any] | None:
     if not order["on_gpu"]:
         os.environ["DS_ACCELERATOR"] = "cpu"  # before anything imports deepspeed
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if os.path.isdir(order["folder"]):  # Ray Train moves its workers elsewhere; relative paths are the driver's
+        os.chdir(order["folder"])
     rank = ray.train.get_context().get_world_rank()
     try:
         outcome = _Worker(order).run()
