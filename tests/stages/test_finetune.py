@@ -67,8 +67,8 @@ def generate(folder: Path, adapter: Path | None = None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster, tmp_path_factory, model):
-    """A LoRA finetune on half of 48 rows, merged."""
-    run = write_run(tmp_path_factory.mktemp("run"), 48, keep_every=2)
+    """A LoRA finetune on half of 48 rows, merged; the run directory is given by a relative path."""
+    run = write_run(Path(os.path.relpath(tmp_path_factory.mktemp("run"))), 48, keep_every=2)
     config = settings(model, weights=dict.fromkeys(TASKS, 1.0) | {"text": 2.0}, merge=True, epochs=2)
     return run, config, finetune(run, config)
 
