@@ -69,7 +69,22 @@ class IngestConfig(StageConfig):
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
 
 
-class ExtractConfig(StageConfig):
+class PoolConfig(StageConfig):
+    """What stages with loader tasks and a pool of actors have in common; all of it says how, not what."""
+
+    min_actors: int = execution(1, ge=1)
+    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
+    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
+    cpus_per_actor: float = execution(0.75, gt=0)
+    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
+    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
+    nodes: dict[str, str] = node_labels()
+    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
+    strict: bool = execution(False)
+    stall_seconds: float = execution(1800.0, gt=0, description="a stage that moves nothing this long fails")
+
+
+class ExtractConfig(PoolConfig):
     """``extract``: forward passes of the reference model -> one unit row per sample."""
 
     model: str = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
@@ -83,19 +98,9 @@ class ExtractConfig(StageConfig):
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     samples: Label = Field("main", description="label of the samples to read")
     label: Label = execution("main", description="label of the features that are written")
-    min_actors: int = execution(1, ge=1)
-    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
-    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
-    cpus_per_actor: float = execution(0.75, gt=0)
-    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
-    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
-    nodes: dict[str, str] = node_labels()
-    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
-    strict: bool = execution(False)
-    stall_seconds: float = execution(1800.0, gt=0, description="an extraction that moves nothing this long fails")
 
 
-class ScoreConfig(StageConfig):
+class ScoreConfig(PoolConfig):
     """``score``: forward passes that many selection methods share -> scores and embeddings per sample."""
 
     scores: tuple[Literal["token_losses", "last_token", "mean_token", "clip"], ...] = Field(
@@ -114,16 +119,6 @@ class ScoreConfig(StageConfig):
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     samples: Label = Field("main", description="label of the samples to read")
     label: Label = execution("main", description="others than main prefix the labels of what is written")
-    min_actors: int = execution(1, ge=1)
-    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
-    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
-    cpus_per_actor: float = execution(0.75, gt=0)
-    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
-    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
-    nodes: dict[str, str] = node_labels()
-    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
-    strict: bool = execution(False)
-    stall_seconds: float = execution(1800.0, gt=0, description="a pass that moves nothing this long fails")
     max_tasks: int = execution(64, ge=1)
 
 

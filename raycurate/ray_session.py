@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ParamSpec, TypeVar
 
 import psutil
@@ -108,6 +108,26 @@ def _held_stderr() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+
+
+@contextlib.contextmanager
+def quiet_library(name: str, settings: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables and keep a logger's lines below errors from the terminal, for the body only."""
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    logger = logging.getLogger(name)
+    level = logger.level
+    if not os.environ.get("RAYCURATE_RAY_LOGS"):
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def cluster_cpus() -> float:

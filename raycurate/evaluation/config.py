@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution, node_labels
+from raycurate.config import Label, PoolConfig, StageConfig, execution
 
 FULL = "full"
 
 
-class EvaluateConfig(StageConfig):
+class EvaluateConfig(PoolConfig):
     """``evaluate``: answer every question of a test set with a model, and score the answers task by task."""
 
     model: str = Field(description="hub id, folder, 'tiny', or models/LABEL of the run; LoRA folders load with peft")
@@ -33,17 +33,7 @@ class EvaluateConfig(StageConfig):
     )
 
     label: Label = execution("main", description="label of the predictions and scores that are written")
-    min_actors: int = execution(1, ge=1)
-    max_actors: int = execution(64, ge=1, description="actors of the pool, one GPU each where there are GPUs")
-    gpus_per_actor: float | None = execution(None, ge=0, description="default: 1 where the cluster has GPUs, else 0")
-    cpus_per_actor: float = execution(0.75, gt=0)
-    cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
-    nodes: dict[str, str] = node_labels()
-    threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
-    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
     command_seconds: float | None = execution(None, gt=0, description="longest time for the external evaluator")
-    stall_seconds: float = execution(1800.0, gt=0, description="an evaluation that moves nothing this long fails")
-    strict: bool = execution(False)
 
     @model_validator(mode="after")
     def _check_source(self) -> EvaluateConfig:

@@ -32,12 +32,14 @@ from ray import tune
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, list_files
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.ray_session import cluster_cpus, cluster_gpus, quiet_library
 from raycurate.stages.shards import get_result
 from raycurate.store import Noun, fingerprint_of
 
 POLL_SECONDS = 0.5
 MAX_FAILURES = 2
+# No tables of its own on the terminal, and no result files, which nobody reads.
+QUIET_TUNE = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 # What a trial that only waits for its stages holds; Tune wants to place every trial.
 WAITING_CPUS = 0.001
 Work = Callable[[str], Mapping[str, Any]]
@@ -81,7 +83,7 @@ def run_trials(
 
     folder, name = f"{noun.folder}/tune", f"{phase}-{fingerprint_of({'keys': list(keys)})[:8]}"
     faults: list[str] = []
-    with _progress(noun, phase, len(keys), lambda: len(keys) - len(missing())), _quiet_tune():
+    with _progress(noun, phase, len(keys), lambda: len(keys) - len(missing())), quiet_library("ray.tune", QUIET_TUNE):
         restored = _restore(noun, f"{folder}/{name}", trainable, cpus)
         if missing() and restored is not None:
             faults = _fit(restored)
@@ -196,24 +198,3 @@ def _progress(noun: Noun, phase: str, total: int, count: Callable[[], int]) -> I
             stop.set()
             thread.join()
             progress.set(count())
-
-
-@contextmanager
-def _quiet_tune() -> Iterator[None]:
-    """Tune's own tables and log lines kept from the terminal, and its result files, which nobody reads, not written."""
-    settings = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    if not os.environ.get("RAYCURATE_RAY_LOGS"):
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

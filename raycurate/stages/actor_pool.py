@@ -11,11 +11,12 @@ that its pool is given back when it ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.data
 
+from raycurate.config import PoolConfig
 from raycurate.errors import UserError
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_cpus, cluster_gpus
@@ -27,26 +28,7 @@ PLACE = ("shard", "window", "batch", "batches", "windows")
 """Where a batch belongs: its number and how many there are in its window, its window and how many in its shard."""
 
 
-class PoolSettings(Protocol):
-    """What a stage's config says about its pool."""
-
-    @property
-    def min_actors(self) -> int: ...
-    @property
-    def max_actors(self) -> int: ...
-    @property
-    def cpus_per_actor(self) -> float: ...
-    @property
-    def cpus_per_loader(self) -> float: ...
-    @property
-    def gpus_per_actor(self) -> float | None: ...
-    @property
-    def nodes(self) -> dict[str, str]: ...
-    @property
-    def stall_seconds(self) -> float: ...
-
-
-def gpus_of(config: PoolSettings) -> float:
+def gpus_of(config: PoolConfig) -> float:
     """GPUs that an actor takes: as set, else 1 where the cluster has GPUs."""
     return config.gpus_per_actor if config.gpus_per_actor is not None else float(cluster_gpus() > 0)
 
@@ -56,7 +38,7 @@ def pool_dataset(
     load: Callable[..., Any],
     actor: type[Any],
     actor_settings: Mapping[str, Any],
-    config: PoolSettings,
+    config: PoolConfig,
     gpus: float,
 ) -> ray.data.Dataset:
     """The streaming pipeline from shard numbers to what the actors return."""

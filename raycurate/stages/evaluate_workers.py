@@ -6,7 +6,6 @@ committed together, in the order of its samples.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.checkpoints import Checkpoint, load_checkpoint, processor_source
 from raycurate.stages.fragments import EXCERPT, as_samples
+from raycurate.stages.preparers import preparer_of
 from raycurate.store import Noun, ShardRecord
 
 OUT_OF_MEMORY = "out_of_memory"
@@ -63,26 +63,6 @@ def wanted_rows(samples: Noun, shard: int, last: str | None, columns: Sequence[s
     return rows.filter(pa.array([key_hash(key) <= last for key in rows["key"].to_pylist()], pa.bool_()))
 
 
-@functools.lru_cache(maxsize=2)
-def _preparer(
-    checkpoint: Checkpoint, facts: tuple[str, str], max_length: int, tokens: int, rows: int, trust_remote_code: bool
-) -> Any:
-    """A worker process keeps the processors that it has loaded."""
-    import torch
-
-    from raycurate.evaluation.prompts import QuestionPreparer
-    from raycurate.models.adapter import load_processor
-
-    torch.set_num_threads(1)
-    return QuestionPreparer(
-        load_processor(processor_source(checkpoint), trust_remote_code=trust_remote_code),
-        max_length=max_length,
-        token_budget=tokens,
-        max_rows=rows,
-        pixel_dtype=getattr(torch, facts[1]),
-    )
-
-
 def load_questions(
     samples: Noun,
     checkpoint: Checkpoint,
@@ -93,8 +73,16 @@ def load_questions(
     table: pa.Table,
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
-    preparer = _preparer(
-        checkpoint, facts, config.max_length, config.batch_tokens, config.batch_rows, config.trust_remote_code
+    from raycurate.evaluation.prompts import QuestionPreparer
+
+    preparer = preparer_of(
+        QuestionPreparer,
+        processor_source(checkpoint),
+        config.trust_remote_code,
+        config.max_length,
+        config.batch_tokens,
+        config.batch_rows,
+        facts[1],
     )
     for shard in table["shard"].to_pylist():
         rows = wanted_rows(samples, shard, last, ["key", "task", "messages", "images"])

@@ -6,7 +6,6 @@ with a fragment file. The merge puts the fragments of a shard in the order of it
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Iterator
@@ -28,26 +27,8 @@ from raycurate.stages.fragments import (
     write_fragment,
 )
 from raycurate.stages.model_facts import ModelFacts
+from raycurate.stages.preparers import preparer_of
 from raycurate.store import Noun, ShardRecord
-
-
-@functools.lru_cache(maxsize=4)
-def _preparer(model: str, trust_remote_code: bool, max_length: int, tokens: int, rows: int, dtype: str) -> Any:
-    """A worker process keeps the processors that it has loaded."""
-    import torch
-
-    from raycurate.features.prepare import Preparer
-    from raycurate.models.adapter import load_processor
-
-    torch.set_num_threads(1)
-    return Preparer(
-        load_processor(model, trust_remote_code=trust_remote_code),
-        max_length=max_length,
-        token_budget=tokens,
-        max_rows=rows,
-        pixel_dtype=getattr(torch, dtype.removeprefix("torch.")),
-    )
-
 
 BATCH_SCHEMA = pa.schema(
     [
@@ -66,7 +47,10 @@ def load_shards(
     samples: Noun, config: ExtractConfig, facts: ModelFacts, images: str | None, table: pa.Table
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
-    preparer = _preparer(
+    from raycurate.features.prepare import Preparer
+
+    preparer = preparer_of(
+        Preparer,
         config.model,
         config.trust_remote_code,
         config.max_length,

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import signal
 import tempfile
@@ -35,7 +34,7 @@ import ray
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_gpus
+from raycurate.ray_session import cluster_gpus, quiet_library
 from raycurate.stages.shards import describe, map_tasks, skip_if_done
 from raycurate.stages.tokenize import tokenize
 from raycurate.store import Manifest, Noun, Run
@@ -191,23 +190,13 @@ def _explain(error: Exception, config: FinetuneConfig) -> str:
 @contextlib.contextmanager
 def _quiet_train(start_seconds: float) -> Iterator[None]:
     """Ray Train's log lines kept from the terminal, its patience with slow machines, and its Ctrl-C handler undone."""
-    name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-    before = os.environ.get(name)
-    os.environ[name] = str(start_seconds)
-    logger = logging.getLogger("ray.train")
-    level, handler = logger.level, signal.getsignal(signal.SIGINT)
-    if not os.environ.get("RAYCURATE_RAY_LOGS"):
-        logger.setLevel(logging.ERROR)
+    handler = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with quiet_library("ray.train", {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_seconds)}):
+            yield
     finally:
-        logger.setLevel(level)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, handler)
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @contextlib.contextmanager

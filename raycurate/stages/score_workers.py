@@ -6,6 +6,7 @@ judges each noun's rows by that noun's own columns.
 
 from __future__ import annotations
 
+import abc
 import functools
 import json
 import time
@@ -28,6 +29,7 @@ from raycurate.stages.fragments import (
     write_fragment,
 )
 from raycurate.stages.model_facts import ModelFacts
+from raycurate.stages.preparers import preparer_of
 from raycurate.store import Noun, ShardRecord
 
 TOKEN_LOSSES, LAST_TOKEN, MEAN_TOKEN = "token_losses", "last_token", "mean_token"
@@ -49,29 +51,14 @@ Nouns = Mapping[str, Noun]
 # loaders
 
 
-@functools.lru_cache(maxsize=2)
-def _answer_preparer(model: str, trust_remote_code: bool, max_length: int, tokens: int, rows: int, dtype: str) -> Any:
-    """A worker process keeps the processors that it has loaded."""
-    import torch
-
-    from raycurate.features.token_batches import AnswerPreparer
-    from raycurate.models.adapter import load_processor
-
-    torch.set_num_threads(1)
-    return AnswerPreparer(
-        load_processor(model, trust_remote_code=trust_remote_code),
-        max_length=max_length,
-        token_budget=tokens,
-        max_rows=rows,
-        pixel_dtype=getattr(torch, dtype.removeprefix("torch.")),
-    )
-
-
 def load_rows(
     samples: Noun, config: ScoreConfig, facts: ModelFacts, images: str | None, losses: bool, table: pa.Table
 ) -> Iterator[pa.Table]:
     """Loader task: one shard's rows as batches for the model, and their blind forms where losses are wanted."""
-    preparer = _answer_preparer(
+    from raycurate.features.token_batches import AnswerPreparer
+
+    preparer = preparer_of(
+        AnswerPreparer,
         config.model,
         config.trust_remote_code,
         config.max_length,
@@ -150,7 +137,7 @@ def _lines(
 # actors
 
 
-class _Actor:
+class _Actor(abc.ABC):
     """What both actors do with a batch's numbers."""
 
     def __init__(self, nouns: Nouns, config: ScoreConfig, on_gpu: bool) -> None:
@@ -190,11 +177,11 @@ class _Actor:
         seen = 0 if row["blind"] else fragment.num_rows
         return {**{name: row[name] for name in PLACE}, "rows": seen, "finished": time.time()}
 
+    @abc.abstractmethod
     def numbers(
         self, payload: bytes, blind: bool
     ) -> tuple[Sequence[int], dict[str, np.ndarray], Sequence[str | None], Sequence[str | None]]:
         """Rows of the window, their columns, and a reason and detail for each, None where it has its numbers."""
-        raise NotImplementedError
 
 
 def _column(values: np.ndarray) -> pa.Array:
