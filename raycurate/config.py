@@ -34,13 +34,16 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def determining(self) -> dict[str, Any]:
-        """The fields that determine the result, as plain values."""
+        """The fields that determine the result, as plain values.
+
+        What is null is left out: a setting that is new and not used does not make finished work stale.
+        """
         values = self.model_dump(mode="json")
         for name, info in type(self).model_fields.items():
             extra = info.json_schema_extra
             if isinstance(extra, dict) and extra.get("execution"):
                 del values[name]
-        return values
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class IngestConfig(StageConfig):

@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
-from raycurate.stages.shards import describe, get_result, map_tasks, skip_if_done
+from raycurate.stages.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
@@ -54,8 +54,13 @@ SCORED_SCHEMA = pa.schema(
 )
 
 
-def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
+def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
+
+    Args:
+        run: where everything is read and written.
+        config: the settings.
+        in_process: answer and score in this process, without tasks and actors.
 
     Raises:
         UserError: a model that cannot be loaded, metrics or annotations that do not fit the tasks, no answers.
@@ -63,14 +68,15 @@ def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
     gpus = gpus_of(config)
     checkpoint = find_checkpoint(run, config.model)
     asked = (checkpoint, config.dtype, gpus > 0, config.trust_remote_code)
-    facts = next(map_tasks(checkpoint_facts, [asked], num_cpus=0.5))
+    map_shards: MapShards = map_here if in_process else map_tasks
+    facts = next(map_shards(checkpoint_facts, [asked], num_cpus=0.5))
     if config.command is not None:
-        return _evaluate_outside(run, config, checkpoint, facts, gpus)
+        return _evaluate_outside(run, config, checkpoint, facts, None if in_process else gpus)
     assert config.data is not None, "the config has data or command"
     sample_manifest = run.noun("samples", config.data).require("ingest")
     metrics_for_tasks(sample_manifest.metrics["tasks"], config.metrics)
     annotations, digest = _read_annotations(config.annotations)
-    predictions = _predict(run, config, checkpoint, facts, gpus)
+    predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
     inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
     description = describe("evaluate", STAGE_VERSION, config, inputs)
@@ -79,7 +85,7 @@ def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
         return done
     noun.begin(description)
     with Progress("score", found.rows_out, "answers", noun=noun) as progress:
-        headlines = next(map_tasks(_score, [(predictions, noun, config, annotations)]))
+        headlines = next(map_shards(_score, [(predictions, noun, config, annotations)]))
         progress.advance(found.rows_out)
     manifest = noun.finish(
         metrics={
@@ -110,7 +116,9 @@ def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation],
 # predictions
 
 
-def _predict(run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float) -> Noun:
+def _predict(
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float, in_process: bool
+) -> Noun:
     """The finished ``predictions`` noun, made now or found."""
     samples = run.noun("samples", config.data or "")
     sample_manifest = samples.require("ingest")
@@ -123,18 +131,41 @@ def _predict(run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tu
     noun.begin(description)
     total, last = sample_manifest.rows_out, None
     if config.max_rows is not None and config.max_rows < total:
-        total, last = config.max_rows, next(map_tasks(_last_hash, [(samples, config.max_rows)]))
+        total, last = config.max_rows, _last_hash(samples, config.max_rows)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
     with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
         if missing:
-            images = config.images or sample_manifest.description["config"]["images"]
+            images = config.images or sample_manifest.description["config"].get("images")
             load = functools.partial(load_questions, samples, checkpoint, facts, config, images, last)
-            actor = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            actor: dict[str, Any] = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            if in_process:
+                _answer_here(samples, noun, missing, load, AnsweringActor(**actor), last, progress, config)
+                missing = []
+        if missing:
             dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus)
             _commit_shards(samples, noun, dataset, last, progress, config)
     noun.finish(metrics=_count(noun))
     return noun
+
+
+def _answer_here(
+    samples: Noun,
+    noun: Noun,
+    shards: Sequence[int],
+    load: Callable[[pa.Table], Iterator[pa.Table]],
+    actor: AnsweringActor,
+    last: str | None,
+    progress: Progress,
+    config: EvaluateConfig,
+) -> None:
+    """What `_commit_shards` does with the loaders and actors of a cluster, one shard after the other."""
+    for shard in shards:
+        lines = []
+        for batch in load(pa.table({"shard": [shard]})):
+            answered = actor(batch).to_pylist()
+            lines += [{name: line[name] for name in ("answers", "rejects")} for line in answered]
+        _note(progress, commit_answers(samples, noun, last, shard, lines), strict=config.strict)
 
 
 def _last_hash(samples: Noun, rows: int) -> str:
@@ -224,18 +255,21 @@ def _score(
 
 
 def _evaluate_outside(
-    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float | None
 ) -> Manifest:
-    """Scores from the external evaluator."""
+    """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
     description = describe("evaluate", STAGE_VERSION, config, {"model": facts[0]})
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
     with Progress("evaluate", 1, "commands", noun=noun) as progress:
-        shape = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "label_selector": config.nodes or None}
-        call = ray.remote(_run_command).options(**shape, max_retries=0)
-        scores = get_result(call.remote(noun, config, checkpoint))
+        if gpus is None:
+            scores = _run_command(noun, config, checkpoint)
+        else:
+            shape = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "label_selector": config.nodes or None}
+            call = ray.remote(_run_command).options(**shape, max_retries=0)
+            scores = get_result(call.remote(noun, config, checkpoint))
         progress.advance()
     noun.write_json(SCORES_FILE, scores)
     headlines = {task: dict.fromkeys(sorted(metrics), True) for task, metrics in scores.items()}

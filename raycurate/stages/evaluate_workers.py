@@ -141,7 +141,7 @@ class AnsweringActor:
 
 
 def commit_answers(
-    samples: Noun, noun: Noun, last: str | None, shard: int, lines: list[Mapping[str, str]]
+    samples: Noun, noun: Noun, last: str | None, shard: int, lines: Sequence[Mapping[str, str]]
 ) -> ShardRecord:
     """Put the answers of one shard beside their questions, in the order of its samples, and commit them.
 

@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, StageConfig, execution, node_labels
+from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
@@ -33,7 +34,17 @@ class FinetuneConfig(StageConfig):
     samples: Label = "main"
     selection: Label | None = Field("main", description="train on its kept rows; null trains on all samples")
     limit: int | None = Field(None, ge=1, description="train on a random subset of this many of those rows")
+    mixture: tuple[MixturePart, ...] | None = Field(
+        None, min_length=1, description="rows of several sources, tasks or clusters, instead of samples and selection"
+    )
+    mixture_seed: int = Field(0, description="of the choice of rows of a mixture; training has a seed of its own")
+    held_out: tuple[MixturePart, ...] | None = Field(
+        None, min_length=1, description="rows whose loss is taken at the end"
+    )
     weights: dict[str, float] | None = Field(None, description="weight per task; null weighs every token alike")
+    weighting: Literal["ew", "tla", "rlw", "dwa", "igb"] | None = Field(
+        None, description="weights that change from step to step, instead of weights; see balancing/online.py"
+    )
 
     method: Literal["lora", "full"] = "lora"
     lora_rank: int = Field(128, ge=1)
@@ -85,6 +96,14 @@ class FinetuneConfig(StageConfig):
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = execution(("tensorboard",))
     strict: bool = execution(False)
     max_tasks: int = execution(64, ge=1)
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> FinetuneConfig:
+        if self.weights is not None and self.weighting is not None:
+            raise ValueError(f"weights and weighting '{self.weighting}' are both given; give one")
+        if self.mixture is not None and self.limit is not None:
+            raise ValueError("limit is not for a mixture, whose parts say how many rows they have")
+        return self
 
     @model_validator(mode="after")
     def _check_batch(self) -> FinetuneConfig:

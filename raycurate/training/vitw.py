@@ -35,9 +35,11 @@ class LossSums:
     losses_K: torch.Tensor
     rows_K: torch.Tensor
 
-    def stacked(self) -> torch.Tensor:
-        """Tokens, losses and rows as one [3, K] tensor, for one all-reduce."""
-        return torch.stack([self.tokens_K, self.losses_K, self.rows_K])
+    def stacked(self, weights_K: torch.Tensor) -> torch.Tensor:
+        """Tokens, losses, rows, weighted tokens and weighted losses as one [5, K] tensor, for one all-reduce."""
+        weights_K = weights_K.to(self.tokens_K)
+        weighted = (self.tokens_K * weights_K, self.losses_K * weights_K)
+        return torch.stack([self.tokens_K, self.losses_K, self.rows_K, *weighted])
 
 
 def kept_positions(labels_BT: torch.Tensor) -> torch.Tensor:
@@ -46,10 +48,15 @@ def kept_positions(labels_BT: torch.Tensor) -> torch.Tensor:
     return found_P if len(found_P) else found_P.new_zeros(1)
 
 
+def token_counts(labels_BT: torch.Tensor, tasks_B: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """The valid tokens of each task in one micro-batch, float64 [K]."""
+    valid_B = (labels_BT[:, 1:] != IGNORED).sum(dim=1).double()
+    return torch.zeros(num_tasks, dtype=torch.float64, device=labels_BT.device).index_add(0, tasks_B, valid_B)
+
+
 def weight_sum(labels_BT: torch.Tensor, tasks_B: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
     """d of one micro-batch: the summed weight of its valid tokens, a float64 scalar."""
-    valid_B = (labels_BT[:, 1:] != IGNORED).sum(dim=1)
-    return (valid_B * weights_K.to(torch.float64)[tasks_B]).sum()
+    return (token_counts(labels_BT, tasks_B, len(weights_K)) * weights_K.double()).sum()
 
 
 def weighted_sums(
@@ -89,7 +96,6 @@ def _next_labels(labels_BT: torch.Tensor, positions_P: torch.Tensor) -> torch.Te
     return functional.pad(labels_BT, (0, 1), value=IGNORED)[:, positions_P + 1]
 
 
-def gradient_shares(tokens_K: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
-    """lambda_i T_i / sum_k lambda_k T_k per task, float64 [K]; zeros where there is no token."""
-    weighted_K = tokens_K.double() * weights_K.double()
-    return weighted_K / weighted_K.sum().clamp_min(torch.finfo(torch.float64).tiny)
+def gradient_shares(weighted_K: torch.Tensor) -> torch.Tensor:
+    """lambda_i T_i / sum_k lambda_k T_k per task from lambda_i T_i, float64 [K]; zeros where there is no token."""
+    return weighted_K.double() / weighted_K.sum().double().clamp_min(torch.finfo(torch.float64).tiny)
