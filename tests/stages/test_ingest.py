@@ -54,6 +54,16 @@ def _rows(count: int, tmp_path) -> list[dict]:
     return rows
 
 
+def test_many_rejects_are_warned_of(ray_cluster, tmp_path, caplog):
+    """One bad row of ten is said with its reason and where to look; a clean source is not mentioned."""
+    rows = _rows(10, tmp_path)
+    for name, last in (("clean", rows[9]), ("bad", {**rows[9], "image": "nowhere.png"})):
+        caplog.clear()
+        (tmp_path / f"{name}.json").write_text(json.dumps([*rows[:9], last]))
+        _ingest(tmp_path / name, tmp_path / f"{name}.json", tmp_path / "images")
+        assert ("10 % of the rows were rejected (image_missing 1)" in caplog.text) == (name == "bad")
+
+
 def test_input_shards_and_order_do_not_matter(ray_cluster, tmp_path):
     """One file, seven files, or the rows reversed: the same keys in the same parts."""
     rows = _rows(300, tmp_path)
