@@ -34,7 +34,7 @@ import ray
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_gpus, quiet_library
+from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
 from raycurate.stages.shards import describe, map_tasks, skip_if_done
 from raycurate.stages.tokenize import tokenize
 from raycurate.store import Manifest, Noun, Run
@@ -47,6 +47,7 @@ STEP_FILE = "step.json"
 FAULT_FILE = "fault.json"
 
 
+@one_writer
 def finetune(run: Run, config: FinetuneConfig) -> Manifest:
     """Write the ``models`` noun: ``final`` (model or adapter, with processor), ``merged``, ``history.json``, logs.
 
