@@ -76,6 +76,8 @@ class Claim:
         """Whether the owner's process is there; None where this machine cannot know."""
         if self.machine != _machine():
             return None
+        if self.pid == os.getpid():  # a lock of this process that it could not remove has no thread any more
+            return any(thread.name == f"run-lock-{self.owner}" for thread in threading.enumerate())
         try:
             process = psutil.Process(self.pid)
             return abs(process.create_time() - self.born) < 1 and process.status() != psutil.STATUS_ZOMBIE
@@ -97,8 +99,8 @@ class RunLock:
         self.uri, self.beat_seconds, self.stale_seconds = uri, beat_seconds, stale_seconds
         self.claim = Claim()
         self.lost: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="run-lock")
+        self._taken, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name=f"run-lock-{self.claim.owner}")
         self._in_main_thread = threading.current_thread() is threading.main_thread()
 
     def acquire(self) -> None:
@@ -107,6 +109,7 @@ class RunLock:
         Raises:
             UserError: the owner lives, or the run directory cannot be written.
         """
+        self._thread.start()
         try:
             found = self._read()
             if found is not None:
@@ -114,19 +117,27 @@ class RunLock:
             if found is not None or not self._create():
                 self._replace()
         except OSError as error:
+            self._end()
             raise UserError(
                 f"cannot write to the run directory {self.uri}: {error}. Give another place, or the rights to this one."
             ) from error
-        self._thread.start()
+        except BaseException:
+            self._end()
+            raise
+        self._taken.set()
 
     def release(self) -> None:
         """Stop the heartbeat; remove the file, if it is still this job's."""
-        self._stop.set()
-        self._thread.join()
+        self._end()
         with contextlib.suppress(OSError):  # a lock that cannot be removed becomes stale
             found = self._read()
             if found is not None and found.owner == self.claim.owner:
                 self._place[0].delete_file(self._place[1])
+
+    def _end(self) -> None:
+        self._stop.set()
+        self._taken.set()
+        self._thread.join()
 
     @property
     def _place(self) -> tuple[pafs.FileSystem, str]:
@@ -201,6 +212,7 @@ class RunLock:
 
     def _beat(self) -> None:
         """Thread: stay alive in the file; stop the job when the file says that it is another's."""
+        self._taken.wait()
         while not self._stop.wait(self.beat_seconds):
             try:
                 found = self._read()

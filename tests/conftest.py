@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
+os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's name for it
 os.environ.pop("RAY_ADDRESS", None)
 
 import pytest

@@ -30,14 +30,17 @@ class Proxy:
         self.target: int | None = None
         self.down = False
         self.cuts = 0
-        self._marker: bytes | None = None
+        self._planned: list[tuple[bytes, float | None]] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_inside(self, request: str) -> None:
-        """Go down inside the body of the first request that begins so, for example ``PUT /bucket/key``."""
-        self._marker = request.encode()
+    def cut_inside(self, request: str, seconds: float | None = None) -> None:
+        """Go down inside the body of the first request that begins so, for ``seconds`` or until `restore`.
+
+        Several calls are done in their order.
+        """
+        self._planned.append((request.encode(), seconds))
 
     def cut(self) -> None:
         """Break every connection and refuse new ones."""
@@ -51,7 +54,7 @@ class Proxy:
 
     def restore(self) -> None:
         """Forward again."""
-        self._marker, self.down = None, False
+        self.down = False
 
     def _accept(self) -> None:
         while True:
@@ -68,10 +71,12 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, upstream: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                if upstream and self._marker and data.startswith(self._marker):
-                    head = data.index(b"\r\n\r\n") + 4
-                    sink.sendall(data[: head + BODY_BYTES])
+                if upstream and self._planned and data.startswith(self._planned[0][0]):
+                    _, seconds = self._planned.pop(0)
+                    sink.sendall(data[: data.index(b"\r\n\r\n") + 4 + BODY_BYTES])
                     self.cut()
+                    if seconds is not None:
+                        threading.Timer(seconds, self.restore).start()
                     return
                 sink.sendall(data)
         for end in (source, sink):

@@ -207,6 +207,7 @@ def _watch(noun: Noun) -> Iterator[None]:
 
     def poll() -> None:
         progress: Progress | None = None
+        last: dict[str, float] | None = None
         while not stop.wait(POLL_SECONDS):
             note = noun.read_json(STEP_FILE)
             if note is None:
@@ -214,7 +215,12 @@ def _watch(noun: Noun) -> Iterator[None]:
             if progress is None:
                 progress = Progress("finetune", note["steps"], "steps", noun=noun, done=note["first"])
                 progress.__enter__()
+            if last is not None and note["time"] > last["time"] and note["tokens_seen"] > last["tokens_seen"]:
+                rate = (note["tokens_seen"] - last["tokens_seen"]) / (note["time"] - last["time"])
+                progress.measure(tokens_per_second=rate)
+            progress.measure(loss=note["loss"])
             progress.set(note["step"], f"loss {note['loss']:.4f}")
+            last = note
         if progress is not None:
             progress.__exit__(None, None, None)
 
@@ -329,8 +335,13 @@ class _Worker:
         now = time.monotonic()
         if "loss" in numbers and now - self.last_note >= POLL_SECONDS:
             self.last_note = now
-            note = {"first": int(self.first), "step": int(numbers["step"]), "steps": int(numbers["steps"])}
-            self.noun.write_json(STEP_FILE, {**note, "loss": numbers["loss"], "pid": os.getpid()})
+            note: dict[str, float] = {
+                "first": int(self.first),
+                "step": int(numbers["step"]),
+                "steps": int(numbers["steps"]),
+            }
+            note |= {"loss": numbers["loss"], "tokens_seen": numbers["tokens_seen"], "time": time.time()}
+            self.noun.write_json(STEP_FILE, {**note, "pid": os.getpid()})
 
     @staticmethod
     def _wait_for_all() -> None:
