@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.config import ExportConfig
+from raycurate.lock import run_lock
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
 from raycurate.recipe import CURATION, TRAINING, Recipe
@@ -44,7 +45,7 @@ def run_recipe(
     # Ray Train asks the State API, which the dashboard serves.
     trains = any(getattr(recipe, name) is not None for name in ("finetune", "compare") if name in sections)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
-    with ray_session(session):
+    with run_lock(run.uri), ray_session(session):
         for name, stage in _stages(run, recipe):
             if name not in sections:
                 continue

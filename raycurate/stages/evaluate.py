@@ -34,6 +34,7 @@ from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annota
 from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.progress import Progress
+from raycurate.ray_session import one_writer
 from raycurate.stages.actor_pool import gpus_of, pool_dataset, readable_error
 from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
 from raycurate.stages.evaluate_workers import (
@@ -54,6 +55,7 @@ SCORED_SCHEMA = pa.schema(
 )
 
 
+@one_writer
 def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
 
