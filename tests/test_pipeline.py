@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from raycurate.pipeline import run_recipe
+from raycurate.recipe import load_recipe
 from raycurate.store import Run
 from tests.drawn_data import recipe_values, selection_of, write_data
 
@@ -69,17 +71,17 @@ def calm(data, tmp_path_factory) -> list[tuple]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("actors", "workers"), [(1, 1), (3, 3)])
-def test_workers_do_not_change_the_answer(data, calm, tmp_path, actors, workers):
+def test_workers_do_not_change_the_answer(ray_cluster, data, calm, tmp_path, actors, workers):
     """1 or 3 extraction actors and k-means workers, against 2: the same rows, ranks and scores."""
     changes = {"extract": {"min_actors": actors, "max_actors": actors}, "cluster": {"workers": workers}}
-    _run("run", str(_recipe(tmp_path, data, **changes)))
+    run_recipe(load_recipe(_recipe(tmp_path, data, **changes)))
     assert _answer(tmp_path) == calm
 
 
 @pytest.mark.slow
-def test_input_shards_do_not_change_the_answer(data, calm, tmp_path):
+def test_input_shards_do_not_change_the_answer(ray_cluster, data, calm, tmp_path):
     """One source file or the rows dealt to seven."""
-    _run("run", str(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
+    run_recipe(load_recipe(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
     assert _answer(tmp_path) == calm
 
 
