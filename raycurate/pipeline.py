@@ -64,7 +64,7 @@ def _stages(run: Run, recipe: Recipe) -> Iterator[tuple[str, Callable[[], list[M
     yield "extract", lambda: [extract(run, recipe.extract)]
     if recipe.score is not None:
         yield "score", functools.partial(score, run, recipe.score)
-    yield "cluster", lambda: [cluster(run, recipe.cluster)]
+    yield "cluster", lambda: [cluster(run, config) for config in (recipe.cluster, *recipe.more_clusters)]
     selector = build_selector(recipe.select.method, recipe.select.options)
     if "ranking" in selector.needs and not isinstance(selector, Ranked):  # those rank for themselves
         yield "rank", lambda: [rank(run, recipe.rank)]

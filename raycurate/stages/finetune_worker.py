@@ -28,6 +28,7 @@ class Order:
 
     Attributes:
         noun: `models`, where the result goes.
+        score_features: what a score-net that is trained as well reads.
         folder: the driver's working directory, where relative paths start.
     """
 
@@ -35,6 +36,7 @@ class Order:
     noun: Noun
     sources: tuple[TokenSource, ...]
     held_out: tuple[TokenSource, ...]
+    score_features: Noun | None
     tasks: tuple[str, ...]
     weights: tuple[float, ...]
     on_gpu: bool
@@ -98,6 +100,7 @@ class _Worker:
                 config=self.config,
                 sources=self.order.sources,
                 held_out=self.order.held_out,
+                score_features=self.order.score_features,
                 tasks=self.order.tasks,
                 task_weights=self.order.weights,
                 output=self.output,
