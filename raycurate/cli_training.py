@@ -17,6 +17,7 @@ from raycurate.store import Run
 @click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
 @click.option("--selection", default="main", help="Label of the selection; 'none' trains on all samples.")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="JSON of task -> weight.")
+@click.option("--weighting", help="Weights that change while it trains: ew, tla, rlw, dwa, igb; instead of --weights.")
 @click.option("--workers", default=1, help="Training processes, one GPU each where there are GPUs.")
 @click.option("--deepspeed", help="zero2, zero3, or a DeepSpeed JSON file.")
 @click.option("--lora/--full", default=True, help="LoRA on the decoder, or all of its weights.")
@@ -31,6 +32,7 @@ def finetune(
     model: str,
     selection: str,
     weights: str | None,
+    weighting: str | None,
     workers: int,
     deepspeed: str | None,
     lora: bool,
@@ -55,6 +57,7 @@ def finetune(
         "model": model,
         "selection": None if selection == "none" else selection,
         "weights": read_weights(weights) if weights else None,
+        "weighting": weighting,
         "workers": workers,
         "deepspeed": deepspeed,
         "method": "lora" if lora else "full",

@@ -10,6 +10,7 @@ The overrides, against transformers 5.23 (`trainer.py`):
 * `training_step` does nothing in a step whose Z is 0, on all ranks alike: no gradient is made, torch's optimizers leave
   a parameter without gradient alone (its moments and decay too), and DeepSpeed's step is never called.
 * `create_optimizer` makes a group of the projector's parameters with their own learning rate.
+* `_load_from_checkpoint` loads a whole model under the names that it was saved by.
 * `_get_train_sampler` orders rows by `epoch_order`; `skip_first_batches` then resumes at the same row.
 
 Sums by task stay on the device and are reduced over ranks only when something is logged or saved. They are saved with
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from raycurate.balancing.online import OnlineWeighting
@@ -187,6 +188,19 @@ class VitwTrainer(Trainer):
             seed=self._order_seed,
             group_by_length=self._group_by_length,
         )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a whole model by its own class, which knows the names that it was saved under.
+
+        A checkpoint has the names of the hub; `Trainer` looks for those of the modules, finds none where they differ
+        (LLaVA), and goes on from untrained weights with no more than a warning.
+        """
+        network = self.model if model is None else model
+        if not isinstance(network, PreTrainedModel):  # an adapter, whose names are the same
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(network).from_pretrained(resume_from_checkpoint, dtype=network.dtype)
+        network.load_state_dict(saved.state_dict())
 
     # counts and the log
 
