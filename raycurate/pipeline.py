@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.config import ExportConfig
+from raycurate.lock import run_lock
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
 from raycurate.recipe import CURATION, TRAINING, Recipe
@@ -44,7 +45,7 @@ def run_recipe(
     # Ray Train asks the State API, which the dashboard serves.
     trains = any(getattr(recipe, name) is not None for name in ("finetune", "compare") if name in sections)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
-    with ray_session(session):
+    with run_lock(run.uri), ray_session(session):
         for name, stage in _stages(run, recipe):
             if name not in sections:
                 continue
@@ -63,7 +64,7 @@ def _stages(run: Run, recipe: Recipe) -> Iterator[tuple[str, Callable[[], list[M
     yield "extract", lambda: [extract(run, recipe.extract)]
     if recipe.score is not None:
         yield "score", functools.partial(score, run, recipe.score)
-    yield "cluster", lambda: [cluster(run, recipe.cluster)]
+    yield "cluster", lambda: [cluster(run, config) for config in (recipe.cluster, *recipe.more_clusters)]
     selector = build_selector(recipe.select.method, recipe.select.options)
     if "ranking" in selector.needs and not isinstance(selector, Ranked):  # those rank for themselves
         yield "rank", lambda: [rank(run, recipe.rank)]

@@ -35,6 +35,7 @@ class Recipe(StageConfig):
     Attributes:
         run: folder or URI of the run directory.
         ray: the cluster.
+        more_clusters: further clusterings, each of its own features and under its own label.
         test: a held-out dataset for `evaluate` and `compare`, ingested under its own label.
     """
 
@@ -44,6 +45,7 @@ class Recipe(StageConfig):
     extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
     score: ScoreConfig | None = None
     cluster: ClusterConfig
+    more_clusters: tuple[ClusterConfig, ...] = ()
     rank: RankConfig = RankConfig()  # type: ignore[call-arg]
     select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
     export: ExportConfig | None = None
@@ -56,6 +58,9 @@ class Recipe(StageConfig):
     def _check_labels(self) -> Recipe:
         if self.test is not None and self.test.label == self.ingest.label:
             raise ValueError(f"test.label is '{self.test.label}' as ingest's: the test set would replace the samples")
+        labels = [clusters.label for clusters in (self.cluster, *self.more_clusters)]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(f"two clusterings have the label '{twice[0]}': give each of more_clusters its own label")
         return self
 
 

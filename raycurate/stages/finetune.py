@@ -33,8 +33,9 @@ import ray
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_gpus, quiet_library
+from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
 from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
+from raycurate.stages.score_net import score_features, write_difficulties
 from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
 from raycurate.stages.training_rows import TrainingRows, sample_labels, training_rows
 from raycurate.store import Manifest, Noun, Run
@@ -44,6 +45,7 @@ from raycurate.training.weights import weights_of
 STAGE_VERSION = 1
 
 
+@one_writer
 def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``models`` noun: ``final`` (model or adapter, with processor), ``merged``, ``history.json``, logs.
 
@@ -58,17 +60,22 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
     assert not in_process or (config.workers == 1 and config.deepspeed is None), "one process has no process group"
     gpus = _gpus(config)
     _check(config, gpus)
+    features = score_features(run, config)
     rows, weights, fingerprint = _rows(run, config, map_here if in_process else map_tasks)
-    description = describe("finetune", STAGE_VERSION, config, {**rows.inputs, "model": fingerprint})
+    inputs = {**rows.inputs, "model": fingerprint}
+    if features is not None:
+        inputs["score_features"] = features.require("score").fingerprint
+    description = describe("finetune", STAGE_VERSION, config, inputs)
     noun = run.noun("models", config.label)
     if done := skip_if_done(noun, description):
-        return done
+        return _with_difficulties(run, config, done)
     noun.begin(description)
     order = Order(
         config=config,
         noun=noun,
         sources=rows.sources,
         held_out=rows.held_out,
+        score_features=features,
         tasks=rows.tasks,
         weights=weights,
         on_gpu=gpus > 0,
@@ -81,7 +88,14 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         outcome = _fit(run, order, gpus)
     noun.write_json("history.json", outcome.pop("history"))
     noun.write_json("tasks.json", outcome["tasks"])
-    return _finish(noun, rows, outcome)
+    return _with_difficulties(run, config, _finish(noun, rows, outcome))
+
+
+def _with_difficulties(run: Run, config: FinetuneConfig, made: Manifest) -> Manifest:
+    """The manifest, once the rows are scored where a score-net was trained."""
+    if config.score_net is not None:
+        write_difficulties(run, config, made)
+    return made
 
 
 def prepare(run: Run, config: FinetuneConfig) -> TrainingRows:
@@ -215,6 +229,7 @@ def _watch(noun: Noun) -> Iterator[None]:
 
     def poll() -> None:
         progress: Progress | None = None
+        last: dict[str, float] | None = None
         while not stop.wait(POLL_SECONDS):
             note = noun.read_json(STEP_FILE)
             if note is None:
@@ -222,7 +237,12 @@ def _watch(noun: Noun) -> Iterator[None]:
             if progress is None:
                 progress = Progress("finetune", note["steps"], "steps", noun=noun, done=note["first"])
                 progress.__enter__()
+            if last is not None and note["time"] > last["time"] and note["tokens_seen"] > last["tokens_seen"]:
+                rate = (note["tokens_seen"] - last["tokens_seen"]) / (note["time"] - last["time"])
+                progress.measure(tokens_per_second=rate)
+            progress.measure(loss=note["loss"])
             progress.set(note["step"], f"loss {note['loss']:.4f}")
+            last = note
         if progress is not None:
             progress.__exit__(None, None, None)
 

@@ -28,6 +28,7 @@ class Order:
 
     Attributes:
         noun: `models`, where the result goes.
+        score_features: what a score-net that is trained as well reads.
         folder: the driver's working directory, where relative paths start.
     """
 
@@ -35,6 +36,7 @@ class Order:
     noun: Noun
     sources: tuple[TokenSource, ...]
     held_out: tuple[TokenSource, ...]
+    score_features: Noun | None
     tasks: tuple[str, ...]
     weights: tuple[float, ...]
     on_gpu: bool
@@ -98,6 +100,7 @@ class _Worker:
                 config=self.config,
                 sources=self.order.sources,
                 held_out=self.order.held_out,
+                score_features=self.order.score_features,
                 tasks=self.order.tasks,
                 task_weights=self.order.weights,
                 output=self.output,
@@ -135,8 +138,13 @@ class _Worker:
         now = time.monotonic()
         if "loss" in numbers and now - self.last_note >= POLL_SECONDS:
             self.last_note = now
-            note = {"first": int(self.first), "step": int(numbers["step"]), "steps": int(numbers["steps"])}
-            self.noun.write_json(STEP_FILE, {**note, "loss": numbers["loss"], "pid": os.getpid()})
+            note: dict[str, float] = {
+                "first": int(self.first),
+                "step": int(numbers["step"]),
+                "steps": int(numbers["steps"]),
+            }
+            note |= {"loss": numbers["loss"], "tokens_seen": numbers["tokens_seen"], "time": time.time()}
+            self.noun.write_json(STEP_FILE, {**note, "pid": os.getpid()})
 
     @staticmethod
     def _wait_for_all() -> None:

@@ -27,6 +27,8 @@ LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
 PROJECTOR_LEARNING_RATE = 2e-5
 PRETRAIN_LEARNING_RATE = 1e-3
+NET_FILE = "score_net.safetensors"
+"""The score-net beside the model's own files."""
 
 
 class FinetuneConfig(StageConfig):
@@ -47,6 +49,10 @@ class FinetuneConfig(StageConfig):
     weighting: Literal["ew", "tla", "rlw", "dwa", "igb"] | None = Field(
         None, description="weights that change from step to step, instead of weights; see balancing/online.py"
     )
+    score_net: Label | None = Field(
+        None, description="label of features, mostly clip: a score-net on them learns each row's weight"
+    )
+    score_net_learning_rate: float | None = Field(None, gt=0, description="default: the decoder's")
 
     method: Literal["lora", "full", "projector"] = Field(
         "lora", description="of the decoder: LoRA, all of it, or none, the projector alone, as LLaVA's first stage does"
@@ -113,6 +119,10 @@ class FinetuneConfig(StageConfig):
             raise ValueError("limit is not for a mixture, whose parts say how many rows they have")
         if self.method == "projector" and not self.train_projector:
             raise ValueError("method projector trains nothing where train_projector is false")
+        if self.score_net is not None and (self.weights is not None or self.weighting is not None):
+            raise ValueError("a score_net weighs every row: give neither weights nor weighting with it")
+        if self.score_net is not None and self.mixture is not None:
+            raise ValueError("a score_net needs the features of samples: give no mixture with it")
         return self
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from raycurate.balancing.online import build_weighting
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
+from raycurate.store import Noun
 from raycurate.training.collate import Collator
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenDataset, TokenSource
@@ -41,6 +42,7 @@ from raycurate.training.network import (
     projector_paths,
     save_processor,
 )
+from raycurate.training.score_net import ScoredCollator, ScoredDataset, ScoreNetTrainer
 from raycurate.training.trainer import VitwTrainer
 
 Report = Callable[[dict[str, float], str | None], None]
@@ -58,6 +60,7 @@ class LoopSettings:
         output: local folder for checkpoints, logs and the final model; shared where there are several machines.
         scratch: local folder for memory-mapped tokens.
         held_out: rows whose loss is taken at the end; none: no such pass.
+        score_features: what a score-net that is trained as well reads.
         on_gpu: whether each process has a GPU.
         name: of the run, for the trackers.
     """
@@ -69,6 +72,7 @@ class LoopSettings:
     output: str
     scratch: str
     held_out: tuple[TokenSource, ...] = ()
+    score_features: Noun | None = None
     on_gpu: bool = False
     name: str = "raycurate"
 
@@ -108,13 +112,12 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     set_seed(config.seed)
     processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
     network, projector = build_network(config, arguments)
-    dataset = _open(settings, settings.sources, processor)
     rate, projector_rate = config.rates
-    trainer = VitwTrainer(
+    trainer = _trainer(
+        settings,
+        processor,
         model=network,
         args=arguments,
-        train_dataset=dataset,
-        data_collator=Collator(processor, dataset),
         callbacks=[_Reporter(report, Path(settings.output))],
         tasks=settings.tasks,
         task_weights=settings.task_weights,
@@ -151,14 +154,27 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     )
 
 
-def _open(settings: LoopSettings, sources: Sequence[TokenSource], processor: Any) -> TokenDataset:
-    return TokenDataset(
-        sources,
-        processor,
-        settings.tasks,
-        scratch=settings.scratch,
-        image_cache_mb=settings.config.image_cache_mb,
+def _trainer(settings: LoopSettings, processor: Any, **shared: Any) -> VitwTrainer:
+    """The trainer with its rows; where there are score features, one whose score-net learns with the model."""
+    if settings.score_features is None:
+        rows = _open(settings, settings.sources, processor)
+        return VitwTrainer(train_dataset=rows, data_collator=Collator(processor, rows), **shared)
+    scored = ScoredDataset(settings.score_features, settings.sources, processor, settings.tasks, **_reading(settings))
+    return ScoreNetTrainer(
+        train_dataset=scored,
+        data_collator=ScoredCollator(processor, scored, scored.dimension),
+        dimension=scored.dimension,
+        net_learning_rate=settings.config.score_net_learning_rate or settings.config.rates[0],
+        **shared,
     )
+
+
+def _open(settings: LoopSettings, sources: Sequence[TokenSource], processor: Any) -> TokenDataset:
+    return TokenDataset(sources, processor, settings.tasks, **_reading(settings))
+
+
+def _reading(settings: LoopSettings) -> dict[str, Any]:
+    return {"scratch": settings.scratch, "image_cache_mb": settings.config.image_cache_mb}
 
 
 def training_arguments(settings: LoopSettings) -> TrainingArguments:

@@ -10,6 +10,7 @@ The overrides, against transformers 5.23 (`trainer.py`):
 * `training_step` does nothing in a step whose Z is 0, on all ranks alike: no gradient is made, torch's optimizers leave
   a parameter without gradient alone (its moments and decay too), and DeepSpeed's step is never called.
 * `create_optimizer` makes a group of the projector's parameters with their own learning rate.
+* `_load_from_checkpoint` loads a whole model under the names that it was saved by.
 * `_get_train_sampler` orders rows by `epoch_order`; `skip_first_batches` then resumes at the same row.
 
 Sums by task stay on the device and are reduced over ranks only when something is logged or saved. They are saved with
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from raycurate.balancing.online import OnlineWeighting
@@ -126,19 +127,24 @@ class VitwTrainer(Trainer):
         weights_K = self.task_weights.on(inputs["labels"].device)
         sums, outputs = self.loss_sums(model, inputs)
         if model.training:
-            stacked_5K = sums.stacked(weights_K)
-            self._window_5K += stacked_5K
-            self._step_5K += stacked_5K
+            self._count(sums.stacked(weights_K))
         ranks = 1
         if num_items_in_batch is None:
             num_items_in_batch = weight_sum(inputs["labels"], inputs[TASK_IDS], weights_K)
         else:
-            ranks = self.accelerator.num_processes // self.get_tp_size()
+            ranks = self._ranks
         loss = sums.weighted / num_items_in_batch.to(sums.weighted.dtype) * ranks
         return (loss, outputs) if return_outputs else loss
 
-    def loss_sums(self, model: Any, inputs: Mapping[str, Any]) -> tuple[LossSums, Any]:
-        """The forward pass of one micro-batch: its sums by task, and what the model gave."""
+    @property
+    def _ranks(self) -> int:
+        """R, the number of processes whose gradients are averaged."""
+        return int(self.accelerator.num_processes) // int(self.get_tp_size())
+
+    def loss_sums(
+        self, model: Any, inputs: Mapping[str, Any], weights_B: torch.Tensor | None = None
+    ) -> tuple[LossSums, Any]:
+        """The forward pass of one micro-batch: its sums, and what the model gave. `weights_B` as in `weighted_sums`."""
         inputs = dict(inputs)
         labels_BT, tasks_B, positions_P = (inputs.pop(name) for name in ("labels", TASK_IDS, POSITIONS))
         if self._leaves_out_logits:
@@ -146,7 +152,7 @@ class VitwTrainer(Trainer):
         outputs = model(**inputs)
         logits_BPV = outputs.logits if self._leaves_out_logits else outputs.logits[:, positions_P]
         weights_K = self.task_weights.on(logits_BPV.device)
-        return weighted_sums(logits_BPV, labels_BT, tasks_B, weights_K, positions_P), outputs
+        return weighted_sums(logits_BPV, labels_BT, tasks_B, weights_K, positions_P, weights_B), outputs
 
     # the optimizer and the order of rows
 
@@ -188,7 +194,25 @@ class VitwTrainer(Trainer):
             group_by_length=self._group_by_length,
         )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a whole model by its own class, which knows the names that it was saved under.
+
+        A checkpoint has the names of the hub; `Trainer` looks for those of the modules, finds none where they differ
+        (LLaVA), and goes on from untrained weights with no more than a warning.
+        """
+        network = self.model if model is None else model
+        if not isinstance(network, PreTrainedModel):  # an adapter, whose names are the same
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(network).from_pretrained(resume_from_checkpoint, dtype=network.dtype)
+        network.load_state_dict(saved.state_dict())
+
     # counts and the log
+
+    def _count(self, sums_5K: torch.Tensor) -> None:
+        """Add the sums of one micro-batch."""
+        self._window_5K += sums_5K
+        self._step_5K += sums_5K
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; a line with a loss gets tokens, loss and gradient share of each task since the last one."""

@@ -28,12 +28,17 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """The sums of one micro-batch: `weighted` is n; per task the valid tokens, their summed loss, the rows. float64."""
+    """The sums of one micro-batch: `weighted` is n; per task the valid tokens, their summed loss, the rows. float64.
+
+    `tokens_B` and `losses_B` are the same of each row.
+    """
 
     weighted: torch.Tensor
     tokens_K: torch.Tensor
     losses_K: torch.Tensor
     rows_K: torch.Tensor
+    tokens_B: torch.Tensor
+    losses_B: torch.Tensor
 
     def stacked(self, weights_K: torch.Tensor) -> torch.Tensor:
         """Tokens, losses, rows, weighted tokens and weighted losses as one [5, K] tensor, for one all-reduce."""
@@ -65,6 +70,7 @@ def weighted_sums(
     tasks_B: torch.Tensor,
     weights_K: torch.Tensor,
     positions_P: torch.Tensor,
+    weights_B: torch.Tensor | None = None,
 ) -> LossSums:
     """The sums of one micro-batch from the logits at `positions_P`.
 
@@ -74,20 +80,23 @@ def weighted_sums(
         tasks_B: task number per row, int64.
         weights_K: lambda per task.
         positions_P: the positions that the logits are of; must hold all of `kept_positions(labels_BT)`.
+        weights_B: weight of each row's tokens, instead of its task's.
     """
     labels_BP = _next_labels(labels_BT, positions_P)
     losses_BP = functional.cross_entropy(
         logits_BPV.flatten(0, 1).float(), labels_BP.flatten(), reduction="none", ignore_index=IGNORED
     ).view_as(labels_BP)
-    weights_B = weights_K.to(losses_BP.dtype)[tasks_B]
+    weights_B = weights_K[tasks_B] if weights_B is None else weights_B
     valid_B = (labels_BP != IGNORED).sum(dim=1).double()
     losses_B = losses_BP.detach().sum(dim=1, dtype=torch.float64)
     zeros_K = torch.zeros(len(weights_K), dtype=torch.float64, device=losses_BP.device)
     return LossSums(
-        weighted=(losses_BP * weights_B[:, None]).sum(),
+        weighted=(losses_BP * weights_B.to(losses_BP.dtype)[:, None]).sum(),
         tokens_K=zeros_K.index_add(0, tasks_B, valid_B),
         losses_K=zeros_K.index_add(0, tasks_B, losses_B),
         rows_K=zeros_K.index_add(0, tasks_B, (valid_B > 0).double()),
+        tokens_B=valid_B,
+        losses_B=losses_B,
     )
 
 
