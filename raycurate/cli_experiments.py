@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycurate.cli_support import config_of, out, plain, settings
+from raycurate.cli_support import config_of, out, plain, print_report, settings
 from raycurate.errors import UserError
-from raycurate.filesystem import read_bytes
 from raycurate.store import Run
 
 if TYPE_CHECKING:
-    from raycurate.store import Manifest, Noun
+    from raycurate.store import Manifest
 
 
 @click.command("individual-select")
@@ -70,7 +69,7 @@ def individual_select(
     from raycurate.experiments.individual_select import individual_select as stage
 
     _in_session(lambda: stage(Run(run), config), config.finetune)
-    _print_report(Run(run).noun("individual_select", label))
+    print_report(Run(run).noun("individual_select", label))
 
 
 def _named(texts: Sequence[str]) -> dict[str, str]:
@@ -169,12 +168,7 @@ def scaling(
     }
     config = config_of(ScalingConfig, values, overrides)
     _in_session(lambda: measure_scaling(Run(run), config), config.finetune)
-    _print_report(Run(run).noun("scaling", label))
-
-
-def _print_report(noun: Noun) -> None:
-    out.print(read_bytes(noun.filesystem, f"{noun.folder}/report.md").decode(), markup=False, highlight=False)
-    out.print(f"[bold]{noun.noun}[/] {plain(noun.folder)}", highlight=False)
+    print_report(Run(run).noun("scaling", label))
 
 
 def _in_session(call: Callable[[], Manifest], finetune: dict[str, Any]) -> Manifest:

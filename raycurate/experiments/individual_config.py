@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from raycurate.balancing.individual_select import Rule
 from raycurate.config import Label, StageConfig, execution
 from raycurate.errors import UserError, unknown_name
-from raycurate.experiments.tables import check_section
+from raycurate.experiments.config import check_section
 
 SoupKind = Literal["greedy", "average", "maximum"]
 FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")

@@ -37,12 +37,12 @@ from raycurate.balancing.individual_select import (
 from raycurate.config import make_config
 from raycurate.experiments.benchmarks import benchmarks_of
 from raycurate.experiments.candidates import Dataset, prepare_candidates
+from raycurate.experiments.config import PROBE_DEFAULTS
 from raycurate.experiments.individual_config import IndividualSelectConfig
 from raycurate.experiments.individual_results import Outcome, Point, Trial, write_outcome
 from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.soup import make_soups
 from raycurate.experiments.subsets import trainable_rows
-from raycurate.experiments.tables import PROBE_DEFAULTS
 from raycurate.ray_session import in_session
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig

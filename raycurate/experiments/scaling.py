@@ -23,11 +23,12 @@ from pydantic import Field, model_validator
 
 from raycurate.config import Label, StageConfig, execution, make_config
 from raycurate.experiments.benchmarks import benchmarks_of
+from raycurate.experiments.config import PROBE_DEFAULTS, check_section
 from raycurate.experiments.figures import new_figure
 from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.results import Row
 from raycurate.experiments.subsets import proportional_rows, trainable_rows
-from raycurate.experiments.tables import PROBE_DEFAULTS, check_section, to_markdown, write_figures, write_table
+from raycurate.experiments.tables import to_markdown, write_figures, write_table
 from raycurate.ray_session import in_session
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig

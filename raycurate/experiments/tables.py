@@ -1,4 +1,4 @@
-"""What the experiments write: tables as CSV and Markdown, figures, and the settings of their trainings."""
+"""What the experiments write: tables as CSV and Markdown, figures."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ from raycurate.experiments.figures import saved
 from raycurate.experiments.results import Row, to_csv
 from raycurate.filesystem import delete_folder
 from raycurate.store import Noun
-
-# A probe's model is deleted with its logs.
-PROBE_DEFAULTS: Mapping[str, Any] = {"trackers": ()}
-
-
-def check_section(name: str, values: Mapping[str, Any], taken: Sequence[str]) -> None:
-    """Raise ValueError where a section of settings has one that the experiment gives to each training itself."""
-    if found := sorted(set(taken) & set(values)):
-        raise ValueError(f"{name}.{found[0]} is set by the experiment itself for each training")
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

@@ -30,10 +30,11 @@ from pydantic import Field, model_validator
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
 from raycurate.config import Label, StageConfig, execution, make_config
 from raycurate.errors import UserError
+from raycurate.experiments.config import PROBE_DEFAULTS, check_section
 from raycurate.experiments.figures import new_figure
 from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.results import Row
-from raycurate.experiments.tables import PROBE_DEFAULTS, check_section, write_figures, write_table
+from raycurate.experiments.tables import write_figures, write_table
 from raycurate.ray_session import in_session
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.shards import describe
