@@ -12,7 +12,8 @@ A training is a mixture of all baseline rows and the candidates' rows, with one 
 their names, so that the last model of `sequential` and the steps of the curve are trained once where they are alike.
 
 Cost: seeds + candidates * candidate_seeds trainings, and the curve's steps; `sequential` adds the seeds again for each
-dataset that joins. A probe that is in the results table is not run again, in whichever mode it was made.
+dataset that joins. A probe that is in the results table is not run again, in whichever mode it was made. With `soup`
+(`soup.py`) the models of the candidates alone stay in the run; they are trained again where they were not kept.
 """
 
 from __future__ import annotations
@@ -70,8 +71,7 @@ def individual_select(run: Run, config: IndividualSelectConfig) -> Manifest:
     points = _curve(trainer, baseline, [trial.decision for trial in trials])
     soups = []
     if config.soup:
-        models = trainer.models([name for name in datasets])
-        soups = make_soups(run, noun, config, models, {t.decision.candidate.name: t.decision.mean for t in trials})
+        soups = make_soups(run, noun, config, *trainer.models())
     write_outcome(noun, Outcome(config, rows, baseline, datasets, trials, points, soups))
     chosen = [trial.decision.candidate.name for trial in trials if trial.decision.chosen]
     return noun.finish(metrics={"candidates": len(datasets), "chosen": chosen})
@@ -107,11 +107,16 @@ class _Trainer:
         scores = {task: statistics.fmean(each[task] for each in found) for task in found[0]}
         return Candidate(name, dataset.category, dataset.rows, scores)
 
-    def models(self, names: Sequence[str]) -> dict[str, str]:
-        """The label of the model that was trained on the baseline and each dataset alone, with the first seed."""
-        probes = [self._probe((name,), self.config.seeds[0]) for name in names]
+    def models(self) -> tuple[dict[str, str], dict[str, float]]:
+        """The model trained on the baseline and each dataset alone, with the first seed: its label, and its score."""
+        probes = [self._probe((name,), self.config.seeds[0]) for name in self.datasets]
         results = run_probes(self.run, self.noun, "trained", probes, max_concurrent=self.config.max_concurrent)
-        return {name: result.label for name, result in zip(names, results, strict=True)}
+        found = dict(zip(self.datasets, results, strict=True))
+        scores = {
+            name: statistics.fmean(benchmarks_of(result, self.config.best_values).values())
+            for name, result in found.items()
+        }
+        return {name: result.label for name, result in found.items()}, scores
 
     def _probe(self, names: tuple[str, ...], seed: int) -> Probe:
         parts = [{"samples": self.config.samples}, *(self.datasets[name].part for name in sorted(names))]

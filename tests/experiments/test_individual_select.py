@@ -203,13 +203,15 @@ def kill_in_the_middle(run: Path, candidates: dict[str, str], model: str) -> dic
         command += [part for name, value in values.items() for part in ("--set", f"{section}.{name}={value}")]
     trained = run / "individual_select" / "main" / "trained"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 300
-    while len(list(trained.glob("*.json"))) < 2:
-        assert process.poll() is None, process.communicate()[0].decode()
-        assert time.monotonic() < deadline, "no second result in five minutes"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    deadline = time.monotonic() + 600
+    try:
+        while len(list(trained.glob("*.json"))) < 2:
+            assert process.poll() is None, process.communicate()[0].decode()
+            assert time.monotonic() < deadline, "no second result in ten minutes"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     return {path.name: path.stat().st_mtime_ns for path in trained.glob("*.json")}
 
 
