@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import click
 
 from raycurate.cli_balancing import print_balance
-from raycurate.cli_support import ReadableCommand, out, plain, print_manifest, print_scoreboard, set_up_logging
+from raycurate.cli_support import (
+    ReadableCommand,
+    out,
+    plain,
+    print_manifest,
+    print_report,
+    print_scoreboard,
+    set_up_logging,
+)
 from raycurate.errors import UserError
 from raycurate.store import Run
 
@@ -62,3 +70,5 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
         print_scoreboard(run.noun("weightings", recipe.compare_weights.label))
     if "compare" in sections and recipe.compare is not None:
         print_scoreboard(run.noun("scoreboard", recipe.compare.label))
+    if "individual_select" in sections and recipe.individual_select is not None:
+        print_report(run.noun("individual_select", recipe.individual_select.label))

@@ -11,10 +11,11 @@ from typing import Any
 from raycurate.config import ExportConfig
 from raycurate.experiments.balance import balance
 from raycurate.experiments.compare_weights import compare_weights
+from raycurate.experiments.individual_select import individual_select
 from raycurate.lock import run_lock
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
-from raycurate.recipe import BALANCING, CURATION, TRAINING, Recipe
+from raycurate.recipe import CURATION, Recipe
 from raycurate.selection import build_selector
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.cluster import cluster
@@ -38,13 +39,17 @@ AFTER_CURATION: dict[str, Callable[[Run, Any], Manifest]] = {
     "finetune": finetune,
     "evaluate": evaluate,
     "compare": compare,
+    "individual_select": individual_select,
 }
-TUNED = ("finetune", "compare", "balance", "compare_weights")
+TUNED = ("finetune", "compare", "balance", "compare_weights", "individual_select")
 """Sections that use Ray Train or Tune, which ask the State API that the dashboard serves."""
 
 
 def run_recipe(
-    recipe: Recipe, report: Report | None = None, *, sections: Sequence[str] = (*CURATION, *BALANCING, *TRAINING)
+    recipe: Recipe,
+    report: Report | None = None,
+    *,
+    sections: Sequence[str] = (*CURATION, *AFTER_CURATION),
 ) -> list[Manifest]:
     """Run the stages that a recipe has. A finished stage with the same fingerprint costs nothing.
 

@@ -23,12 +23,14 @@ from raycurate.config import (
 )
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
+from raycurate.experiments.individual_config import IndividualSelectConfig
 from raycurate.experiments.weights_config import BalanceProbesConfig, CompareWeightsConfig
 from raycurate.training.config import FinetuneConfig
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
 TRAINING = ("test", "finetune", "evaluate", "compare")
 BALANCING = ("validation", "test", "balance", "compare_weights")
+CHOOSING = ("ingest", "test", "individual_select")
 
 
 class Recipe(StageConfig):
@@ -61,6 +63,7 @@ class Recipe(StageConfig):
     finetune: FinetuneConfig | None = None
     evaluate: EvaluateConfig | None = None
     compare: CompareConfig | None = None
+    individual_select: IndividualSelectConfig | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> Recipe:

@@ -105,7 +105,8 @@ def run_probes(
     keys = [_key(run, probe) for probe in probes]
     by_key = dict(zip(keys, probes, strict=True))
     for probe in by_key.values():
-        _evaluate_config(probe, "checked")
+        if probe.evaluate is not None:
+            _evaluate_config(probe, "checked")
     _tokenize_once(run, [probe.finetune for probe in by_key.values()])
     here = first.workers == 1 and first.deepspeed is None
 
@@ -139,7 +140,7 @@ def _key(run: Run, probe: Probe) -> str:
 
 
 def _evaluate_config(probe: Probe, label: str) -> EvaluateConfig:
-    given = dict(probe.evaluate or {"command": "none"})
+    given = dict(probe.evaluate or {})
     if taken := sorted(set(EVALUATE_OWN) & set(given)):
         raise UserError(f"evaluate.{taken[0]} is set by the probe itself")
     return EvaluateConfig(**given, model=f"models/{label}", label=label)

@@ -11,7 +11,7 @@ from ray._private.ray_constants import RAY_RUNTIME_ENV_CREATE_WORKING_DIR_ENV_VA
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.runtime_env import RuntimeEnv
 
-from jobs import balance, curate, finetune
+from jobs import balance, curate, finetune, individual_select
 from raycurate.cli_jobs import SUBMITTED
 from raycurate.recipe import load_recipe
 
@@ -41,7 +41,7 @@ def test_the_name_of_rays_variable_for_a_submitted_job_is_known():
     assert SUBMITTED == RAY_JOB_CONFIG_JSON_ENV_VAR
 
 
-@pytest.mark.parametrize("job", [curate, balance, finetune])
+@pytest.mark.parametrize("job", [curate, balance, finetune, individual_select])
 def test_a_wrong_call_exits_with_two_and_a_wrong_setting_with_one(job, tmp_path):
     recipe = str(write_recipe(tmp_path))
     assert call(job).exit_code == 2
