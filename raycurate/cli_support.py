@@ -13,6 +13,7 @@ from rich.console import Console
 from raycurate.config import StageConfig, apply_override, make_config
 from raycurate.errors import UserError
 from raycurate.filesystem import read_bytes
+from raycurate.log_format import JsonFormatter, wants_json
 
 if TYPE_CHECKING:
     from raycurate.store import Manifest, Noun
@@ -48,9 +49,11 @@ class Group(ReadableCommand, click.Group):
 
 
 def set_up_logging(*, debug: bool, quiet: bool) -> None:
-    """Progress lines on stderr, unless they are not wanted."""
+    """Progress lines on stderr, unless they are not wanted; as JSON with ``RAYCURATE_LOG=json``."""
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if wants_json() else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("raycurate").setLevel(logging.DEBUG if debug else level)
 
 
@@ -91,6 +94,12 @@ def print_scoreboard(noun: Noun) -> None:
     text = read_bytes(noun.filesystem, f"{noun.folder}/scoreboard.md").decode()
     out.print(text, markup=False, highlight=False)
     out.print(f"[bold]scoreboard[/] {plain(noun.folder)}", highlight=False)
+
+
+def print_report(noun: Noun) -> None:
+    """The report of a finished experiment, and where the rest lies."""
+    out.print(read_bytes(noun.filesystem, f"{noun.folder}/report.md").decode(), markup=False, highlight=False)
+    out.print(f"[bold]{noun.noun}[/] {plain(noun.folder)}", highlight=False)
 
 
 def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:

@@ -1,4 +1,8 @@
-"""Progress of long work: a live line on a terminal, periodic log lines elsewhere, and a heartbeat for ``status``."""
+"""Progress of long work: a live line on a terminal, periodic log lines elsewhere, and a heartbeat for ``status``.
+
+What is counted here also goes to Prometheus (`meters.py`). Log lines carry their numbers, the run and the stage as
+fields, which the JSON form of the log shows (`log_format.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from raycurate.store import Noun
+from raycurate.log_format import FIELDS, wants_json
+from raycurate.meters import Meters
+from raycurate.store import Noun, Run
 
 LOG_SECONDS = 15.0
 HEARTBEAT_SECONDS = 5.0
@@ -32,8 +39,12 @@ class Progress:
         self.started = time.monotonic()
         self.counted_seconds = 0.0
         self.last_log = self.last_beat = self.started
+        run = "" if noun is None else Run(noun.run_uri).id
+        label = "" if noun is None else noun.label
+        self.ids = {"run": run, "stage": stage, "label": label}
+        self.meters = Meters(run, stage, label, unit)
         self.bar: RichProgress | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not wants_json():
             self.bar = RichProgress(
                 TextColumn("[bold]{task.description:<9}"),
                 BarColumn(),
@@ -49,6 +60,7 @@ class Progress:
             self.bar.start()
             self.task = self.bar.add_task(self.stage, total=self.total, completed=self.done, rate="")
         self.beat(force=True)
+        log.debug("%s: started", self.stage, extra={FIELDS: self.ids})
         return self
 
     def __exit__(
@@ -69,23 +81,38 @@ class Progress:
 
     def set(self, done: int, note: str = "") -> None:
         """Say how many units are done in all."""
+        self.meters.work(done - self.done, self.rate, self.total - done)
         self.done = done
         if self.bar is not None:
             self.bar.update(self.task, completed=done, rate=f"{self.rate:,.0f}/s {note}".strip())
         elif time.monotonic() - self.last_log >= LOG_SECONDS:
-            self.last_log = time.monotonic()
-            left = (self.total - done) / self.rate if self.rate > 0 else float("nan")
-            log.info(
-                "%s: %d of %d %s, %.1f/s, %.0f s left %s",
-                self.stage,
-                done,
-                self.total,
-                self.unit,
-                self.rate,
-                left,
-                note,
-            )
+            self._log(note)
         self.beat()
+
+    def quarantined(self, reasons: Mapping[str, int]) -> None:
+        """Count rejected rows by their reason."""
+        self.meters.quarantined(reasons)
+
+    def measure(self, **numbers: float) -> None:
+        """Tell Prometheus a number of this stage that is not a count, by name."""
+        for name, value in numbers.items():
+            self.meters.measure(name, value)
+
+    def _log(self, note: str) -> None:
+        self.last_log = time.monotonic()
+        left = (self.total - self.done) / self.rate if self.rate > 0 else float("nan")
+        fields = {**self.ids, "done": self.done, "total": self.total, "unit": self.unit, "rate": round(self.rate, 3)}
+        log.info(
+            "%s: %d of %d %s, %.1f/s, %.0f s left %s",
+            self.stage,
+            self.done,
+            self.total,
+            self.unit,
+            self.rate,
+            left,
+            note,
+            extra={FIELDS: {**fields, "note": note}},
+        )
 
     def beat(self, *, force: bool = False, state: str = "running") -> None:
         """Leave a sign of life in the noun's folder and add the wall clock since the last one."""

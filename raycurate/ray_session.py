@@ -14,12 +14,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import psutil
 import ray
 
 from raycurate.config import SessionConfig
+from raycurate.lock import run_lock
+from raycurate.store import Run
 
 MIN_OBJECT_STORE = 128 << 20
 MAX_OBJECT_STORE = 2 << 30
@@ -56,15 +58,35 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def in_session(stage: Callable[P, R]) -> Callable[P, R]:
-    """A stage that may be called without a cluster: it then starts a local one for itself."""
+def in_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
+    """A stage that may be called without a cluster: it then starts a local one for itself. It locks its run."""
+    locked = one_writer(stage)
 
     @functools.wraps(stage)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
         with ray_session():
-            return stage(*args, **kwargs)
+            return locked(run, *args, **kwargs)
 
     return call
+
+
+def one_writer(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
+    """A stage that holds the lock of its run directory while it works.
+
+    The lock is the driver's: a stage that runs in a worker process, as in the trials of a sweep, works under it.
+    """
+
+    @functools.wraps(stage)
+    def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
+        with contextlib.nullcontext() if in_worker() else run_lock(run.uri):
+            return stage(run, *args, **kwargs)
+
+    return call
+
+
+def in_worker() -> bool:
+    """Whether this is a process that Ray started for tasks or actors, not a driver."""
+    return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
 def _start_local(config: SessionConfig) -> None:

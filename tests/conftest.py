@@ -6,17 +6,36 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
+os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's name for it
 os.environ.pop("RAY_ADDRESS", None)
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.object_store import Proxy, s3_server, use_endpoint
 
 settings.register_profile("ci", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
+def endpoint():
+    """Where every process of the test run looks for S3; nobody answers there until `s3` is asked for."""
+    proxy = Proxy()
+    use_endpoint(proxy.port)
+    return proxy
+
+
+@pytest.fixture(scope="session")
+def s3(endpoint):
+    """A real S3 server with the bucket `bucket`, behind a connection that a test can cut."""
+    with s3_server("bucket") as port:
+        endpoint.target = port
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(endpoint):
     """A local cluster of four logical CPUs, shared by every test that needs one."""
     import ray
 

@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from PIL import Image, ImageDraw
 
 from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe, load_recipe
 from raycurate.store import Run
-from tests.nouns import read_all, write_features, write_samples
-from tests.tiny_vlms import make_tiny_vlm
+from tests.drawn_data import recipe_values, selection_of, write_data
+from tests.nouns import write_features, write_samples
 
 ROWS = 360
 
@@ -30,50 +29,11 @@ ROWS = 360
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """Rows of three tasks over drawn images, a random LLaVA, in a folder."""
-    folder = tmp_path_factory.mktemp("data")
-    make_tiny_vlm("llava", folder / "model")
-    rng = np.random.default_rng(1)
-    for i in range(60):
-        image = Image.new("RGB", (40, 40), tuple(int(v) for v in rng.integers(0, 255, 3)))
-        ImageDraw.Draw(image).ellipse((5, 5, 10 + i % 25, 30), fill=tuple(int(v) for v in rng.integers(0, 255, 3)))
-        image.save(folder / f"{i}.png")
-    rows = []
-    for i in range(ROWS):
-        mark = "" if i % 9 == 0 else "<image>\n"
-        question = ("what colour is it?", "how many things are there?", "say something about the sea")[i % 3]
-        turns = [
-            {"from": "human", "value": mark + question},
-            {"from": "gpt", "value": f"it is {i % 11} " * (1 + i % 4)},
-        ]
-        rows.append(
-            {"id": i, "conversations": turns, "task": f"task {i % 3}"} | ({"image": f"{i % 60}.png"} if mark else {})
-        )
-    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    pieces = folder / "pieces"
-    pieces.mkdir()
-    for number in range(7):
-        (pieces / f"{number}.json").write_text(json.dumps(rows[number::7]), encoding="utf-8")
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"), ROWS)
 
 
 def _recipe(folder: Path, data: Path, **changes: dict) -> Path:
-    recipe = {
-        "run": str(folder / "run"),
-        "ray": {"num_cpus": 4, "object_store_mb": 128},
-        "ingest": {"source": str(data / "rows.json"), "images": str(data), "rows_per_shard": 40},
-        "extract": {
-            "model": str(data / "model"),
-            "window_rows": 16,
-            "batch_rows": 8,
-            "max_actors": 2,
-            "cpus_per_actor": 0.5,
-        },
-        "cluster": {"clusters": 12, "iterations": 8, "tolerance": 0, "workers": 2, "cpus_per_worker": 0.5},
-        "select": {"ratio": 0.25, "options": {"temperature": 0.1}},
-        "export": {"out": str(folder / "coreset.json")},
-    }
-    for section, values in changes.items():
-        recipe[section].update(values)
+    recipe = recipe_values(str(folder), str(data), data / "model", **changes)
     folder.mkdir(exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -95,9 +55,7 @@ def _run(*arguments: str) -> str:
 
 
 def _answer(folder: Path) -> list[tuple]:
-    table = read_all(Run(str(folder / "run")).noun("selection")).sort_by("key")
-    columns = ("key", "kept", "cluster", "rank", "score", "reason")
-    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    return selection_of(Run(str(folder / "run")))
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +75,17 @@ def calm(data, tmp_path_factory) -> list[tuple]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("actors", "workers"), [(1, 1), (3, 3)])
-def test_workers_do_not_change_the_answer(data, calm, tmp_path, actors, workers):
+def test_workers_do_not_change_the_answer(ray_cluster, data, calm, tmp_path, actors, workers):
     """1 or 3 extraction actors and k-means workers, against 2: the same rows, ranks and scores."""
     changes = {"extract": {"min_actors": actors, "max_actors": actors}, "cluster": {"workers": workers}}
-    _run("run", str(_recipe(tmp_path, data, **changes)))
+    run_recipe(load_recipe(_recipe(tmp_path, data, **changes)))
     assert _answer(tmp_path) == calm
 
 
 @pytest.mark.slow
-def test_input_shards_do_not_change_the_answer(data, calm, tmp_path):
+def test_input_shards_do_not_change_the_answer(ray_cluster, data, calm, tmp_path):
     """One source file or the rows dealt to seven."""
-    _run("run", str(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
+    run_recipe(load_recipe(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
     assert _answer(tmp_path) == calm
 
 

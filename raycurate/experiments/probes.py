@@ -25,6 +25,7 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.trials import WAITING_CPUS, outside_of_trial, run_trials, training_slots
 from raycurate.filesystem import delete_folder
 from raycurate.ray_session import cluster_gpus
+from raycurate.stages.compare import training_seconds
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune, prepare
 from raycurate.stages.training_rows import sample_labels
@@ -65,7 +66,7 @@ class ProbeResult:
         held_out: `loss` and `tokens` by task.
         scores: task -> metric -> number; empty without an evaluation.
         headlines: task -> metric -> whether higher is better.
-        training_seconds: wall clock.
+        training_seconds: wall clock, with the tokenisation of a selection of its own.
         evaluation_seconds: wall clock.
     """
 
@@ -104,7 +105,8 @@ def run_probes(
     keys = [_key(run, probe) for probe in probes]
     by_key = dict(zip(keys, probes, strict=True))
     for probe in by_key.values():
-        _evaluate_config(probe, "checked")
+        if probe.evaluate is not None:
+            _evaluate_config(probe, "checked")
     _tokenize_once(run, [probe.finetune for probe in by_key.values()])
     here = first.workers == 1 and first.deepspeed is None
 
@@ -138,7 +140,7 @@ def _key(run: Run, probe: Probe) -> str:
 
 
 def _evaluate_config(probe: Probe, label: str) -> EvaluateConfig:
-    given = dict(probe.evaluate or {"command": "none"})
+    given = dict(probe.evaluate or {})
     if taken := sorted(set(EVALUATE_OWN) & set(given)):
         raise UserError(f"evaluate.{taken[0]} is set by the probe itself")
     return EvaluateConfig(**given, model=f"models/{label}", label=label)
@@ -177,7 +179,7 @@ def _train_and_score(run: Run, probe: Probe, key: str, here: bool) -> ProbeResul
         held_out=trained.metrics["held_out"],
         scores=scores,
         headlines=headlines,
-        training_seconds=float(trained.metrics["seconds"]),
+        training_seconds=training_seconds(run, trained) if config.mixture is None else trained.metrics["seconds"],
         evaluation_seconds=seconds,
     )
     for name in ("predictions", "scores", *(() if probe.keep_model else ("models",))):

@@ -231,6 +231,7 @@ class Fit:
         state.splits = report.splits
         state.upcoming += 1
         state.fitted = state.upcoming == config.iterations or has_converged(state.history, config.tolerance)
+        self.progress.measure(kmeans_objective=report.objective)
         self.progress.set(state.upcoming * self.rows, f"mean similarity {report.objective:.6f}")
         self._save(force=state.fitted)
 

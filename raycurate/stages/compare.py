@@ -23,6 +23,7 @@ from typing import Any
 from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig
+from raycurate.ray_session import one_writer
 from raycurate.selection import build_selector
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune
@@ -66,6 +67,7 @@ class LineRecord:
         return sum(self.selection_seconds.values()) + self.training_seconds
 
 
+@one_writer
 def compare(run: Run, config: CompareConfig) -> Manifest:
     """Make every line that is not made yet, and write the scoreboard.
 

@@ -16,10 +16,11 @@ actor one batch and its cache, the driver the answers of the shards in flight; s
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,19 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raycurate.errors import UserError
+from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
 from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.progress import Progress
+from raycurate.ray_session import one_writer
 from raycurate.stages.actor_pool import gpus_of, pool_dataset, readable_error
 from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
 from raycurate.stages.evaluate_workers import (
     ANSWER_FIELDS,
     AnsweringActor,
+    AskedRows,
     commit_answers,
     key_hash,
     load_questions,
@@ -54,6 +57,7 @@ SCORED_SCHEMA = pa.schema(
 )
 
 
+@one_writer
 def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
 
@@ -129,22 +133,20 @@ def _predict(
     if noun.is_done(description):
         return noun
     noun.begin(description)
-    total, last = sample_manifest.rows_out, None
-    if config.max_rows is not None and config.max_rows < total:
-        total, last = config.max_rows, _last_hash(samples, config.max_rows)
+    total, wanted = _wanted(samples, config)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
     with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
         if missing:
             images = config.images or sample_manifest.description["config"].get("images")
-            load = functools.partial(load_questions, samples, checkpoint, facts, config, images, last)
+            load = functools.partial(load_questions, samples, checkpoint, facts, config, images, wanted)
             actor: dict[str, Any] = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
             if in_process:
-                _answer_here(samples, noun, missing, load, AnsweringActor(**actor), last, progress, config)
+                _answer_here(samples, noun, missing, load, AnsweringActor(**actor), wanted, progress, config)
                 missing = []
         if missing:
             dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus)
-            _commit_shards(samples, noun, dataset, last, progress, config)
+            _commit_shards(samples, noun, dataset, wanted, progress, config)
     noun.finish(metrics=_count(noun))
     return noun
 
@@ -155,7 +157,7 @@ def _answer_here(
     shards: Sequence[int],
     load: Callable[[pa.Table], Iterator[pa.Table]],
     actor: AnsweringActor,
-    last: str | None,
+    wanted: AskedRows,
     progress: Progress,
     config: EvaluateConfig,
 ) -> None:
@@ -165,15 +167,33 @@ def _answer_here(
         for batch in load(pa.table({"shard": [shard]})):
             answered = actor(batch).to_pylist()
             lines += [{name: line[name] for name in ("answers", "rejects")} for line in answered]
-        _note(progress, commit_answers(samples, noun, last, shard, lines), strict=config.strict)
+        _note(progress, commit_answers(samples, noun, wanted, shard, lines), strict=config.strict)
 
 
-def _last_hash(samples: Noun, rows: int) -> str:
-    """The key hash of the last row of a subset of `rows`."""
-    hashes: list[str] = []
-    for part in samples.iter_parts(["key"]):
-        hashes = sorted([*hashes, *map(key_hash, part["key"].to_pylist())])[:rows]
-    return hashes[-1]
+def _wanted(samples: Noun, config: EvaluateConfig) -> tuple[int, AskedRows]:
+    """How many rows of the test set are asked, and which."""
+    manifest = samples.require("ingest")
+    if config.max_rows is not None and config.max_rows < manifest.rows_out:
+        return config.max_rows, AskedRows(last=_first_hashes(samples, config.max_rows)[""][-1])
+    if config.max_rows_per_task is None and config.tasks is None:
+        return manifest.rows_out, AskedRows()
+    for task in config.tasks or ():
+        if task not in manifest.metrics["tasks"]:
+            raise unknown_name(f"task of samples/{samples.label}", task, manifest.metrics["tasks"])
+    chosen = config.tasks or tuple(manifest.metrics["tasks"])
+    hashes = _first_hashes(samples, config.max_rows_per_task or manifest.rows_out, chosen)
+    return sum(map(len, hashes.values())), AskedRows(by_task={task: own[-1] for task, own in hashes.items()})
+
+
+def _first_hashes(samples: Noun, rows: int, tasks: Collection[str] | None = None) -> dict[str, list[str]]:
+    """The first key hashes of each of these tasks, ascending; without tasks of all rows, under ''."""
+    found: dict[str, list[str]] = {}
+    for part in samples.iter_parts(["key", "task"]):
+        for key, task in zip(part["key"].to_pylist(), part["task"].to_pylist(), strict=True):
+            if tasks is None or task in tasks:
+                found.setdefault("" if tasks is None else task, []).append(key_hash(key))
+        found = {task: sorted(own)[:rows] for task, own in found.items()}
+    return found
 
 
 def _count(noun: Noun) -> dict[str, Any]:
@@ -189,7 +209,7 @@ def _commit_shards(
     samples: Noun,
     noun: Noun,
     dataset: ray.data.Dataset,
-    last: str | None,
+    wanted: AskedRows,
     progress: Progress,
     config: EvaluateConfig,
 ) -> None:
@@ -213,7 +233,7 @@ def _commit_shards(
             if _is_complete(lines, line["windows"]):
                 done = gathered.pop(line["shard"])
                 texts = [{name: each[name] for name in ("answers", "rejects")} for each in done.values()]
-                pending.append(commit.remote(samples, noun, last, line["shard"], texts))
+                pending.append(commit.remote(samples, noun, wanted, line["shard"], texts))
             collect(block=False)
     except ray.exceptions.RayError as error:
         raise readable_error(error) from error
@@ -245,7 +265,9 @@ def _score(
     """Score all answers and write them shard by shard; returns the headlines. Runs as one task."""
     parts = [part.to_pylist() for part in predictions.iter_parts()]
     answers = [row for part in parts for row in part]
-    scores = score_answers(answers, config.metrics, annotations)
+    asked = sorted({row["task"] for row in answers})
+    metrics = {name: m for name, m in config.metrics.items() if name in asked or fnmatch.filter(asked, name)}
+    scores = score_answers(answers, metrics, annotations)
     for row, references, numbers in zip(answers, scores.references, scores.rows, strict=True):
         row["references"], row["scores"] = list(references), sorted(numbers.items())
     for shard, part in enumerate(parts):

@@ -33,7 +33,7 @@ import ray
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_gpus, quiet_library
+from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
 from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
 from raycurate.stages.score_net import score_features, write_difficulties
 from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
@@ -45,6 +45,7 @@ from raycurate.training.weights import weights_of
 STAGE_VERSION = 1
 
 
+@one_writer
 def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``models`` noun: ``final`` (model or adapter, with processor), ``merged``, ``history.json``, logs.
 
@@ -228,6 +229,7 @@ def _watch(noun: Noun) -> Iterator[None]:
 
     def poll() -> None:
         progress: Progress | None = None
+        last: dict[str, float] | None = None
         while not stop.wait(POLL_SECONDS):
             note = noun.read_json(STEP_FILE)
             if note is None:
@@ -235,7 +237,12 @@ def _watch(noun: Noun) -> Iterator[None]:
             if progress is None:
                 progress = Progress("finetune", note["steps"], "steps", noun=noun, done=note["first"])
                 progress.__enter__()
+            if last is not None and note["time"] > last["time"] and note["tokens_seen"] > last["tokens_seen"]:
+                rate = (note["tokens_seen"] - last["tokens_seen"]) / (note["time"] - last["time"])
+                progress.measure(tokens_per_second=rate)
+            progress.measure(loss=note["loss"])
             progress.set(note["step"], f"loss {note['loss']:.4f}")
+            last = note
         if progress is not None:
             progress.__exit__(None, None, None)
 

@@ -138,8 +138,13 @@ class _Worker:
         now = time.monotonic()
         if "loss" in numbers and now - self.last_note >= POLL_SECONDS:
             self.last_note = now
-            note = {"first": int(self.first), "step": int(numbers["step"]), "steps": int(numbers["steps"])}
-            self.noun.write_json(STEP_FILE, {**note, "loss": numbers["loss"], "pid": os.getpid()})
+            note: dict[str, float] = {
+                "first": int(self.first),
+                "step": int(numbers["step"]),
+                "steps": int(numbers["steps"]),
+            }
+            note |= {"loss": numbers["loss"], "tokens_seen": numbers["tokens_seen"], "time": time.time()}
+            self.noun.write_json(STEP_FILE, {**note, "pid": os.getpid()})
 
     @staticmethod
     def _wait_for_all() -> None:

@@ -82,6 +82,7 @@ def get_result(reference: ray.ObjectRef) -> Any:
 def count_record(progress: Progress, record: ShardRecord, *, strict: bool, quarantined: int = 0) -> int:
     """Advance the progress by one committed shard; with ``strict`` the first rejected row is an error."""
     rejected = sum(record.quarantined.values())
+    progress.quarantined(record.quarantined)
     if strict and rejected:
         raise UserError(
             f"--strict: {rejected} rows of shard {record.shard} were rejected: {record.quarantined}. "

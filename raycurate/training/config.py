@@ -1,13 +1,14 @@
 """The settings of `finetune`. Every default is LLaVA-1.5's recipe (scripts/v1_5/finetune_lora.sh and finetune.sh).
 
-    | setting                      | LoRA                       | full  |
-    | learning rate                | 2e-4                       | 2e-5  |
-    | projector's learning rate    | 2e-5                       | 2e-5  |
-    | rank / alpha / dropout       | 128 / 256 / 0.05           | -     |
-    | rows per optimizer step      | 128                        | 128   |
-    | epochs, warm-up, schedule    | 1, 0.03, cosine            | same  |
-    | weight decay, longest row    | 0, 2048 tokens             | same  |
-    | vision tower                 | frozen                     | same  |
+    | setting                      | LoRA                       | full  | projector (pretrain.sh)    |
+    | learning rate                | 2e-4                       | 2e-5  | -                          |
+    | projector's learning rate    | 2e-5                       | 2e-5  | 1e-3                       |
+    | rank / alpha / dropout       | 128 / 256 / 0.05           | -     | -                          |
+    | rows per optimizer step      | 128                        | 128   | 128 here, 256 in LLaVA     |
+    | epochs, warm-up, schedule    | 1, 0.03, cosine            | same  | same                       |
+    | weight decay, longest row    | 0, 2048 tokens             | same  | same                       |
+    | vision tower                 | frozen                     | same  | same                       |
+    | decoder                      | LoRA                       | full  | frozen                     |
 
 `micro_batch` and `workers` say how the rows of a step are spread and are not part of the fingerprint: the loss is
 normalised over the whole step, so they change the result by rounding only.
@@ -25,6 +26,7 @@ from raycurate.training.mixture import MixturePart
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
 PROJECTOR_LEARNING_RATE = 2e-5
+PRETRAIN_LEARNING_RATE = 1e-3
 NET_FILE = "score_net.safetensors"
 """The score-net beside the model's own files."""
 
@@ -52,7 +54,9 @@ class FinetuneConfig(StageConfig):
     )
     score_net_learning_rate: float | None = Field(None, gt=0, description="default: the decoder's")
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "full", "projector"] = Field(
+        "lora", description="of the decoder: LoRA, all of it, or none, the projector alone, as LLaVA's first stage does"
+    )
     lora_rank: int = Field(128, ge=1)
     lora_alpha: float = Field(256, gt=0)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
@@ -60,8 +64,12 @@ class FinetuneConfig(StageConfig):
     train_vision: bool = Field(False, description="train the vision tower as well; LLaVA-1.5 keeps it frozen")
     projector: tuple[str, ...] | None = Field(None, description="module paths of the projector, where not known")
 
-    learning_rate: float | None = Field(None, gt=0, description="default: 2e-4 with LoRA, 2e-5 without")
-    projector_learning_rate: float | None = Field(None, gt=0, description="default: 2e-5")
+    learning_rate: float | None = Field(
+        None, gt=0, description="default: 2e-4 with LoRA, 2e-5 with full, 1e-3 for the projector alone"
+    )
+    projector_learning_rate: float | None = Field(
+        None, gt=0, description="default: 2e-5; learning_rate where that is given, or with method projector"
+    )
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
     batch_rows: int = Field(128, ge=1, description="rows in one optimizer step, over all workers")
@@ -109,6 +117,8 @@ class FinetuneConfig(StageConfig):
             raise ValueError(f"weights and weighting '{self.weighting}' are both given; give one")
         if self.mixture is not None and self.limit is not None:
             raise ValueError("limit is not for a mixture, whose parts say how many rows they have")
+        if self.method == "projector" and not self.train_projector:
+            raise ValueError("method projector trains nothing where train_projector is false")
         if self.score_net is not None and (self.weights is not None or self.weighting is not None):
             raise ValueError("a score_net weighs every row: give neither weights nor weighting with it")
         if self.score_net is not None and self.mixture is not None:
@@ -140,7 +150,10 @@ class FinetuneConfig(StageConfig):
 
     @property
     def rates(self) -> tuple[float, float]:
-        """The learning rates of the decoder and of the projector."""
+        """The learning rates of the decoder (with the vision tower, where that is trained) and of the projector."""
+        if self.method == "projector":
+            rate = self.learning_rate or PRETRAIN_LEARNING_RATE
+            return rate, self.projector_learning_rate or rate
         usual = LORA_LEARNING_RATE if self.method == "lora" else FULL_LEARNING_RATE
         rate = self.learning_rate or usual
         return rate, self.projector_learning_rate or (PROJECTOR_LEARNING_RATE if self.learning_rate is None else rate)

@@ -240,14 +240,15 @@ def build_network(config: FinetuneConfig, arguments: TrainingArguments) -> tuple
 
     Trained parameters are float32 under plain DDP (bfloat16 is then autocast); DeepSpeed keeps float32 copies itself.
     """
-    sixteen_bit = arguments.bf16 and (config.deepspeed is not None or config.method == "lora")
+    sixteen_bit = arguments.bf16 and (config.deepspeed is not None or config.method != "full")
     dtype = torch.bfloat16 if sixteen_bit else torch.float32
     network = load_network(config.model, dtype=dtype, trust_remote_code=config.trust_remote_code)
     projector = projector_paths(network, config.projector)
-    if config.method == "full":
+    if config.method != "lora":
         freeze(
             network,
             projector=projector,
+            train_decoder=config.method == "full",
             train_projector=config.train_projector,
             train_vision=config.train_vision,
         )

@@ -10,8 +10,7 @@ The overrides, against transformers 5.23 (`trainer.py`):
 * `training_step` does nothing in a step whose Z is 0, on all ranks alike: no gradient is made, torch's optimizers leave
   a parameter without gradient alone (its moments and decay too), and DeepSpeed's step is never called.
 * `create_optimizer` makes a group of the projector's parameters with their own learning rate.
-* `_load_from_checkpoint` reads a whole model as `from_pretrained` does: transformers saves some models under names that
-  are not those of their parameters, and `Trainer` itself passes over what it does not know without a word.
+* `_load_from_checkpoint` loads a whole model under the names that it was saved by.
 * `_get_train_sampler` orders rows by `epoch_order`; `skip_first_batches` then resumes at the same row.
 
 Sums by task stay on the device and are reduced over ranks only when something is logged or saved. They are saved with
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from raycurate.balancing.online import OnlineWeighting
@@ -195,6 +194,19 @@ class VitwTrainer(Trainer):
             group_by_length=self._group_by_length,
         )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a whole model by its own class, which knows the names that it was saved under.
+
+        A checkpoint has the names of the hub; `Trainer` looks for those of the modules, finds none where they differ
+        (LLaVA), and goes on from untrained weights with no more than a warning.
+        """
+        network = self.model if model is None else model
+        if not isinstance(network, PreTrainedModel):  # an adapter, whose names are the same
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(network).from_pretrained(resume_from_checkpoint, dtype=network.dtype)
+        network.load_state_dict(saved.state_dict())
+
     # counts and the log
 
     def _count(self, sums_5K: torch.Tensor) -> None:
@@ -230,13 +242,6 @@ class VitwTrainer(Trainer):
         if self.args.world_size == 1:
             return sums_5K.cpu().clone()
         return self.accelerator.reduce(sums_5K.clone(), reduction="sum").cpu() / self.get_tp_size()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if hasattr(self.model, "get_base_model"):  # an adapter keeps its names
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
-        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=self.model.dtype)
-        self.model.load_state_dict(saved.state_dict())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
+from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, epoch_order
 from raycurate.training.network import add_lora, freeze, load_network, projector_paths
 from raycurate.training.tokens import RowTokenizer
@@ -136,3 +137,17 @@ def test_full_finetuning_freezes_the_vision_tower(model):
         freeze(network, projector=projector, train_projector=True, train_vision=train_vision)
         for name, parameter in network.named_parameters():
             assert parameter.requires_grad == (train_vision or "vision_tower" not in name)
+
+
+def test_the_projector_can_be_trained_alone(model):
+    """As LLaVA's first stage does; its learning rate is then that stage's."""
+    network = load_network(model, dtype=torch.float32)
+    projector = projector_paths(network)
+    freeze(network, projector=projector, train_projector=True, train_vision=False, train_decoder=False)
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(any(name.startswith(f"{path}.") for path in projector) for name in trained)
+    assert FinetuneConfig(method="projector").rates == (1e-3, 1e-3)
+    assert FinetuneConfig(method="projector", learning_rate=0.1).rates == (0.1, 0.1)
+    with pytest.raises(ValueError, match="method projector trains nothing"):
+        FinetuneConfig(method="projector", train_projector=False)

@@ -1,0 +1,119 @@
+"""A real S3 server on this machine, behind a connection that can be cut.
+
+    client --AWS_ENDPOINT_URL--> Proxy (this process) --> moto's server (its own process)
+
+moto keeps its objects in memory, so a lost server is played by the proxy: it cuts what is under way and refuses what
+comes next, until `restore`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+BODY_BYTES = 10
+
+
+class Proxy:
+    """Forwards connections to a port of this machine, until it is told to cut them."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.target: int | None = None
+        self.down = False
+        self.cuts = 0
+        self._planned: list[tuple[bytes, float | None]] = []
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_inside(self, request: str, seconds: float | None = None) -> None:
+        """Go down inside the body of the first request that begins so, for ``seconds`` or until `restore`.
+
+        Several calls are done in their order.
+        """
+        self._planned.append((request.encode(), seconds))
+
+    def cut(self) -> None:
+        """Break every connection and refuse new ones."""
+        self.down = True
+        self.cuts += 1
+        with self._lock:
+            for end in self._open:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+    def restore(self) -> None:
+        """Forward again."""
+        self.down = False
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            if self.down or self.target is None:
+                client.close()
+                continue
+            server = socket.create_connection(("127.0.0.1", self.target))
+            with self._lock:
+                self._open |= {client, server}
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink, sink is server), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, upstream: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if upstream and self._planned and data.startswith(self._planned[0][0]):
+                    _, seconds = self._planned.pop(0)
+                    sink.sendall(data[: data.index(b"\r\n\r\n") + 4 + BODY_BYTES])
+                    self.cut()
+                    if seconds is not None:
+                        threading.Timer(seconds, self.restore).start()
+                    return
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._open -= {source, sink}
+
+
+def use_endpoint(port: int) -> None:
+    """Point this process, and the Ray workers that it starts, to an S3 server; must come before `ray.init`."""
+    os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+    os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "test"
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+
+
+@contextlib.contextmanager
+def s3_server(bucket: str) -> Iterator[int]:
+    """moto's server with one bucket; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, "moto's server ended"
+            try:
+                connection = HTTPConnection("127.0.0.1", port, timeout=30)
+                connection.request("PUT", f"/{bucket}")
+                assert connection.getresponse().status == 200
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "moto's server did not start"
+                time.sleep(0.1)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
