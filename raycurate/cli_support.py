@@ -96,6 +96,12 @@ def print_scoreboard(noun: Noun) -> None:
     out.print(f"[bold]scoreboard[/] {plain(noun.folder)}", highlight=False)
 
 
+def print_report(noun: Noun) -> None:
+    """The report of a finished experiment, and where the rest lies."""
+    out.print(read_bytes(noun.filesystem, f"{noun.folder}/report.md").decode(), markup=False, highlight=False)
+    out.print(f"[bold]{noun.noun}[/] {plain(noun.folder)}", highlight=False)
+
+
 def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
     """One stage's result in a line."""
     shown = manifest.seconds if seconds is None else seconds

@@ -17,6 +17,8 @@ from raycurate.store import Run
 @click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
 @click.option("--selection", default="main", help="Label of the selection; 'none' trains on all samples.")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="JSON of task -> weight.")
+@click.option("--weighting", help="Weights that change while it trains: ew, tla, rlw, dwa, igb; instead of --weights.")
+@click.option("--score-net", help="Features, mostly clip: learn how hard each row is, for the method self_filter.")
 @click.option("--workers", default=1, help="Training processes, one GPU each where there are GPUs.")
 @click.option("--deepspeed", help="zero2, zero3, or a DeepSpeed JSON file.")
 @click.option("--lora/--full", default=True, help="LoRA on the decoder, or all of its weights.")
@@ -31,6 +33,8 @@ def finetune(
     model: str,
     selection: str,
     weights: str | None,
+    weighting: str | None,
+    score_net: str | None,
     workers: int,
     deepspeed: str | None,
     lora: bool,
@@ -55,6 +59,8 @@ def finetune(
         "model": model,
         "selection": None if selection == "none" else selection,
         "weights": read_weights(weights) if weights else None,
+        "weighting": weighting,
+        "score_net": score_net,
         "workers": workers,
         "deepspeed": deepspeed,
         "method": "lora" if lora else "full",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raycurate.errors import UserError, unknown_name
 
@@ -34,13 +34,16 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def determining(self) -> dict[str, Any]:
-        """The fields that determine the result, as plain values."""
+        """The fields that determine the result, as plain values.
+
+        What is null is left out: a setting that is new and not used does not make finished work stale.
+        """
         values = self.model_dump(mode="json")
         for name, info in type(self).model_fields.items():
             extra = info.json_schema_extra
             if isinstance(extra, dict) and extra.get("execution"):
                 del values[name]
-        return values
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class IngestConfig(StageConfig):
@@ -60,6 +63,10 @@ class IngestConfig(StageConfig):
     insert_missing_marks: bool = Field(False, description="put a missing <image> mark first, instead of a reject")
     drop_leading_answer: bool = Field(False, description="drop answers before the first question, as LLaVA's trainer")
     split: str | None = Field(None, description="which split of a Hugging Face DatasetDict")
+    hash_range: tuple[float, float] | None = Field(
+        None,
+        description="keep rows whose first image's hash is in this part of [0, 1): disjoint parts of a source",
+    )
     rows_per_shard: int = Field(2048, ge=1, description="rows in one part, the unit of work of the row-wise stages")
     buckets: int = Field(1024, ge=1, le=65536, description="fine hash ranges; a shard is a run of them")
     slice_rows: int = execution(10_000, ge=1, description="source rows that one reading task takes")
@@ -67,6 +74,13 @@ class IngestConfig(StageConfig):
     label: Label = execution("main", description="label of the samples that are written")
     max_tasks: int = execution(64, ge=1, description="tasks in flight")
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
+
+    @model_validator(mode="after")
+    def _check_range(self) -> IngestConfig:
+        if self.hash_range is not None and not 0 <= self.hash_range[0] < self.hash_range[1] <= 1:
+            low, high = self.hash_range
+            raise ValueError(f"hash_range [{low:g}, {high:g}] must ascend within [0, 1], for example [0, 0.5]")
+        return self
 
 
 class PoolConfig(StageConfig):

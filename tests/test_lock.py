@@ -118,10 +118,12 @@ def test_a_job_elsewhere_that_beats_is_alive_whatever_its_clock_says(uri):
     write_lock(uri, elsewhere())
     thread = threading.Thread(target=beat)
     thread.start()
-    with pytest.raises(UserError, match="host node-7, process 77"), run_lock(uri, beat_seconds=1, stale_seconds=30):
-        pass
-    stop.set()
-    thread.join()
+    try:
+        with pytest.raises(UserError, match="host node-7, process 77"), run_lock(uri, beat_seconds=5):
+            pass
+    finally:
+        stop.set()
+        thread.join()
     assert lock_of(uri)["owner"] == "other"
 
 

@@ -11,11 +11,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from raycurate.config import make_config
+from raycurate.errors import UserError
+from raycurate.pipeline import run_recipe
+from raycurate.recipe import Recipe, load_recipe
 from raycurate.store import Run
 from tests.drawn_data import recipe_values, selection_of, write_data
+from tests.nouns import write_features, write_samples
 
 ROWS = 360
 
@@ -69,17 +75,17 @@ def calm(data, tmp_path_factory) -> list[tuple]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("actors", "workers"), [(1, 1), (3, 3)])
-def test_workers_do_not_change_the_answer(data, calm, tmp_path, actors, workers):
+def test_workers_do_not_change_the_answer(ray_cluster, data, calm, tmp_path, actors, workers):
     """1 or 3 extraction actors and k-means workers, against 2: the same rows, ranks and scores."""
     changes = {"extract": {"min_actors": actors, "max_actors": actors}, "cluster": {"workers": workers}}
-    _run("run", str(_recipe(tmp_path, data, **changes)))
+    run_recipe(load_recipe(_recipe(tmp_path, data, **changes)))
     assert _answer(tmp_path) == calm
 
 
 @pytest.mark.slow
-def test_input_shards_do_not_change_the_answer(data, calm, tmp_path):
+def test_input_shards_do_not_change_the_answer(ray_cluster, data, calm, tmp_path):
     """One source file or the rows dealt to seven."""
-    _run("run", str(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
+    run_recipe(load_recipe(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
     assert _answer(tmp_path) == calm
 
 
@@ -115,6 +121,42 @@ def test_kills_in_extract_and_cluster_do_not_change_the_answer(data, calm, tmp_p
     assert clusters.manifest() is None
     _run("run", recipe)
     assert _answer(tmp_path) == calm
+
+
+def _clusterings(run: str, *labels: str) -> dict:
+    """A recipe of one clustering for each label, of the features of that label."""
+    small = {"iterations": 3, "workers": 1, "cpus_per_worker": 0.5, "threads": 1}
+    first, *more = ({**small, "clusters": 3 + k, "features": name, "label": name} for k, name in enumerate(labels))
+    return {"run": run, "ingest": {"source": "rows.json"}, "cluster": first, "more_clusters": more}
+
+
+def test_a_recipe_makes_each_of_its_clusterings_from_its_own_features(ray_cluster, tmp_path):
+    run, keys = Run(str(tmp_path / "run")), [f"{i:032x}-0" for i in range(40)]
+    write_samples(run, keys, ["task"] * 40)
+    for seed, label in enumerate(("main", "last_token")):
+        rows_ND = np.random.default_rng(seed).standard_normal((40, 8))
+        rows_ND /= np.linalg.norm(rows_ND, axis=1, keepdims=True)
+        write_features(run, keys, rows_ND.astype(np.float16), label=label)
+    recipe = make_config(Recipe, _clusterings(str(tmp_path / "run"), "main", "last_token"))
+    made = run_recipe(recipe, sections=["cluster"])
+    assert [(m.noun, m.label, m.metrics["clusters"]) for m in made] == [
+        ("clusters", "main", 3),
+        ("clusters", "last_token", 4),
+    ]
+    for manifest in made:
+        features = run.noun("features", manifest.label).require("extract")
+        assert manifest.description["inputs"]["features"] == features.fingerprint
+    assert [m.created for m in run_recipe(recipe, sections=["cluster"])] == [m.created for m in made]
+
+
+def test_two_clusterings_of_one_label_are_refused():
+    with pytest.raises(UserError, match="two clusterings have the label 'main'"):
+        make_config(Recipe, _clusterings("run", "main", "main"))
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "jobs" / "recipes").glob("*.yaml")))
+def test_every_recipe_of_the_jobs_can_be_read(path):
+    assert load_recipe(path).cluster.label == "main"
 
 
 def test_errors_are_one_line_and_exit_one(tmp_path):

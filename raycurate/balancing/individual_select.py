@@ -25,8 +25,6 @@ rows that the reported test does not have.
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -160,21 +158,6 @@ def curve(decisions: Iterable[Decision]) -> list[CurveStep]:
         datasets, summed = datasets + added, summed + gains[category]
         steps.append(CurveStep(category, added, datasets, summed))
     return steps
-
-
-def decision_table(baseline: Baseline, decisions: Iterable[Decision]) -> str:
-    """Return the decisions as CSV: dataset, category, rows, a column per benchmark and per delta, mean, gain, ..."""
-    names = list(baseline.benchmarks)
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    deltas = [f"delta {name}" for name in names]
-    lines.writerow(["dataset", "category", "rows", *names, *deltas, "mean", "gain", "gain_sds", "chosen", "reason"])
-    for d in decisions:
-        numbers = [*(d.candidate.scores[name] for name in names), *(d.deltas[name] for name in names), d.mean, d.gain]
-        sds = f"{d.gain / baseline.sd:.3f}" if baseline.sd > 0 else ""
-        own = [d.candidate.name, d.candidate.category, d.candidate.rows, *(f"{value:.4f}" for value in numbers)]
-        lines.writerow([*own, sds, "yes" if d.chosen else "no", d.reason])
-    return text.getvalue()
 
 
 def _top_of_each(judged: Sequence[Decision], top: int | None) -> list[Decision]:

@@ -23,7 +23,9 @@ keeps its place in the softmax, so that weights keep mean 1.
 `update` answers with the weights of the step whose losses it gets. TLA and RLW need no loss; for DWA and IGB, whose
 losses are known only after the forward passes of the step, a caller may use the answer for the next step.
 
-Cost: O(N) per step, 50 numbers per task. Limits: nothing here stores its state in a checkpoint.
+`state` and `restore` carry a weighting through a checkpoint, as plain values that JSON can hold.
+
+Cost: O(N) per step, 50 numbers per task.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +62,13 @@ class TaskLoss:
 
 
 class OnlineWeighting(Protocol):
-    """A rule that turns the losses of each step into weights."""
+    """A rule that turns the losses of each step into weights.
+
+    Attributes:
+        reads_losses: whether a step's weights follow from losses, and not from its tokens or number alone.
+    """
+
+    reads_losses: bool
 
     def update(self, losses: Mapping[str, TaskLoss], step: int) -> Weights:
         """Take in the losses of optimizer step `step` (the first is 0) and return the weight of every task.
@@ -70,8 +78,29 @@ class OnlineWeighting(Protocol):
         """
         ...
 
+    def state(self) -> dict[str, Any]:
+        """Return what the next steps depend on."""
+        ...
 
-class EqualWeights:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of a weighting of the same tasks."""
+        ...
+
+
+class _Stateless:
+    """A weighting that remembers nothing."""
+
+    reads_losses = False
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take nothing."""
+
+
+class EqualWeights(_Stateless):
     """EW: every token weighs 1."""
 
     def __init__(self, tasks: Sequence[str], seed: int = 0) -> None:  # noqa: ARG002
@@ -86,6 +115,8 @@ class EqualWeights:
 class TaskLevelAverage:
     """TLA: every task that is present weighs the same, whatever its tokens; the weights of its tokens are 1 on mean."""
 
+    reads_losses = False
+
     def __init__(self, tasks: Sequence[str], seed: int = 0) -> None:  # noqa: ARG002
         self._weights = dict.fromkeys(tasks, 1.0)
 
@@ -96,8 +127,16 @@ class TaskLevelAverage:
             self._weights[task] = sum(other.tokens for other in present.values()) / len(present) / loss.tokens
         return dict(self._weights)
 
+    def state(self) -> dict[str, Any]:
+        """Return the weights, which an absent task keeps."""
+        return {"weights": dict(self._weights)}
 
-class RandomWeights:
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take the weights."""
+        self._weights = dict(state["weights"])
+
+
+class RandomWeights(_Stateless):
     """RLW: a new draw in each step, from the seed and the step's number alone."""
 
     def __init__(self, tasks: Sequence[str], seed: int = 0) -> None:
@@ -112,6 +151,8 @@ class RandomWeights:
 
 class DynamicWeightAverage:
     """DWA: more weight to a task whose loss falls more slowly than the others'."""
+
+    reads_losses = True
 
     def __init__(self, tasks: Sequence[str], seed: int = 0) -> None:  # noqa: ARG002
         self._history = {task: deque([1.0] * (2 * DWA_WINDOW), maxlen=2 * DWA_WINDOW) for task in tasks}
@@ -130,9 +171,21 @@ class DynamicWeightAverage:
                 self._ratios[task] = _ratio(last, before, self._ratios[task])
         return _softmax_weights(tuple(self._ratios), np.array(list(self._ratios.values())) / DWA_TEMPERATURE)
 
+    def state(self) -> dict[str, Any]:
+        """Return the losses of the last steps, the steps seen and the last ratios."""
+        history = {task: list(losses) for task, losses in self._history.items()}
+        return {"history": history, "seen": dict(self._seen), "ratios": dict(self._ratios)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take the history."""
+        self._history = {task: deque(losses, maxlen=2 * DWA_WINDOW) for task, losses in state["history"].items()}
+        self._seen, self._ratios = dict(state["seen"]), dict(state["ratios"])
+
 
 class BaseLossWeights:
     """IGBv1: more weight to a task whose loss stands higher against its own early mean."""
+
+    reads_losses = True
 
     def __init__(self, tasks: Sequence[str], seed: int = 0) -> None:  # noqa: ARG002
         self._sums = {task: (0.0, 0) for task in tasks}
@@ -147,6 +200,15 @@ class BaseLossWeights:
             elif step >= IGB_BASE_END and count:
                 self._ratios[task] = _ratio(loss.mean, total / count, self._ratios[task])
         return _softmax_weights(tuple(self._ratios), np.array(list(self._ratios.values())))
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums behind the bases, and the last ratios."""
+        return {"sums": {task: list(sums) for task, sums in self._sums.items()}, "ratios": dict(self._ratios)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take the sums."""
+        self._sums = {task: (float(total), int(count)) for task, (total, count) in state["sums"].items()}
+        self._ratios = dict(state["ratios"])
 
 
 WEIGHTINGS: Mapping[str, Callable[[Sequence[str], int], OnlineWeighting]] = {

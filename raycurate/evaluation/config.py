@@ -17,6 +17,8 @@ class EvaluateConfig(PoolConfig):
     model: str = Field(description="hub id, folder, 'tiny', or models/LABEL of the run; LoRA folders load with peft")
     data: Label | None = Field(None, description="label of the test set's samples (`ingest --label test`)")
     max_rows: int | None = Field(None, ge=1, description="only this many test rows, the first by a hash of their key")
+    max_rows_per_task: int | None = Field(None, ge=1, description="likewise, of each task at most this many")
+    tasks: tuple[str, ...] | None = Field(None, min_length=1, description="only these tasks of the test set")
     metrics: dict[str, str | tuple[str, ...]] = Field({}, description="task or pattern -> metric or several")
     annotations: str | None = Field(
         None, description="JSON lines: {id, turn (0), references: [...], meta: {...}} for more than one right answer"
@@ -39,6 +41,8 @@ class EvaluateConfig(PoolConfig):
     def _check_source(self) -> EvaluateConfig:
         if (self.data is None) == (self.command is None):
             raise ValueError("give either data (the label of a test set) or command (an external evaluator)")
+        if self.max_rows is not None and (self.max_rows_per_task is not None or self.tasks is not None):
+            raise ValueError("max_rows counts the rows of all tasks together; with tasks give max_rows_per_task")
         if self.command is not None and "{model}" not in self.command:
             raise ValueError("command must name the checkpoint as {model}, and may name its output folder as {output}")
         return self

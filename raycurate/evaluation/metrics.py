@@ -6,16 +6,16 @@ numbers whose first is the headline, or `Scores`; such a function counts as high
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from raycurate.errors import UserError, unknown_name
+from raycurate.errors import UserError
 from raycurate.evaluation.answers import exact_match, relaxed_accuracy, vqa_accuracy
 from raycurate.evaluation.base import Meta, Metric, Scores
 from raycurate.evaluation.boxes import iou
 from raycurate.evaluation.captions import cider, gleu
 from raycurate.evaluation.yes_no import mme, pope
+from raycurate.plugins import find_plugin
 
 _FRACTION = "part of rows, 0..1"
 
@@ -45,20 +45,12 @@ def get_metric(name: str) -> Metric:
     Raises:
         UserError: no such metric, with the nearest name; or an object that cannot be imported or called.
     """
-    if name in METRICS:
-        return METRICS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise unknown_name("metric", name, METRICS)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"metric '{name}' cannot be imported: {error}; give package.module:object") from error
+    found = find_plugin("metric", name, METRICS)
     if isinstance(found, Metric):
         return found
     if not callable(found):
         raise UserError(f"metric '{name}' is a {type(found).__name__}; it must be a Metric or a function")
-    return _from_function(name, attribute, found)
+    return _from_function(name, name.rpartition(":")[2], found)
 
 
 def _from_function(name: str, short: str, function: Callable[..., Any]) -> Metric:

@@ -1,13 +1,23 @@
-"""The settings of `sweep`."""
+"""The settings of `sweep`, and what the settings of experiments have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, StageConfig, execution
 from raycurate.evaluation.config import FULL
+
+# A probe's model is deleted with its logs.
+PROBE_DEFAULTS: Mapping[str, Any] = {"trackers": ()}
+
+
+def check_section(name: str, values: Mapping[str, Any], taken: Sequence[str]) -> None:
+    """Raise ValueError where a section of settings has one that the experiment gives to each training itself."""
+    if found := sorted(set(taken) & set(values)):
+        raise ValueError(f"{name}.{found[0]} is set by the experiment itself for each training")
 
 
 class SweepConfig(StageConfig):

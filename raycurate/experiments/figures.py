@@ -22,8 +22,8 @@ DPI = 150
 def draw_figures(rows: Sequence[Row], times: Sequence[Row], tasks: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, content) of every figure; `rows` and `times` are in the same order."""
     for name, figure in _figures(rows, times, tasks):
-        yield f"{name}.png", _saved(figure, "png")
-        yield f"{name}.svg", _saved(figure, "svg")
+        yield f"{name}.png", saved(figure, "png")
+        yield f"{name}.svg", saved(figure, "svg")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -50,13 +50,15 @@ def _figures(rows: Sequence[Row], times: Sequence[Row], tasks: Sequence[Row]) ->
         yield f"tasks-{re.sub(r'[^A-Za-z0-9._-]', '-', method)}", _histogram(method, own)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, on a canvas of its own."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _saved(figure: Figure, format_: str) -> bytes:
+def saved(figure: Figure, format_: str) -> bytes:
+    """The bytes of a figure as 'png' or 'svg'."""
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "raycurate"}):
         figure.savefig(data, format=format_, dpi=DPI, metadata={"Date": None} if format_ == "svg" else None)
@@ -67,7 +69,7 @@ def _scatter(
     rows: Sequence[Row], values: Sequence[tuple[float, float]], names: tuple[str, str], *, sign: int
 ) -> Figure:
     """Points by method and temperature, and the front; `sign` is 1 where a higher second value is better, else -1."""
-    figure = _figure(6.5, 4.5)
+    figure = new_figure(6.5, 4.5)
     axes = figure.add_subplot()
     groups = [_series(row) for row in rows]
     for group in dict.fromkeys(groups):
@@ -94,7 +96,7 @@ def _histogram(method: str, rows: Sequence[Row]) -> Figure:
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     temperatures = list(dict.fromkeys(row["temperature"] for row in rows))
     before = {row["task"]: row["share_before"] for row in rows}
-    figure = _figure(1.5 + 2.8 * len(ratios), 1.2 + 0.14 * len(tasks) * (1 + len(temperatures)))
+    figure = new_figure(1.5 + 2.8 * len(ratios), 1.2 + 0.14 * len(tasks) * (1 + len(temperatures)))
     height = 0.8 / len(temperatures)
     for panel, ratio in enumerate(ratios):
         axes = figure.add_subplot(1, len(ratios), panel + 1)

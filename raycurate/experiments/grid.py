@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from raycurate.config import SelectConfig, make_config
-from raycurate.evaluation.config import FULL, EvaluateConfig
+from raycurate.evaluation.config import FULL
 from raycurate.experiments.config import SweepConfig
 from raycurate.selection import get_method
 from raycurate.store import fingerprint_of
@@ -77,31 +77,17 @@ class Trial:
         return f"{method}{temperature}-r{self.ratio:g}-s{self.seed}"
 
     @cached_property
-    def model_label(self) -> str:
-        """Label of the trial's model and scores: another training or test set gives another one."""
-        asked = [self._finetune_config("").determining(), self._evaluate_config("").determining()]
-        return f"{self.label}-{fingerprint_of({'configs': asked})[:6]}"
-
-    @property
     def finetune_config(self) -> FinetuneConfig:
-        """The settings of the trial's training."""
-        return self._finetune_config(self.model_label)
-
-    @property
-    def evaluate_config(self) -> EvaluateConfig:
-        """The settings of the trial's evaluation."""
-        return self._evaluate_config(self.model_label)
-
-    def _finetune_config(self, label: str) -> FinetuneConfig:
+        """The settings of the trial's training, but the label."""
         selection = None if self.is_full else self.label
-        own = {"samples": self.sweep.samples, "selection": selection, "seed": self.seed, "label": label}
+        own = {"samples": self.sweep.samples, "selection": selection, "seed": self.seed}
         return make_config(FinetuneConfig, {**(self.sweep.finetune or {}), **own}, "finetune")
 
-    def _evaluate_config(self, label: str) -> EvaluateConfig:
-        own: dict[str, Any] = {"model": f"models/{label}", "label": label}
-        if "command" not in self.sweep.evaluate:
-            own["data"] = self.sweep.data
-        return make_config(EvaluateConfig, {**self.sweep.evaluate, **own}, "evaluate")
+    @property
+    def evaluate_settings(self) -> dict[str, Any]:
+        """The settings of the trial's evaluation, but model and label."""
+        own = {} if "command" in self.sweep.evaluate else {"data": self.sweep.data}
+        return {**self.sweep.evaluate, **own}
 
 
 def grid(sweep: SweepConfig) -> list[Trial]:

@@ -2,7 +2,7 @@
 
     features, clusters --once--> ranking, sketches
     trial (Tune): select, in its own process --> selection/<label> --> its statistics
-    trial (Tune, with `finetune`): finetune --> evaluate, the stages of that name
+    probe (Tune, with `finetune`): finetune --> evaluate (`probes.py`); its model is not kept
     sweeps/<label>: results.csv, results.json, tasks.csv, overlap.csv, timings.csv, figures/
 
 A trial's result is kept under the hash of all that determines it: a sweep that was killed, or that is asked for more
@@ -17,21 +17,19 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
 from typing import Any
 
 from raycurate.config import make_config
 from raycurate.experiments.config import SweepConfig
 from raycurate.experiments.grid import Trial, grid
 from raycurate.experiments.measure import Reference, count_shared, measure_selection
+from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.results import Outcome, Scores, Sweep, write_results
-from raycurate.experiments.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
+from raycurate.experiments.trials import result_of, run_trials
 from raycurate.ray_session import in_session
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
-from raycurate.stages.compare import needs_of, seconds_of, training_seconds
-from raycurate.stages.evaluate import SCORES_FILE, evaluate
-from raycurate.stages.finetune import finetune
+from raycurate.stages.compare import needs_of, seconds_of
 from raycurate.stages.select import select, select_inputs
 from raycurate.stages.shards import describe, map_here
 from raycurate.stages.sketch import SketchConfig, sketch
@@ -64,7 +62,7 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
     nouns = [run.noun("selection", trial.label) for trial in chosen]
     overlap = jaccard(count_shared(nouns, samples.shards)).tolist() if nouns else []
     found = {trial.label: value for trial, value in zip(chosen, measured, strict=True)}
-    scores = _train(run, config, trials, dict(zip((t.label for t in chosen), keys, strict=True)), samples)
+    scores = _train(run, config, trials)
     outcomes = [Outcome(trial, found.get(trial.label), scores.get(trial.label)) for trial in trials]
     write_results(noun, Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"])))
     return noun.finish(metrics={"trials": len(trials), "config": config.model_dump(mode="json")})
@@ -73,7 +71,7 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
 def _check(run: Run, trial: Trial) -> None:
     """Find a wrong setting before the first trial runs, and make what the trial's selection needs."""
     if trial.sweep.finetune is not None:
-        _ = trial.finetune_config, trial.evaluate_config
+        _ = trial.finetune_config
         if "command" not in trial.sweep.evaluate:
             run.noun("samples", trial.sweep.data).require("ingest")
     if not trial.is_full:
@@ -144,46 +142,27 @@ def _measure(
     )
 
 
-def _train(
-    run: Run, config: SweepConfig, trials: list[Trial], selection_keys: dict[str, str], samples: Manifest
-) -> dict[str, Scores]:
+def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, Scores]:
     """Finetune and evaluate each trial's selection; the scores by the label of its selection."""
     if config.finetune is None:
         return {}
-    test = {} if "command" in config.evaluate else {"test": run.noun("samples", config.data).require("ingest")}
-    inputs = {name: manifest.fingerprint for name, manifest in {"samples": samples, **test}.items()}
-    keys = {}
-    for trial in trials:
-        configs = (trial.finetune_config.determining(), trial.evaluate_config.determining())
-        asked = {"configs": configs, "selection": selection_keys.get(trial.label), "inputs": inputs}
-        keys[fingerprint_of(asked)[:16]] = trial
-
-    def train(key: str) -> dict[str, Any]:
-        trial = keys[key]
-        trained = finetune(run, trial.finetune_config)
-        scored = evaluate(run, trial.evaluate_config)
-        scores = Scores(
-            rows=trained.rows_out,
-            steps=int(trained.metrics["steps"]),
-            scores=run.noun("scores", trial.model_label).read_json(SCORES_FILE) or {},
-            headlines=scored.metrics["headlines"],
-            training_seconds=training_seconds(run, trained),
-            evaluation_seconds=float(scored.metrics.get("generation_seconds", scored.seconds)),
+    probes = [
+        Probe(name=trial.label, finetune=trial.finetune_config, evaluate=trial.evaluate_settings) for trial in trials
+    ]
+    noun = run.noun("sweeps", config.label)
+    found = run_probes(run, noun, TRAINED, probes, max_concurrent=config.max_concurrent)
+    return {
+        trial.label: Scores(
+            rows=result.rows,
+            steps=result.steps,
+            scores=result.scores,
+            headlines=result.headlines,
+            training_seconds=result.training_seconds,
+            evaluation_seconds=result.evaluation_seconds,
             shared_seconds=_shared_seconds(run, trial),
         )
-        return asdict(scores)
-
-    first = trials[0].finetune_config
-    slots = training_slots(first.workers, first.cpus_per_worker, first.gpus_per_worker)
-    found = run_trials(
-        run.noun("sweeps", config.label),
-        TRAINED,
-        list(keys),
-        lambda key: outside_of_trial(train, key),
-        cpus=WAITING_CPUS,
-        max_concurrent=min(slots, config.max_concurrent or slots),
-    )
-    return {trial.label: Scores(**value) for trial, value in zip(keys.values(), found, strict=True)}
+        for trial, result in zip(trials, found, strict=True)
+    }
 
 
 def _shared_seconds(run: Run, trial: Trial) -> dict[str, float]:

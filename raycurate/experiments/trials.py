@@ -53,7 +53,14 @@ def result_of(noun: Noun, phase: str, key: str) -> dict[str, Any] | None:
 
 
 def run_trials(
-    noun: Noun, phase: str, keys: Sequence[str], work: Work, *, cpus: float, max_concurrent: int | None = None
+    noun: Noun,
+    phase: str,
+    keys: Sequence[str],
+    work: Work,
+    *,
+    cpus: float,
+    gpus: float = 0.0,
+    max_concurrent: int | None = None,
 ) -> list[dict[str, Any]]:
     """The results of all trials, in the order of their keys; those that are in the table are not run.
 
@@ -61,6 +68,7 @@ def run_trials(
         keys: names of the trials, hashes of all that determines their results.
         work: makes one trial's result, plain values that JSON can hold; runs in a process of the cluster.
         cpus: what one trial holds while it runs.
+        gpus: likewise.
         max_concurrent: trials at once, where the CPUs alone would allow more.
 
     Raises:
@@ -81,15 +89,16 @@ def run_trials(
         found = {info.base_name for info in list_files(noun.filesystem, f"{noun.folder}/{phase}", ".json")}
         return [key for key in keys if f"{key}.json" not in found]
 
+    placed = tune.with_resources(trainable, {"cpu": cpus, **({"gpu": gpus} if gpus else {})})
     folder, name = f"{noun.folder}/tune", f"{phase}-{fingerprint_of({'keys': list(keys)})[:8]}"
     faults: list[str] = []
     with _progress(noun, phase, len(keys), lambda: len(keys) - len(missing())), quiet_library("ray.tune", QUIET_TUNE):
-        restored = _restore(noun, f"{folder}/{name}", trainable, cpus)
+        restored = _restore(noun, f"{folder}/{name}", placed)
         if missing() and restored is not None:
             faults = _fit(restored)
         if missing() and not faults:
             delete_folder(noun.filesystem, folder)
-            faults = _fit(_fresh(noun, folder, name, trainable, missing(), cpus, max_concurrent))
+            faults = _fit(_fresh(noun, folder, name, placed, missing(), max_concurrent))
     delete_folder(noun.filesystem, folder)
     if left := missing():
         reason = faults[0] if faults else "its process died"
@@ -125,13 +134,12 @@ def _fresh(
     noun: Noun,
     folder: str,
     name: str,
-    trainable: Callable[[dict[str, Any]], None],
+    trainable: Any,
     keys: list[str],
-    cpus: float,
     max_concurrent: int | None,
 ) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(trainable, {"cpu": cpus}),
+        trainable,
         param_space={"trial": tune.grid_search(keys)},
         tune_config=tune.TuneConfig(max_concurrent_trials=max_concurrent, reuse_actors=True),
         run_config=tune.RunConfig(
@@ -144,14 +152,14 @@ def _fresh(
     )
 
 
-def _restore(noun: Noun, path: str, trainable: Callable[[dict[str, Any]], None], cpus: float) -> tune.Tuner | None:
+def _restore(noun: Noun, path: str, trainable: Any) -> tune.Tuner | None:
     """The experiment that an earlier call left unfinished, None where there is none that can be trusted and read."""
     if not _is_private(noun.filesystem, path) or not tune.Tuner.can_restore(path, noun.filesystem):
         return None
     try:
         return tune.Tuner.restore(
             path,
-            tune.with_resources(trainable, {"cpu": cpus}),
+            trainable,
             restart_errored=True,
             storage_filesystem=noun.filesystem,
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from raycurate.errors import UserError, unknown_name
+from raycurate.plugins import find_plugin
 from raycurate.selection.base import Selector
 from raycurate.selection.clip_score import ClipScore
 from raycurate.selection.coincide import Coincide
@@ -44,15 +44,7 @@ def get_method(name: str) -> Method:
     Raises:
         UserError: no such method, with the nearest name; or an object that cannot be imported or called.
     """
-    if name in METHODS:
-        return METHODS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise unknown_name("method", name, METHODS)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"method '{name}' cannot be imported: {error}; give package.module:object") from error
+    found = find_plugin("method", name, METHODS)
     if not callable(found):
         raise UserError(f"method '{name}' is a {type(found).__name__}; it must be a class or a function")
     method: Method = found

@@ -6,11 +6,11 @@
 k = 10, gamma = 1 in COINCIDE's comparison (Table 4). Each pick depends on earlier picks only: one order serves every
 ratio.
 
-The first stage of the method learns the difficulty: a linear score-net on frozen CLIP features is trained together
-with the target model and weighs its loss; difficulty is minus the learned score. That training is not part of
-raycurate. So a difficulty must be named: `given`, the numbers of your own score-net, brought in by `raycurate score
-RUN --given FILE`; or a column of the token losses (`loss`, `el2n`) as a stand-in, which is then not the published
-method.
+The first stage of the method learns the difficulty: a linear score-net on the frozen CLIP features is trained together
+with the target model and weighs its loss; difficulty is minus the learned score (`training/score_net.py`). `raycurate
+finetune RUN --selection none --score-net clip` does that and writes `row_scores/score_net`, which is read by default.
+Other sources: `given`, numbers of your own (`raycurate score RUN --given FILE`), or a column of the token losses
+(`loss`, `el2n`) as a stand-in without training, which is then not the published method.
 
 Deviation from the public code: the k neighbours are the nearest of all rows, found once; the code looks for the k
 nearest rows that are left at every pick, which scans all N. Where neighbours have been taken, fewer rows are made
@@ -50,7 +50,7 @@ class SelfFilter(ByScore):
     keep: Keep = "low"
     neighbours: int = 10
     gamma: float = 1.0
-    difficulty: Literal["given", "loss", "el2n"] = "given"
+    difficulty: Literal["score_net", "given", "loss", "el2n"] = "score_net"
     exact_rows: int = EXACT_ROWS
 
     def __post_init__(self) -> None:
@@ -81,8 +81,10 @@ class SelfFilter(ByScore):
 
     @property
     def rank_score(self) -> tuple[str, str] | None:
-        """The given difficulty, or a column of the token losses."""
-        return ("given", "difficulty") if self.difficulty == "given" else ("token_losses", self.difficulty)
+        """The learned or given difficulty, or a column of the token losses."""
+        if self.difficulty in ("score_net", "given"):
+            return (self.difficulty, "difficulty")
+        return ("token_losses", self.difficulty)
 
     def rank_bytes_per_row(self, dim: int) -> int:
         """Return the bytes of the graph's search and of the sorted rows."""

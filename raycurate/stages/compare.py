@@ -188,7 +188,7 @@ def _line(
 def training_seconds(run: Run, trained: Manifest) -> float:
     """Tokenisation and training; a short training is not seen by its progress line, so its own clock counts too."""
     fingerprint = trained.description["inputs"]["tokens"]
-    selection = trained.description["config"]["selection"] or "all"
+    selection = trained.description["config"].get("selection") or "all"
     tokens = run.noun("tokens", f"{selection}-{fingerprint[:8]}").manifest()
     own = max(trained.seconds, float(trained.metrics["seconds"]))
     return own + (tokens.seconds if tokens is not None else 0.0)

@@ -16,10 +16,11 @@ actor one batch and its cache, the driver the answers of the shards in flight; s
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from raycurate.errors import UserError
+from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
 from raycurate.evaluation.tasks import metrics_for_tasks
@@ -40,11 +41,12 @@ from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_chec
 from raycurate.stages.evaluate_workers import (
     ANSWER_FIELDS,
     AnsweringActor,
+    AskedRows,
     commit_answers,
     key_hash,
     load_questions,
 )
-from raycurate.stages.shards import describe, get_result, map_tasks, skip_if_done
+from raycurate.stages.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
@@ -56,8 +58,13 @@ SCORED_SCHEMA = pa.schema(
 
 
 @one_writer
-def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
+def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
+
+    Args:
+        run: where everything is read and written.
+        config: the settings.
+        in_process: answer and score in this process, without tasks and actors.
 
     Raises:
         UserError: a model that cannot be loaded, metrics or annotations that do not fit the tasks, no answers.
@@ -65,14 +72,15 @@ def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
     gpus = gpus_of(config)
     checkpoint = find_checkpoint(run, config.model)
     asked = (checkpoint, config.dtype, gpus > 0, config.trust_remote_code)
-    facts = next(map_tasks(checkpoint_facts, [asked], num_cpus=0.5))
+    map_shards: MapShards = map_here if in_process else map_tasks
+    facts = next(map_shards(checkpoint_facts, [asked], num_cpus=0.5))
     if config.command is not None:
-        return _evaluate_outside(run, config, checkpoint, facts, gpus)
+        return _evaluate_outside(run, config, checkpoint, facts, None if in_process else gpus)
     assert config.data is not None, "the config has data or command"
     sample_manifest = run.noun("samples", config.data).require("ingest")
     metrics_for_tasks(sample_manifest.metrics["tasks"], config.metrics)
     annotations, digest = _read_annotations(config.annotations)
-    predictions = _predict(run, config, checkpoint, facts, gpus)
+    predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
     inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
     description = describe("evaluate", STAGE_VERSION, config, inputs)
@@ -81,7 +89,7 @@ def evaluate(run: Run, config: EvaluateConfig) -> Manifest:
         return done
     noun.begin(description)
     with Progress("score", found.rows_out, "answers", noun=noun) as progress:
-        headlines = next(map_tasks(_score, [(predictions, noun, config, annotations)]))
+        headlines = next(map_shards(_score, [(predictions, noun, config, annotations)]))
         progress.advance(found.rows_out)
     manifest = noun.finish(
         metrics={
@@ -112,7 +120,9 @@ def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation],
 # predictions
 
 
-def _predict(run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float) -> Noun:
+def _predict(
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float, in_process: bool
+) -> Noun:
     """The finished ``predictions`` noun, made now or found."""
     samples = run.noun("samples", config.data or "")
     sample_manifest = samples.require("ingest")
@@ -123,28 +133,67 @@ def _predict(run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tu
     if noun.is_done(description):
         return noun
     noun.begin(description)
-    total, last = sample_manifest.rows_out, None
-    if config.max_rows is not None and config.max_rows < total:
-        total, last = config.max_rows, next(map_tasks(_last_hash, [(samples, config.max_rows)]))
+    total, wanted = _wanted(samples, config)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
     with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
         if missing:
-            images = config.images or sample_manifest.description["config"]["images"]
-            load = functools.partial(load_questions, samples, checkpoint, facts, config, images, last)
-            actor = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            images = config.images or sample_manifest.description["config"].get("images")
+            load = functools.partial(load_questions, samples, checkpoint, facts, config, images, wanted)
+            actor: dict[str, Any] = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            if in_process:
+                _answer_here(samples, noun, missing, load, AnsweringActor(**actor), wanted, progress, config)
+                missing = []
+        if missing:
             dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus)
-            _commit_shards(samples, noun, dataset, last, progress, config)
+            _commit_shards(samples, noun, dataset, wanted, progress, config)
     noun.finish(metrics=_count(noun))
     return noun
 
 
-def _last_hash(samples: Noun, rows: int) -> str:
-    """The key hash of the last row of a subset of `rows`."""
-    hashes: list[str] = []
-    for part in samples.iter_parts(["key"]):
-        hashes = sorted([*hashes, *map(key_hash, part["key"].to_pylist())])[:rows]
-    return hashes[-1]
+def _answer_here(
+    samples: Noun,
+    noun: Noun,
+    shards: Sequence[int],
+    load: Callable[[pa.Table], Iterator[pa.Table]],
+    actor: AnsweringActor,
+    wanted: AskedRows,
+    progress: Progress,
+    config: EvaluateConfig,
+) -> None:
+    """What `_commit_shards` does with the loaders and actors of a cluster, one shard after the other."""
+    for shard in shards:
+        lines = []
+        for batch in load(pa.table({"shard": [shard]})):
+            answered = actor(batch).to_pylist()
+            lines += [{name: line[name] for name in ("answers", "rejects")} for line in answered]
+        _note(progress, commit_answers(samples, noun, wanted, shard, lines), strict=config.strict)
+
+
+def _wanted(samples: Noun, config: EvaluateConfig) -> tuple[int, AskedRows]:
+    """How many rows of the test set are asked, and which."""
+    manifest = samples.require("ingest")
+    if config.max_rows is not None and config.max_rows < manifest.rows_out:
+        return config.max_rows, AskedRows(last=_first_hashes(samples, config.max_rows)[""][-1])
+    if config.max_rows_per_task is None and config.tasks is None:
+        return manifest.rows_out, AskedRows()
+    for task in config.tasks or ():
+        if task not in manifest.metrics["tasks"]:
+            raise unknown_name(f"task of samples/{samples.label}", task, manifest.metrics["tasks"])
+    chosen = config.tasks or tuple(manifest.metrics["tasks"])
+    hashes = _first_hashes(samples, config.max_rows_per_task or manifest.rows_out, chosen)
+    return sum(map(len, hashes.values())), AskedRows(by_task={task: own[-1] for task, own in hashes.items()})
+
+
+def _first_hashes(samples: Noun, rows: int, tasks: Collection[str] | None = None) -> dict[str, list[str]]:
+    """The first key hashes of each of these tasks, ascending; without tasks of all rows, under ''."""
+    found: dict[str, list[str]] = {}
+    for part in samples.iter_parts(["key", "task"]):
+        for key, task in zip(part["key"].to_pylist(), part["task"].to_pylist(), strict=True):
+            if tasks is None or task in tasks:
+                found.setdefault("" if tasks is None else task, []).append(key_hash(key))
+        found = {task: sorted(own)[:rows] for task, own in found.items()}
+    return found
 
 
 def _count(noun: Noun) -> dict[str, Any]:
@@ -160,7 +209,7 @@ def _commit_shards(
     samples: Noun,
     noun: Noun,
     dataset: ray.data.Dataset,
-    last: str | None,
+    wanted: AskedRows,
     progress: Progress,
     config: EvaluateConfig,
 ) -> None:
@@ -184,7 +233,7 @@ def _commit_shards(
             if _is_complete(lines, line["windows"]):
                 done = gathered.pop(line["shard"])
                 texts = [{name: each[name] for name in ("answers", "rejects")} for each in done.values()]
-                pending.append(commit.remote(samples, noun, last, line["shard"], texts))
+                pending.append(commit.remote(samples, noun, wanted, line["shard"], texts))
             collect(block=False)
     except ray.exceptions.RayError as error:
         raise readable_error(error) from error
@@ -216,7 +265,9 @@ def _score(
     """Score all answers and write them shard by shard; returns the headlines. Runs as one task."""
     parts = [part.to_pylist() for part in predictions.iter_parts()]
     answers = [row for part in parts for row in part]
-    scores = score_answers(answers, config.metrics, annotations)
+    asked = sorted({row["task"] for row in answers})
+    metrics = {name: m for name, m in config.metrics.items() if name in asked or fnmatch.filter(asked, name)}
+    scores = score_answers(answers, metrics, annotations)
     for row, references, numbers in zip(answers, scores.references, scores.rows, strict=True):
         row["references"], row["scores"] = list(references), sorted(numbers.items())
     for shard, part in enumerate(parts):
@@ -226,18 +277,21 @@ def _score(
 
 
 def _evaluate_outside(
-    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float | None
 ) -> Manifest:
-    """Scores from the external evaluator."""
+    """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
     description = describe("evaluate", STAGE_VERSION, config, {"model": facts[0]})
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
     with Progress("evaluate", 1, "commands", noun=noun) as progress:
-        shape = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "label_selector": config.nodes or None}
-        call = ray.remote(_run_command).options(**shape, max_retries=0)
-        scores = get_result(call.remote(noun, config, checkpoint))
+        if gpus is None:
+            scores = _run_command(noun, config, checkpoint)
+        else:
+            shape = {"num_cpus": config.cpus_per_actor, "num_gpus": gpus, "label_selector": config.nodes or None}
+            call = ray.remote(_run_command).options(**shape, max_retries=0)
+            scores = get_result(call.remote(noun, config, checkpoint))
         progress.advance()
     noun.write_json(SCORES_FILE, scores)
     headlines = {task: dict.fromkeys(sorted(metrics), True) for task, metrics in scores.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -55,12 +56,31 @@ def key_hash(key: str) -> str:
     return hashlib.blake2b(key.encode(), digest_size=16, person=b"raycurate-test").hexdigest()
 
 
-def wanted_rows(samples: Noun, shard: int, last: str | None, columns: Sequence[str]) -> pa.Table:
-    """The rows of a shard, those up to the key hash `last` only."""
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """Which rows of a test set are asked: those up to a key hash.
+
+    Attributes:
+        last: the same for all tasks; None: no bound.
+        by_task: of each task; a task that is not named is not asked. None: all tasks.
+    """
+
+    last: str | None = None
+    by_task: Mapping[str, str] | None = None
+
+    def holds(self, key: str, task: str) -> bool:
+        """Whether a row is asked."""
+        last = self.last if self.by_task is None else self.by_task.get(task, "")
+        return last is None or key_hash(key) <= last
+
+
+def wanted_rows(samples: Noun, shard: int, wanted: AskedRows, columns: Sequence[str]) -> pa.Table:
+    """The wanted rows of a shard; `key` and `task` are among the columns."""
     rows = samples.read_part(shard, list(columns))
-    if last is None:
+    if wanted == AskedRows():
         return rows
-    return rows.filter(pa.array([key_hash(key) <= last for key in rows["key"].to_pylist()], pa.bool_()))
+    pairs = zip(rows["key"].to_pylist(), rows["task"].to_pylist(), strict=True)
+    return rows.filter(pa.array([wanted.holds(key, task) for key, task in pairs], pa.bool_()))
 
 
 def load_questions(
@@ -69,7 +89,7 @@ def load_questions(
     facts: tuple[str, str],
     config: EvaluateConfig,
     images: str | None,
-    last: str | None,
+    wanted: AskedRows,
     table: pa.Table,
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
@@ -85,7 +105,7 @@ def load_questions(
         facts[1],
     )
     for shard in table["shard"].to_pylist():
-        rows = wanted_rows(samples, shard, last, ["key", "task", "messages", "images"])
+        rows = wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
         windows = max(1, -(-rows.num_rows // config.window_rows))
         for window in range(windows):
             start = window * config.window_rows
@@ -141,7 +161,7 @@ class AnsweringActor:
 
 
 def commit_answers(
-    samples: Noun, noun: Noun, last: str | None, shard: int, lines: list[Mapping[str, str]]
+    samples: Noun, noun: Noun, wanted: AskedRows, shard: int, lines: Sequence[Mapping[str, str]]
 ) -> ShardRecord:
     """Put the answers of one shard beside their questions, in the order of its samples, and commit them.
 
@@ -149,7 +169,7 @@ def commit_answers(
     """
     from raycurate.evaluation.prompts import answer_turns
 
-    rows = wanted_rows(samples, shard, last, ROW_COLUMNS).to_pylist()
+    rows = wanted_rows(samples, shard, wanted, ROW_COLUMNS).to_pylist()
     answers = {(a[0], a[1]): a[2:] for line in lines for a in json.loads(line["answers"])}
     reasons = {r[0]: r[1:] for line in lines for r in json.loads(line["rejects"])}
     good: list[dict[str, Any]] = []

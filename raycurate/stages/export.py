@@ -26,7 +26,7 @@ def export(run: Run, config: ExportConfig) -> int:
             assert rows["key"].equals(decided["key"]), f"samples and selection differ in shard {shard}"
             yield rows.filter(decided["kept"])
 
-    root = ImageRoot(ingested.description["config"]["images"]) if config.embed_images else None
+    root = ImageRoot(ingested.description["config"].get("images")) if config.embed_images else None
     options = ExportOptions(embed_images_from=root)
     counts = export_samples(samples_from_tables(kept()), config.out, config.format, options)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"

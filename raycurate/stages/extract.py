@@ -50,7 +50,7 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
-    images = config.images or sample_manifest.description["config"]["images"]
+    images = config.images or sample_manifest.description["config"].get("images")
     missing = noun.missing(sample_manifest.shards)
     rate: float | None = None
     with stage_progress("extract", noun, sample_manifest.rows_out) as progress:

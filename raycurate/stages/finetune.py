@@ -2,6 +2,8 @@
 
     tokens --TorchTrainer: one VitwTrainer per worker, DDP or DeepSpeed--> models/<label>/{final, merged, history.json}
 
+A process that is there already can train by itself instead (`in_process`): many short trainings then start it once.
+
 Ray Train places the workers, connects them and starts them again after a failure; the training itself is
 `training/loop.py`, which knows no Ray. A restarted group goes on from the last complete checkpoint, and so does a run
 that is started again: the checkpoints lie in the noun's folder. Every row is counted once, however often that happened.
@@ -20,60 +22,102 @@ import contextlib
 import dataclasses
 import os
 import signal
-import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import pyarrow.fs as pafs
 import ray
 
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, resolve
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
-from raycurate.stages.shards import describe, map_tasks, skip_if_done
-from raycurate.stages.tokenize import tokenize
+from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
+from raycurate.stages.score_net import score_features, write_difficulties
+from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
+from raycurate.stages.training_rows import TrainingRows, sample_labels, training_rows
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.weights import weights_of
 
 STAGE_VERSION = 1
-POLL_SECONDS = 1.0
-STEP_FILE = "step.json"
-FAULT_FILE = "fault.json"
 
 
 @one_writer
-def finetune(run: Run, config: FinetuneConfig) -> Manifest:
+def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``models`` noun: ``final`` (model or adapter, with processor), ``merged``, ``history.json``, logs.
+
+    Args:
+        run: where everything is read and written.
+        config: the settings.
+        in_process: train in this process, without Ray Train; for one worker without DeepSpeed.
 
     Raises:
         UserError: a wrong setting, weights that do not fit the tasks, or a training that failed for good.
     """
-    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(cluster_gpus() > 0)
+    assert not in_process or (config.workers == 1 and config.deepspeed is None), "one process has no process group"
+    gpus = _gpus(config)
     _check(config, gpus)
-    fingerprint = next(map_tasks(_model_fingerprint, [(config,)], num_cpus=0.5))
-    sample_tasks = run.noun("samples", config.samples).require("ingest").metrics["tasks"]
-    if config.weights is not None:
-        _check_names(config.weights, sample_tasks)
-    tokens = tokenize(run, config, fingerprint)
-    tokens_manifest = tokens.require("finetune")
-    tasks = tuple(sorted(tokens_manifest.metrics["tasks"]))
-    weights = weights_of(tasks, config.weights, known=sample_tasks)
-    inputs = {"tokens": tokens_manifest.fingerprint, "model": fingerprint}
+    features = score_features(run, config)
+    rows, weights, fingerprint = _rows(run, config, map_here if in_process else map_tasks)
+    inputs = {**rows.inputs, "model": fingerprint}
+    if features is not None:
+        inputs["score_features"] = features.require("score").fingerprint
     description = describe("finetune", STAGE_VERSION, config, inputs)
     noun = run.noun("models", config.label)
     if done := skip_if_done(noun, description):
-        return done
+        return _with_difficulties(run, config, done)
     noun.begin(description)
-    outcome = _fit(run, noun, tokens, config, tasks, tuple(weights.tolist()), gpus)
+    order = Order(
+        config=config,
+        noun=noun,
+        sources=rows.sources,
+        held_out=rows.held_out,
+        score_features=features,
+        tasks=rows.tasks,
+        weights=weights,
+        on_gpu=gpus > 0,
+        folder=os.getcwd(),
+    )
+    if in_process:
+        with _watch(noun):
+            outcome = train_here(order)
+    else:
+        outcome = _fit(run, order, gpus)
     noun.write_json("history.json", outcome.pop("history"))
     noun.write_json("tasks.json", outcome["tasks"])
-    return _finish(noun, tokens_manifest, outcome)
+    return _with_difficulties(run, config, _finish(noun, rows, outcome))
+
+
+def _with_difficulties(run: Run, config: FinetuneConfig, made: Manifest) -> Manifest:
+    """The manifest, once the rows are scored where a score-net was trained."""
+    if config.score_net is not None:
+        write_difficulties(run, config, made)
+    return made
+
+
+def prepare(run: Run, config: FinetuneConfig) -> TrainingRows:
+    """Check the settings and tokenise, as `finetune` does before it trains."""
+    _check(config, _gpus(config))
+    return _rows(run, config, map_tasks)[0]
+
+
+def _gpus(config: FinetuneConfig) -> float:
+    return config.gpus_per_worker if config.gpus_per_worker is not None else float(cluster_gpus() > 0)
+
+
+def _rows(run: Run, config: FinetuneConfig, map_shards: MapShards) -> tuple[TrainingRows, tuple[float, ...], str]:
+    """The rows, the weight of each of their tasks, and the fingerprint of the model."""
+    fingerprint = next(map_shards(_model_fingerprint, [(config,)], num_cpus=0.5))
+    sample_tasks: dict[str, int] = {}
+    for label in sample_labels(config):
+        sample_tasks |= run.noun("samples", label).require("ingest").metrics["tasks"]
+    if config.weights is not None:
+        _check_names(config.weights, sample_tasks)
+    rows = training_rows(run, config, fingerprint, map_shards)
+    return rows, tuple(weights_of(rows.tasks, config.weights, known=sample_tasks).tolist()), fingerprint
 
 
 def _check(config: FinetuneConfig, gpus: float) -> None:
@@ -112,34 +156,17 @@ def _model_fingerprint(config: FinetuneConfig) -> str:
     return model_fingerprint(source, model_config)
 
 
-def _fit(
-    run: Run,
-    noun: Noun,
-    tokens: Noun,
-    config: FinetuneConfig,
-    tasks: tuple[str, ...],
-    weights: tuple[float, ...],
-    gpus: float,
-) -> dict[str, Any]:
+def _fit(run: Run, order: Order, gpus: float) -> dict[str, Any]:
     """Run the workers to the end; the outcome of rank 0."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    config, noun = order.config, order.noun
     filesystem, _ = resolve(run.uri)
     attempt = uuid.uuid4().hex[:8]
-    order = {
-        "config": config.model_dump(mode="json"),
-        "tokens": tokens,
-        "noun": noun,
-        "tasks": tasks,
-        "weights": weights,
-        "images": config.images or _image_root(run, config),
-        "on_gpu": gpus > 0,
-        "folder": os.getcwd(),
-    }
     trainer = TorchTrainer(
-        _work,
-        train_loop_config=order,
+        lambda settings: train_on_worker(settings["order"]),
+        train_loop_config={"order": order},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.workers,
@@ -170,11 +197,6 @@ def _fit(
         raise UserError(fault)
     assert outcome is not None, "rank 0 returned its outcome"
     return dict(outcome)
-
-
-def _image_root(run: Run, config: FinetuneConfig) -> str | None:
-    root = run.noun("samples", config.samples).require("ingest").description["config"]["images"]
-    return None if root is None else str(root)
 
 
 def _explain(error: Exception, config: FinetuneConfig) -> str:
@@ -235,117 +257,9 @@ def _watch(noun: Noun) -> Iterator[None]:
         thread.join()
 
 
-def _finish(noun: Noun, tokens: Manifest, outcome: dict[str, Any]) -> Manifest:
+def _finish(noun: Noun, rows: TrainingRows, outcome: dict[str, Any]) -> Manifest:
     """Publish, with the counts of the rows that were trained on."""
-    manifest = noun.finish(metrics={**outcome, "cut_rows": tokens.metrics["cut_rows"]})
-    manifest = dataclasses.replace(
-        manifest, rows_in=tokens.rows_in, rows_out=tokens.rows_out, quarantined=tokens.quarantined
-    )
+    manifest = noun.finish(metrics={**outcome, "cut_rows": rows.cut_rows})
+    manifest = dataclasses.replace(manifest, rows_in=rows.rows_in, rows_out=rows.rows_out, quarantined=rows.quarantined)
     noun.write_json("manifest.json", asdict(manifest))
     return manifest
-
-
-# what runs on the workers
-
-
-def _work(order: dict[str, Any]) -> dict[str, Any] | None:
-    """One worker's training; rank 0's return value is the outcome. A `UserError` ends it without a restart."""
-    if not order["on_gpu"]:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # before anything imports deepspeed
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if os.path.isdir(order["folder"]):  # Ray Train moves its workers elsewhere; relative paths are the driver's
-        os.chdir(order["folder"])
-    rank = ray.train.get_context().get_world_rank()
-    try:
-        outcome = _Worker(order).run()
-    except UserError as error:
-        if rank == 0:
-            order["noun"].write_json(FAULT_FILE, str(error))
-        return None
-    return asdict(outcome)
-
-
-class _Worker:
-    """A training process under Ray Train."""
-
-    def __init__(self, order: dict[str, Any]) -> None:
-        from raycurate.training.mirror import Mirror
-
-        self.config = FinetuneConfig(**order["config"])
-        self.noun: Noun = order["noun"]
-        self.context = ray.train.get_context()
-        self.first: float | None = None
-        self.last_note = 0.0
-        scratch = self.config.scratch or f"{tempfile.gettempdir()}/raycurate-{os.getuid()}"
-        filesystem, here = self.noun.filesystem, self.noun.folder
-        self.mirror = None
-        if not isinstance(filesystem, pafs.LocalFileSystem):
-            from pathlib import Path
-
-            here = f"{scratch}/models-{self.noun.label}-{self.context.get_experiment_name()}"
-            self.mirror = Mirror(Path(here), filesystem, self.noun.folder)
-        self.order, self.scratch, self.output = order, scratch, here
-
-    def run(self) -> Any:
-        from raycurate.training.loop import LoopSettings, train
-
-        if self.mirror is not None and self.context.get_local_rank() == 0:
-            self.mirror.fetch_checkpoint()
-        if self.mirror is not None:
-            self._wait_for_all()
-        outcome = train(
-            LoopSettings(
-                config=self.config,
-                tokens=self.order["tokens"],
-                tasks=self.order["tasks"],
-                task_weights=self.order["weights"],
-                output=self.output,
-                scratch=self.scratch,
-                image_root=self.order["images"],
-                on_gpu=self.order["on_gpu"],
-                name=f"{self.noun.noun}/{self.noun.label}",
-            ),
-            self._report,
-        )
-        if self.mirror is not None and self.context.get_world_rank() == 0:
-            self.mirror.send("final", "merged", "logs")
-        return outcome
-
-    def _report(self, numbers: dict[str, float], checkpoint: str | None) -> None:
-        """Leave a note for the driver; with a checkpoint also tell Ray Train (and so Tune), and mirror it if remote.
-
-        Ray Train hears of checkpoints only: its `report` waits for the controller's next poll, which takes seconds.
-        """
-        if checkpoint is not None and self.mirror is not None:
-            name = checkpoint.rsplit("/", 1)[-1]
-            if self.context.get_local_rank() == 0:
-                first = self.context.get_world_rank() == 0
-                keep = self.config.keep_checkpoints
-                self.mirror.send_checkpoint(name, wait_for_all=self._wait_for_all, first=first, keep=keep)
-            else:
-                self._wait_for_all()
-        if checkpoint is not None:
-            ray.train.report({**numbers, "checkpoint_path": checkpoint})
-        if self.context.get_world_rank() == 0:
-            self._note(numbers)
-
-    def _note(self, numbers: dict[str, float]) -> None:
-        if self.first is None:
-            self.first = numbers["step"] - 1
-        now = time.monotonic()
-        if "loss" in numbers and now - self.last_note >= POLL_SECONDS:
-            self.last_note = now
-            note: dict[str, float] = {
-                "first": int(self.first),
-                "step": int(numbers["step"]),
-                "steps": int(numbers["steps"]),
-            }
-            note |= {"loss": numbers["loss"], "tokens_seen": numbers["tokens_seen"], "time": time.time()}
-            self.noun.write_json(STEP_FILE, {**note, "pid": os.getpid()})
-
-    @staticmethod
-    def _wait_for_all() -> None:
-        import torch
-
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()

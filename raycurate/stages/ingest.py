@@ -15,6 +15,7 @@ Cost: texts and embedded images are written twice and read once more; one decode
 from __future__ import annotations
 
 import functools
+import logging
 from collections import Counter
 from typing import Any
 
@@ -47,6 +48,8 @@ from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
 PIECE_BYTES = 64 << 20
+MANY_REJECTS = 0.05
+log = logging.getLogger("raycurate")
 
 
 @in_session
@@ -73,7 +76,7 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
-    rows_B, uris, rejects = _parse(noun, reader, parse, config)
+    rows_B, uris, rejects, outside = _parse(noun, reader, parse, config)
     ranges = split_buckets(rows_B, config.rows_per_shard)
     gather = functools.partial(_gather_shard, noun, uris, rejects, ranges, root, limits, config)
     total = int(rows_B.sum()) + sum(rejects.values())
@@ -82,22 +85,41 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
         missing = ((shard,) for shard in noun.missing(len(ranges)))
         for record in map_tasks(gather, missing, max_tasks=config.max_tasks):
             rejected = count_record(progress, record, strict=config.strict, quarantined=rejected)
-    return _finish(noun, config)
+    return _finish(noun, config, outside)
 
 
-def _finish(noun: Noun, config: IngestConfig) -> Manifest:
+def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
     tasks: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for record in noun.records().values():
         tasks.update(record.extra["tasks"])
         reasons.update(record.quarantined)
     if not tasks:
+        if outside:
+            reasons["outside of hash_range"] = outside
         raise UserError(
             f"no row of {config.source} could be used: {dict(reasons)}. {noun.quarantine_folder} says why, row by row; "
             "is the format right, and is --images the folder that the image paths start from?"
         )
+    _warn_of_rejects(sum(tasks.values()), reasons, noun)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
-    return noun.finish(metrics={"tasks": dict(sorted(tasks.items()))})
+    counts: dict[str, Any] = {"tasks": dict(sorted(tasks.items()))}
+    if config.hash_range is not None:
+        counts["out_of_range"] = outside
+    return noun.finish(metrics=counts)
+
+
+def _warn_of_rejects(good: int, reasons: Counter[str], noun: Noun) -> None:
+    """A few bad rows are normal; many mean a wrong format, image root or limit."""
+    rejected = sum(reasons.values())
+    if rejected > MANY_REJECTS * (good + rejected):
+        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
+        log.warning(
+            "ingest: %.0f %% of the rows were rejected (%s); %s says why, row by row",
+            100 * rejected / (good + rejected),
+            told,
+            noun.quarantine_folder,
+        )
 
 
 def _file_facts(reader: Reader) -> list[list[Any]]:
@@ -111,8 +133,8 @@ def _file_facts(reader: Reader) -> list[list[Any]]:
 
 def _parse(
     noun: Noun, reader: Reader, options: ParseOptions, config: IngestConfig
-) -> tuple[np.ndarray, list[str], dict[int, int]]:
-    """Parse every slice: rows per bucket, the bucketed files, and how many rows each slice rejected."""
+) -> tuple[np.ndarray, list[str], dict[int, int], int]:
+    """Parse every slice: rows per bucket, the bucketed files, rows that each slice rejected, rows out of the range."""
     numbered = list(enumerate(reader.files))
 
     def slices_of(number: int, file: Any) -> tuple[int, list[Slice]]:
@@ -125,10 +147,12 @@ def _parse(
     rows_B = np.zeros(config.buckets, dtype=np.int64)
     uris: list[str] = []
     rejects: dict[int, int] = {}
+    outside = 0
     work = functools.partial(_parse_slice, noun, reader, options, config)
     with Progress("read", len(slices), "slices", noun=noun) as progress:
         for number, result in resumable_steps(noun, "parsed", work, slices, max_tasks=config.max_tasks):
             progress.advance()
+            outside += result["outside"]
             for piece in result["pieces"]:
                 rows_B[piece["buckets"]] += piece["rows"]
                 uris.append(piece["uri"])
@@ -140,7 +164,7 @@ def _parse(
         uri = noun.uri_of(step_name("parsed", 0, "none.arrow"))
         write_bucket_file(uri, samples_to_table([]), np.zeros(0, dtype=np.int64))
         uris.append(uri)
-    return rows_B, sorted(uris), rejects
+    return rows_B, sorted(uris), rejects, outside
 
 
 def _parse_slice(
@@ -150,7 +174,7 @@ def _parse_slice(
     pieces: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     samples: list[Sample] = []
-    size = 0
+    size = outside = 0
 
     def flush() -> None:
         nonlocal size
@@ -166,6 +190,9 @@ def _parse_slice(
         if isinstance(parsed, Reject):
             rejects.append(parsed)
             continue
+        if config.hash_range is not None and not _within(parsed.order, config.hash_range):
+            outside += 1
+            continue
         samples.append(parsed)
         size += sum(len(m.text) for m in parsed.messages) + sum(len(i.data or b"") for i in parsed.images)
         if size >= PIECE_BYTES:
@@ -175,7 +202,15 @@ def _parse_slice(
     if rejects:
         table = rejects_to_table(rejects)
         noun.write_table(step_name("parsed", number, "rejects.parquet"), table)
-    return {"pieces": pieces, "rejects": len(rejects), "first_reject": str(rejects[0]) if rejects else ""}
+    first = str(rejects[0]) if rejects else ""
+    return {"pieces": pieces, "rejects": len(rejects), "first_reject": first, "outside": outside}
+
+
+def _within(order: bytes, hash_range: tuple[float, float]) -> bool:
+    """Whether a sort hash, as a part of the largest, lies in [low, high)."""
+    low, high = hash_range
+    largest = 1 << (8 * len(order))
+    return low * largest <= int.from_bytes(order, "big") < high * largest
 
 
 def _bucket(order: bytes, buckets: int) -> int:

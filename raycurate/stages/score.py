@@ -81,7 +81,7 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
             f"the score 'clip' needs a CLIP or SigLIP model: give --clip {CLIP_EXAMPLE}, or --clip and a local folder."
         )
     gpus = gpus_of(config)
-    images = config.images or sample_manifest.description["config"]["images"]
+    images = config.images or sample_manifest.description["config"].get("images")
     manifests: list[Manifest] = []
     if names := [name for name in dict.fromkeys(config.scores) if name != "clip"]:
         facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))

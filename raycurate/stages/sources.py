@@ -14,6 +14,7 @@ from raycurate.stages.shards import check_made_from
 from raycurate.store import Manifest, Noun, Run
 
 ROW_SCORES = "row_scores"
+SCORE_NET = "score_net"
 EMBEDDINGS = ("last_token", "mean_token", "clip")
 CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
 READABLE = ("clusters", "ranking", ROW_SCORES, "samples")
@@ -101,6 +102,9 @@ def command_for(noun: Noun) -> str:
     run, group = noun.run_uri, noun.label.rsplit("-", 1)[-1]
     if noun.noun == ROW_SCORES and group == "given":
         return f"score {run} --given FILE.parquet"
+    if noun.noun == ROW_SCORES and group == SCORE_NET:
+        label = "" if noun.label == SCORE_NET else f" --label {noun.label.removesuffix(f'-{SCORE_NET}')}"
+        return f"finetune {run} --selection none --score-net clip{label}"
     if noun.noun == ROW_SCORES or (noun.noun == "features" and group in EMBEDDINGS):
         return f"score {run} --scores {group}" + (f" --clip {CLIP_EXAMPLE}" if group == "clip" else "")
     if noun.noun == "clusters" and noun.label != "main":

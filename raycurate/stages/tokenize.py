@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from raycurate.errors import UserError
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.fragments import as_samples
-from raycurate.stages.shards import run_missing_shards
+from raycurate.stages.shards import MapShards, map_tasks, run_missing_shards
 from raycurate.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA
@@ -32,7 +32,7 @@ ROW_GROUP = 1024
 SAMPLE_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
 
 
-def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str) -> Noun:
+def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shards: MapShards = map_tasks) -> Noun:
     """The finished ``tokens`` noun of a finetune's rows, made now or found.
 
     Raises:
@@ -65,7 +65,7 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str) -> Noun:
     if noun.is_done(description):
         return noun
     noun.begin(description)
-    images = config.images or sample_manifest.description["config"]["images"]
+    images = config.images or sample_manifest.description["config"].get("images")
     make = functools.partial(_make_shard, samples, selection, noun, config, images, quotas)
     run_missing_shards(
         "tokenize",
@@ -75,6 +75,7 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str) -> Noun:
         total_rows=int(counts.sum() if quotas is None else quotas.sum()),
         strict=config.strict,
         max_tasks=config.max_tasks,
+        map_shards=map_shards,
     )
     _finish(noun)
     return noun

@@ -1,13 +1,14 @@
 """The settings of `finetune`. Every default is LLaVA-1.5's recipe (scripts/v1_5/finetune_lora.sh and finetune.sh).
 
-    | setting                      | LoRA                       | full  |
-    | learning rate                | 2e-4                       | 2e-5  |
-    | projector's learning rate    | 2e-5                       | 2e-5  |
-    | rank / alpha / dropout       | 128 / 256 / 0.05           | -     |
-    | rows per optimizer step      | 128                        | 128   |
-    | epochs, warm-up, schedule    | 1, 0.03, cosine            | same  |
-    | weight decay, longest row    | 0, 2048 tokens             | same  |
-    | vision tower                 | frozen                     | same  |
+    | setting                      | LoRA                       | full  | projector (pretrain.sh)    |
+    | learning rate                | 2e-4                       | 2e-5  | -                          |
+    | projector's learning rate    | 2e-5                       | 2e-5  | 1e-3                       |
+    | rank / alpha / dropout       | 128 / 256 / 0.05           | -     | -                          |
+    | rows per optimizer step      | 128                        | 128   | 128 here, 256 in LLaVA     |
+    | epochs, warm-up, schedule    | 1, 0.03, cosine            | same  | same                       |
+    | weight decay, longest row    | 0, 2048 tokens             | same  | same                       |
+    | vision tower                 | frozen                     | same  | same                       |
+    | decoder                      | LoRA                       | full  | frozen                     |
 
 `micro_batch` and `workers` say how the rows of a step are spread and are not part of the fingerprint: the loss is
 normalised over the whole step, so they change the result by rounding only.
@@ -20,10 +21,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, StageConfig, execution, node_labels
+from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
 PROJECTOR_LEARNING_RATE = 2e-5
+PRETRAIN_LEARNING_RATE = 1e-3
+NET_FILE = "score_net.safetensors"
+"""The score-net beside the model's own files."""
 
 
 class FinetuneConfig(StageConfig):
@@ -33,9 +38,25 @@ class FinetuneConfig(StageConfig):
     samples: Label = "main"
     selection: Label | None = Field("main", description="train on its kept rows; null trains on all samples")
     limit: int | None = Field(None, ge=1, description="train on a random subset of this many of those rows")
+    mixture: tuple[MixturePart, ...] | None = Field(
+        None, min_length=1, description="rows of several sources, tasks or clusters, instead of samples and selection"
+    )
+    mixture_seed: int = Field(0, description="of the choice of rows of a mixture; training has a seed of its own")
+    held_out: tuple[MixturePart, ...] | None = Field(
+        None, min_length=1, description="rows whose loss is taken at the end"
+    )
     weights: dict[str, float] | None = Field(None, description="weight per task; null weighs every token alike")
+    weighting: Literal["ew", "tla", "rlw", "dwa", "igb"] | None = Field(
+        None, description="weights that change from step to step, instead of weights; see balancing/online.py"
+    )
+    score_net: Label | None = Field(
+        None, description="label of features, mostly clip: a score-net on them learns each row's weight"
+    )
+    score_net_learning_rate: float | None = Field(None, gt=0, description="default: the decoder's")
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "full", "projector"] = Field(
+        "lora", description="of the decoder: LoRA, all of it, or none, the projector alone, as LLaVA's first stage does"
+    )
     lora_rank: int = Field(128, ge=1)
     lora_alpha: float = Field(256, gt=0)
     lora_dropout: float = Field(0.05, ge=0, lt=1)
@@ -43,8 +64,12 @@ class FinetuneConfig(StageConfig):
     train_vision: bool = Field(False, description="train the vision tower as well; LLaVA-1.5 keeps it frozen")
     projector: tuple[str, ...] | None = Field(None, description="module paths of the projector, where not known")
 
-    learning_rate: float | None = Field(None, gt=0, description="default: 2e-4 with LoRA, 2e-5 without")
-    projector_learning_rate: float | None = Field(None, gt=0, description="default: 2e-5")
+    learning_rate: float | None = Field(
+        None, gt=0, description="default: 2e-4 with LoRA, 2e-5 with full, 1e-3 for the projector alone"
+    )
+    projector_learning_rate: float | None = Field(
+        None, gt=0, description="default: 2e-5; learning_rate where that is given, or with method projector"
+    )
     epochs: float = Field(1.0, gt=0)
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
     batch_rows: int = Field(128, ge=1, description="rows in one optimizer step, over all workers")
@@ -87,6 +112,20 @@ class FinetuneConfig(StageConfig):
     max_tasks: int = execution(64, ge=1)
 
     @model_validator(mode="after")
+    def _check_rows(self) -> FinetuneConfig:
+        if self.weights is not None and self.weighting is not None:
+            raise ValueError(f"weights and weighting '{self.weighting}' are both given; give one")
+        if self.mixture is not None and self.limit is not None:
+            raise ValueError("limit is not for a mixture, whose parts say how many rows they have")
+        if self.method == "projector" and not self.train_projector:
+            raise ValueError("method projector trains nothing where train_projector is false")
+        if self.score_net is not None and (self.weights is not None or self.weighting is not None):
+            raise ValueError("a score_net weighs every row: give neither weights nor weighting with it")
+        if self.score_net is not None and self.mixture is not None:
+            raise ValueError("a score_net needs the features of samples: give no mixture with it")
+        return self
+
+    @model_validator(mode="after")
     def _check_batch(self) -> FinetuneConfig:
         if self.batch_rows % self.workers:
             raise ValueError(f"batch_rows {self.batch_rows} is not a multiple of workers {self.workers}")
@@ -111,7 +150,10 @@ class FinetuneConfig(StageConfig):
 
     @property
     def rates(self) -> tuple[float, float]:
-        """The learning rates of the decoder and of the projector."""
+        """The learning rates of the decoder (with the vision tower, where that is trained) and of the projector."""
+        if self.method == "projector":
+            rate = self.learning_rate or PRETRAIN_LEARNING_RATE
+            return rate, self.projector_learning_rate or rate
         usual = LORA_LEARNING_RATE if self.method == "lora" else FULL_LEARNING_RATE
         rate = self.learning_rate or usual
         return rate, self.projector_learning_rate or (PROJECTOR_LEARNING_RATE if self.learning_rate is None else rate)

@@ -1,9 +1,10 @@
-"""The rows of a `tokens` noun as a map-style dataset: random access with nothing but an index in memory.
+"""The rows of `tokens` nouns as one map-style dataset: random access with nothing but an index in memory.
 
-Parquet cannot be read row by row, so each part is written out once per machine as an uncompressed Arrow file in a
-scratch folder and memory-mapped: a row is then one page read, and the pages are the system's to drop. In memory are,
-per row, its length, its task and its place: 16 bytes. Images of paths are read from the image root when a row is asked
-for; processed images are kept up to `image_cache_mb`, since rows often share an image.
+Each source gives all of its rows, or those that its part of a mixture names (`training/mixture.py`). Parquet cannot be
+read row by row, so each part is written out once per machine as an uncompressed Arrow file in a scratch folder and
+memory-mapped: a row is then one page read, and the pages are the system's to drop. In memory are, per row, its length,
+its task and its place: 16 bytes. Images of paths are read from their source's image root when a row is asked for;
+processed images are kept up to `image_cache_mb`, since rows often share an image.
 
 `epoch_order` is the order of an epoch, a function of (lengths, seed, epoch) only: a restarted run goes through the same
 rows. It ends on a whole number of global micro-batches by repeating the *blank* row (`num_rows`): a copy of the
@@ -31,6 +32,7 @@ from raycurate.features.images import ImageReader, ProcessedImage, RowError
 from raycurate.samples.images import ImageRoot, load_image
 from raycurate.samples.schema import IMAGE_TYPE, ImageRef
 from raycurate.store import Noun
+from raycurate.training.mixture import MixturePart, choose_rows
 from raycurate.training.tokens import image_token_ids, labels_of
 
 TOKENS_SCHEMA = pa.schema(
@@ -58,67 +60,95 @@ class TrainingRow:
     images: tuple[ProcessedImage, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """Rows of one finished `tokens` noun. Small and picklable: it travels to every worker.
+
+    Attributes:
+        noun: `tokens`.
+        image_root: where its image paths start.
+        part: which rows; None is all of them.
+        clusters: the noun that `part.clusters` names.
+        seed: of the choice.
+    """
+
+    noun: Noun
+    image_root: str | None = None
+    part: MixturePart | None = None
+    clusters: Noun | None = None
+    seed: int = 0
+
+
 class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
-    """Rows 0..N-1 of a finished `tokens` noun, and the blank row N."""
+    """Rows 0..N-1 of the sources, and the blank row N."""
 
     def __init__(
         self,
-        noun: Noun,
+        sources: Sequence[TokenSource],
         processor: Any,
         tasks: Sequence[str],
         *,
         scratch: str | Path,
-        image_root: str | None,
         image_cache_mb: int = 256,
     ) -> None:
-        """Open the noun.
+        """Open the sources.
 
         Args:
-            noun: `tokens`, finished.
+            sources: in the order of their rows.
             processor: of the model that the tokens were made for.
             tasks: the task names, in the order of their numbers.
             scratch: folder for the memory-mapped copies; processes of one machine share it.
-            image_root: where image paths start.
             image_cache_mb: processed images that are kept in memory.
+
+        Raises:
+            UserError: a source with fewer rows of a group than its part asks for.
         """
-        manifest = noun.require("finetune")
-        folder = Path(scratch) / f"tokens-{manifest.fingerprint}"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._paths = [_local_copy(noun, shard, folder) for shard in range(manifest.shards)]
+        self._paths: list[Path] = []
+        self._source_of_path: list[int] = []
+        self._image_roots = [source.image_root for source in sources]
         self._tables: dict[int, pa.Table] = {}
-        self._root: ImageRoot | None = None
-        self._image_root = image_root
+        self._roots: dict[int, ImageRoot] = {}
         self._silent = image_token_ids(processor)
         self._reader = ImageReader(processor, torch.float32)
-        self._cache: OrderedDict[str, ProcessedImage] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, str], ProcessedImage] = OrderedDict()
         self._cache_bytes, self._cache_limit = 0, image_cache_mb << 20
-        self._index(tasks)
+        self._index([self._open(number, source, scratch) for number, source in enumerate(sources)], tasks)
 
-    def _index(self, tasks: Sequence[str]) -> None:
+    def _open(self, number: int, source: TokenSource, scratch: str | Path) -> dict[str, Any]:
+        """The index of a source's rows, by column."""
+        manifest = source.noun.require("finetune")
+        folder = Path(scratch) / f"tokens-{manifest.fingerprint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        columns: dict[str, list[Any]] = {name: [] for name in ("length", "blind", "task", "path", "row")}
+        groups: list[str | None] = []
+        keys: list[str] = []
+        for shard in range(manifest.shards):
+            path = len(self._paths)
+            self._paths.append(_local_copy(source.noun, shard, folder))
+            self._source_of_path.append(number)
+            table = self._table(path)
+            columns["length"].append(table["length"].to_numpy())
+            columns["blind"].append(pc.list_value_length(table["images"]).to_numpy() == 0)
+            columns["task"].append(table["task"].to_numpy(zero_copy_only=False))
+            columns["path"].append(np.full(table.num_rows, path, dtype=np.int32))
+            columns["row"].append(np.arange(table.num_rows, dtype=np.int32))
+            if source.part is not None and source.part.rows is not None:
+                keys += table["key"].to_pylist()
+                groups += _groups(source, shard, table)
+        index = {name: np.concatenate(arrays) for name, arrays in columns.items()}
+        if source.part is None or source.part.rows is None:
+            return index
+        chosen = choose_rows(groups, keys, source.part, seed=source.seed, where=f"samples/{source.part.samples}")
+        return {name: values[chosen] for name, values in index.items()}
+
+    def _index(self, indexes: Sequence[dict[str, Any]], tasks: Sequence[str]) -> None:
         numbers = {task: number for number, task in enumerate(tasks)}
-        lengths: list[np.ndarray] = []
-        task_numbers: list[np.ndarray] = []
-        shards: list[np.ndarray] = []
-        rows: list[np.ndarray] = []
-        self._blank: int | None = None
-        shortest = (True, np.inf)
-        for shard in range(len(self._paths)):
-            table = self._table(shard)
-            lengths_N = table["length"].to_numpy()
-            if len(lengths_N):
-                blind_N = pc.list_value_length(table["images"]).to_numpy() == 0
-                best = int(np.lexsort((lengths_N, blind_N))[0])
-                if (bool(blind_N[best]), lengths_N[best]) < shortest:
-                    shortest = (bool(blind_N[best]), lengths_N[best])
-                    self._blank = sum(len(each) for each in lengths) + best
-            lengths.append(lengths_N)
-            task_numbers.append(np.array([numbers[t] for t in table["task"].to_pylist()], dtype=np.int32))
-            shards.append(np.full(len(lengths_N), shard, dtype=np.int32))
-            rows.append(np.arange(len(lengths_N), dtype=np.int32))
-        self.lengths_N: np.ndarray = np.concatenate(lengths)
-        self.tasks_N: np.ndarray = np.concatenate(task_numbers)
-        self._shard_N, self._row_N = np.concatenate(shards), np.concatenate(rows)
-        self.has_images = not shortest[0]
+        joined = {name: np.concatenate([index[name] for index in indexes]) for name in indexes[0]}
+        self.lengths_N: np.ndarray = joined["length"]
+        self.tasks_N: np.ndarray = np.array([numbers[task] for task in joined["task"]], dtype=np.int32)
+        self._path_N, self._row_N = joined["path"], joined["row"]
+        self.has_images = bool((~joined["blind"]).any())
+        self._blank = int(np.lexsort((self.lengths_N, joined["blind"]))[0]) if len(self.lengths_N) else None
 
     @property
     def num_rows(self) -> int:
@@ -129,51 +159,62 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
         return self.num_rows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tables": {}, "_cache": OrderedDict(), "_cache_bytes": 0, "_root": None}
+        return {**self.__dict__, "_tables": {}, "_cache": OrderedDict(), "_cache_bytes": 0, "_roots": {}}
 
     def __getitem__(self, index: int) -> TrainingRow:
         if index == self.num_rows:
             assert self._blank is not None, "a tokens noun has rows"
             row = self[self._blank]
             return TrainingRow(row.ids_T, np.full_like(row.labels_T, -100), row.task, row.images)
-        table, at = self._table(int(self._shard_N[index])), int(self._row_N[index])
+        path, at = int(self._path_N[index]), int(self._row_N[index])
+        table, source = self._table(path), self._source_of_path[path]
         ids_T = table["input_ids"][at].values.to_numpy()
         spans_A2 = table["spans"][at].values.to_numpy().reshape(-1, 2)
-        images = tuple(self._image(image) for image in table["images"][at].as_py())
+        images = tuple(self._image(source, image) for image in table["images"][at].as_py())
         return TrainingRow(ids_T, labels_of(ids_T, spans_A2, self._silent), int(self.tasks_N[index]), images)
 
     def key(self, index: int) -> str:
         """The sample's key of a row."""
-        return str(self._table(int(self._shard_N[index]))["key"][int(self._row_N[index])].as_py())
+        return str(self._table(int(self._path_N[index]))["key"][int(self._row_N[index])].as_py())
 
-    def _table(self, shard: int) -> pa.Table:
-        if shard not in self._tables:
-            with pa.memory_map(str(self._paths[shard])) as source:
-                self._tables[shard] = pa.ipc.open_file(source).read_all()
-        return self._tables[shard]
+    def _table(self, path: int) -> pa.Table:
+        if path not in self._tables:
+            with pa.memory_map(str(self._paths[path])) as source:
+                self._tables[path] = pa.ipc.open_file(source).read_all()
+        return self._tables[path]
 
-    def _image(self, image: dict[str, Any]) -> ProcessedImage:
+    def _image(self, source: int, image: dict[str, Any]) -> ProcessedImage:
         ref = ImageRef(image["path"], image["data"], image["sha"])
-        found = self._cache.get(ref.identity)
+        name = (source, ref.identity)
+        found = self._cache.get(name)
         if found is not None:
-            self._cache.move_to_end(ref.identity)
+            self._cache.move_to_end(name)
             return found
-        if self._root is None:
-            self._root = ImageRoot(self._image_root)
-        root = self._root
+        if source not in self._roots:
+            self._roots[source] = ImageRoot(self._image_roots[source])
+        root = self._roots[source]
         try:
             processed = self._reader.read(lambda: load_image(root.read(ref)))
         except RowError as error:
             raise OSError(f"the image {ref.identity} was readable before the training: {error}") from None
-        self._keep(ref.identity, processed)
+        self._keep(name, processed)
         return processed
 
-    def _keep(self, name: str, image: ProcessedImage) -> None:
+    def _keep(self, name: tuple[int, str], image: ProcessedImage) -> None:
         self._cache[name] = image
         self._cache_bytes += _num_bytes(image)
         while self._cache_bytes > self._cache_limit:
             _, dropped = self._cache.popitem(last=False)
             self._cache_bytes -= _num_bytes(dropped)
+
+
+def _groups(source: TokenSource, shard: int, rows: pa.Table) -> list[str | None]:
+    """The task, or the cluster's number, of each row of one part."""
+    if source.clusters is None:
+        return list(rows["task"].to_pylist())
+    found = source.clusters.read_part(shard, ["key", "cluster"])
+    where = pc.index_in(rows["key"], value_set=found["key"].combine_chunks())
+    return [None if number is None else str(number) for number in found["cluster"].take(where).to_pylist()]
 
 
 def _num_bytes(image: ProcessedImage) -> int:

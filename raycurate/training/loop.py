@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from raycurate.balancing.online import build_weighting
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
 from raycurate.store import Noun
 from raycurate.training.collate import Collator
 from raycurate.training.config import FinetuneConfig
-from raycurate.training.data import TokenDataset
+from raycurate.training.data import TokenDataset, TokenSource
 from raycurate.training.deepspeed import deepspeed_config, prepare_deepspeed
+from raycurate.training.held_out import held_out_losses
 from raycurate.training.mirror import COMPLETE
 from raycurate.training.network import (
     add_lora,
@@ -40,6 +42,7 @@ from raycurate.training.network import (
     projector_paths,
     save_processor,
 )
+from raycurate.training.score_net import ScoredCollator, ScoredDataset, ScoreNetTrainer
 from raycurate.training.trainer import VitwTrainer
 
 Report = Callable[[dict[str, float], str | None], None]
@@ -51,23 +54,25 @@ class LoopSettings:
 
     Attributes:
         config: the stage's settings.
-        tokens: the finished `tokens` noun.
+        sources: the rows to train on.
         tasks: task names in the order of their numbers.
         task_weights: lambda per task.
         output: local folder for checkpoints, logs and the final model; shared where there are several machines.
         scratch: local folder for memory-mapped tokens.
-        image_root: where image paths start.
+        held_out: rows whose loss is taken at the end; none: no such pass.
+        score_features: what a score-net that is trained as well reads.
         on_gpu: whether each process has a GPU.
         name: of the run, for the trackers.
     """
 
     config: FinetuneConfig
-    tokens: Noun
+    sources: tuple[TokenSource, ...]
     tasks: tuple[str, ...]
     task_weights: tuple[float, ...]
     output: str
     scratch: str
-    image_root: str | None = None
+    held_out: tuple[TokenSource, ...] = ()
+    score_features: Noun | None = None
     on_gpu: bool = False
     name: str = "raycurate"
 
@@ -87,6 +92,7 @@ class Outcome:
     resumed_from: int | None
     history: list[dict[str, Any]] = field(default_factory=list)
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    held_out: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
@@ -106,23 +112,16 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     set_seed(config.seed)
     processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
     network, projector = build_network(config, arguments)
-    dataset = TokenDataset(
-        settings.tokens,
-        processor,
-        settings.tasks,
-        scratch=settings.scratch,
-        image_root=settings.image_root,
-        image_cache_mb=config.image_cache_mb,
-    )
     rate, projector_rate = config.rates
-    trainer = VitwTrainer(
+    trainer = _trainer(
+        settings,
+        processor,
         model=network,
         args=arguments,
-        train_dataset=dataset,
-        data_collator=Collator(processor, dataset),
         callbacks=[_Reporter(report, Path(settings.output))],
         tasks=settings.tasks,
         task_weights=settings.task_weights,
+        weighting=None if config.weighting is None else build_weighting(config.weighting, settings.tasks, config.seed),
         group_by_length=config.group_by_length,
         order_seed=config.seed,
         projector_names=projector,
@@ -134,8 +133,11 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.finish_task_sums()
     _save_final(settings, trainer, processor)
+    held_out = {}
+    if settings.held_out:
+        held_out = held_out_losses(trainer, _open(settings, settings.held_out, processor), processor)
     trained, parameters = count_parameters(network)
-    tokens_K, losses_K, rows_K = trainer.totals_3K
+    tokens_K, _, rows_K, *_ = trainer.totals_5K
     return Outcome(
         steps=trainer.state.global_step,
         rows_seen=int(rows_K.sum()),
@@ -148,7 +150,31 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
         resumed_from=None if checkpoint is None else int(checkpoint.rsplit("-", 1)[1]),
         history=[entry for entry in trainer.state.log_history if "loss" in entry],
         tasks=trainer.task_summary(),
+        held_out=held_out,
     )
+
+
+def _trainer(settings: LoopSettings, processor: Any, **shared: Any) -> VitwTrainer:
+    """The trainer with its rows; where there are score features, one whose score-net learns with the model."""
+    if settings.score_features is None:
+        rows = _open(settings, settings.sources, processor)
+        return VitwTrainer(train_dataset=rows, data_collator=Collator(processor, rows), **shared)
+    scored = ScoredDataset(settings.score_features, settings.sources, processor, settings.tasks, **_reading(settings))
+    return ScoreNetTrainer(
+        train_dataset=scored,
+        data_collator=ScoredCollator(processor, scored, scored.dimension),
+        dimension=scored.dimension,
+        net_learning_rate=settings.config.score_net_learning_rate or settings.config.rates[0],
+        **shared,
+    )
+
+
+def _open(settings: LoopSettings, sources: Sequence[TokenSource], processor: Any) -> TokenDataset:
+    return TokenDataset(sources, processor, settings.tasks, **_reading(settings))
+
+
+def _reading(settings: LoopSettings) -> dict[str, Any]:
+    return {"scratch": settings.scratch, "image_cache_mb": settings.config.image_cache_mb}
 
 
 def training_arguments(settings: LoopSettings) -> TrainingArguments:
@@ -177,7 +203,8 @@ def training_arguments(settings: LoopSettings) -> TrainingArguments:
         tf32=True if settings.on_gpu else None,
         use_cpu=not settings.on_gpu,
         accelerator_config={"use_configured_state": config.deepspeed is not None and not settings.on_gpu},
-        ddp_backend="nccl" if settings.on_gpu else "gloo",
+        # A process by itself has no group, and must not be taken for one of several.
+        ddp_backend=("nccl" if settings.on_gpu else "gloo") if torch.distributed.is_initialized() else None,
         ddp_find_unused_parameters=config.train_vision,
         gradient_checkpointing=checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
@@ -213,14 +240,15 @@ def build_network(config: FinetuneConfig, arguments: TrainingArguments) -> tuple
 
     Trained parameters are float32 under plain DDP (bfloat16 is then autocast); DeepSpeed keeps float32 copies itself.
     """
-    sixteen_bit = arguments.bf16 and (config.deepspeed is not None or config.method == "lora")
+    sixteen_bit = arguments.bf16 and (config.deepspeed is not None or config.method != "full")
     dtype = torch.bfloat16 if sixteen_bit else torch.float32
     network = load_network(config.model, dtype=dtype, trust_remote_code=config.trust_remote_code)
     projector = projector_paths(network, config.projector)
-    if config.method == "full":
+    if config.method != "lora":
         freeze(
             network,
             projector=projector,
+            train_decoder=config.method == "full",
             train_projector=config.train_projector,
             train_vision=config.train_vision,
         )

@@ -4,7 +4,7 @@ Modules are found from the model itself: the decoder by `get_decoder()`, the pro
 use below the model's vision side. LoRA goes on every linear layer of the decoder's layers, by a regular expression on
 their full paths (vision towers own modules of the same names); `lm_head` and embeddings stay as they are. The projector
 is trained fully, in LoRA's `modules_to_save`. In full finetuning decoder, embeddings, `lm_head` and projector are
-trained. The vision tower is frozen unless asked otherwise.
+trained, in the projector's own training it alone. The vision tower is frozen unless asked otherwise.
 
 A merged model is W + (alpha / rank) B A in float32, cast back to the model's dtype once, and is written with the
 processor's files, so that `AutoModelForImageTextToText` and `AutoProcessor` load it without peft or raycurate.
@@ -155,15 +155,24 @@ def add_lora(network: Any, *, rank: int, alpha: float, dropout: float, saved_mod
     return get_peft_model(network, config)
 
 
-def freeze(network: Any, *, projector: Sequence[str], train_projector: bool, train_vision: bool) -> None:
-    """Full finetuning: leave the gradients of the vision side off, except for what is to be trained."""
+def freeze(
+    network: Any,
+    *,
+    projector: Sequence[str],
+    train_projector: bool,
+    train_vision: bool,
+    train_decoder: bool = True,
+) -> None:
+    """Training without LoRA: leave the gradients on for what is to be trained only."""
     decoder = decoder_layers_path(network).removesuffix(".layers")
     head = network.get_output_embeddings()
     text = {id(p) for module in (network.get_submodule(decoder), head) if module for p in module.parameters()}
     for name, parameter in network.named_parameters():
         in_projector = any(name.startswith(f"{path}.") for path in projector)
-        trained = id(parameter) in text or (train_projector if in_projector else train_vision)
-        parameter.requires_grad_(trained)
+        if id(parameter) in text:
+            parameter.requires_grad_(train_decoder)
+        else:
+            parameter.requires_grad_(train_projector if in_projector else train_vision)
 
 
 def count_parameters(network: Any) -> tuple[int, int]:

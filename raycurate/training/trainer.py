@@ -3,12 +3,14 @@
 The overrides, against transformers 5.23 (`trainer.py`):
 
 * `_get_num_items_in_batch` gives Z, the summed weight of the valid tokens of all micro-batches of the step over all
-  ranks, in float64. It is called once per optimizer step with all of the step's micro-batches.
+  ranks, in float64. It is called once per optimizer step with all of the step's micro-batches; weights that change
+  from step to step (`task_weights.py`) change there.
 * `compute_loss` gives R * n / Z. R cancels the mean that DDP and DeepSpeed take over ranks. `loss_is_scaled_for_ga`
   stops the division by the number of micro-batches; for DeepSpeed `Trainer` itself turns the engine's off.
 * `training_step` does nothing in a step whose Z is 0, on all ranks alike: no gradient is made, torch's optimizers leave
   a parameter without gradient alone (its moments and decay too), and DeepSpeed's step is never called.
 * `create_optimizer` makes a group of the projector's parameters with their own learning rate.
+* `_load_from_checkpoint` loads a whole model under the names that it was saved by.
 * `_get_train_sampler` orders rows by `epoch_order`; `skip_first_batches` then resumes at the same row.
 
 Sums by task stay on the device and are reduced over ranks only when something is logged or saved. They are saved with
@@ -19,19 +21,23 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from raycurate.balancing.online import OnlineWeighting
 from raycurate.training.collate import POSITIONS, TASK_IDS
 from raycurate.training.data import EpochSampler, TokenDataset
-from raycurate.training.vitw import gradient_shares, weight_sum, weighted_sums
+from raycurate.training.task_weights import TaskWeights
+from raycurate.training.vitw import LossSums, gradient_shares, token_counts, weight_sum, weighted_sums
 
 STATE_FILE = "task_sums.json"
+SUMS = 5
+"""Rows of the sums by task: tokens, losses, rows, weighted tokens, weighted losses."""
 
 
 class VitwTrainer(Trainer):
@@ -45,6 +51,7 @@ class VitwTrainer(Trainer):
         *args: Any,
         tasks: Sequence[str],
         task_weights: Sequence[float],
+        weighting: OnlineWeighting | None = None,
         group_by_length: bool = False,
         order_seed: int = 0,
         projector_names: Sequence[str] = (),
@@ -56,6 +63,7 @@ class VitwTrainer(Trainer):
         Args:
             tasks: task names in the order of their numbers.
             task_weights: lambda per task.
+            weighting: changes them from step to step.
             group_by_length: whether a global micro-batch has rows of like length.
             order_seed: of the order of rows.
             projector_names: module paths of the projector, in the model before LoRA.
@@ -65,15 +73,16 @@ class VitwTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         assert self.args.average_tokens_across_devices
         assert not self.args.remove_unused_columns
-        assert len(tasks) == len(task_weights)
         self.tasks = list(tasks)
-        self._weights_K = torch.tensor(task_weights, dtype=torch.float64)
+        self.task_weights = TaskWeights(tasks, task_weights, weighting)
         self._group_by_length, self._order_seed = group_by_length, order_seed
         self._projector, self._projector_rate = tuple(projector_names), projector_learning_rate
         self._leaves_out_logits = "logits_to_keep" in _forward_parameters(self.model)
         self._step_is_empty = False
-        self._window_3K = torch.zeros(3, len(tasks), dtype=torch.float64, device=self.args.device)
-        self.totals_3K = torch.zeros(3, len(tasks), dtype=torch.float64)
+        self._window_5K = torch.zeros(SUMS, len(tasks), dtype=torch.float64, device=self.args.device)
+        self._step_5K = torch.zeros_like(self._window_5K)
+        self._unseen_step: int | None = None
+        self.totals_5K = torch.zeros(SUMS, len(tasks), dtype=torch.float64)
 
     # the loss
 
@@ -81,12 +90,29 @@ class VitwTrainer(Trainer):
         """Z of the step, a float64 scalar."""
         if not batch_samples:
             return None
-        weights = [weight_sum(b["labels"], b[TASK_IDS], self._weights_on(b["labels"].device)) for b in batch_samples]
-        total = torch.stack(weights).sum().to(device)
+        counts = [token_counts(b["labels"], b[TASK_IDS], len(self.tasks)) for b in batch_samples]
+        tokens_K = torch.stack(counts).sum(dim=0).to(device)
         if self.args.world_size > 1:
-            total = self.accelerator.gather(total).sum() / self.get_tp_size()
+            tokens_K = self.accelerator.reduce(tokens_K, reduction="sum") / self.get_tp_size()
+        self._weigh(tokens_K)
+        total = (tokens_K * self.task_weights.on(tokens_K.device)).sum()
         self._step_is_empty = not bool(total > 0)
         return total
+
+    def _weigh(self, tokens_K: torch.Tensor) -> None:
+        """Change the weights for the step that begins, where they change."""
+        if self.task_weights.changes:
+            self._see_last_step()
+            self.task_weights.see_tokens(tokens_K.cpu(), self.state.global_step)
+            self._unseen_step = self.state.global_step
+
+    def _see_last_step(self) -> None:
+        """Show the weighting the losses of the step that has ended, once; on all ranks."""
+        if self._unseen_step is not None and self.task_weights.reads_losses:
+            tokens_K, losses_K, *_ = self._reduced(self._step_5K)
+            self.task_weights.see_losses(losses_K, tokens_K, self._unseen_step)
+        self._unseen_step = None
+        self._step_5K.zero_()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch; nothing where the whole step has no token to learn from."""
@@ -98,28 +124,35 @@ class VitwTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """R * n / Z of one micro-batch. Without Z (an evaluation) n / d of the batch alone."""
+        weights_K = self.task_weights.on(inputs["labels"].device)
+        sums, outputs = self.loss_sums(model, inputs)
+        if model.training:
+            self._count(sums.stacked(weights_K))
+        ranks = 1
+        if num_items_in_batch is None:
+            num_items_in_batch = weight_sum(inputs["labels"], inputs[TASK_IDS], weights_K)
+        else:
+            ranks = self._ranks
+        loss = sums.weighted / num_items_in_batch.to(sums.weighted.dtype) * ranks
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _ranks(self) -> int:
+        """R, the number of processes whose gradients are averaged."""
+        return int(self.accelerator.num_processes) // int(self.get_tp_size())
+
+    def loss_sums(
+        self, model: Any, inputs: Mapping[str, Any], weights_B: torch.Tensor | None = None
+    ) -> tuple[LossSums, Any]:
+        """The forward pass of one micro-batch: its sums, and what the model gave. `weights_B` as in `weighted_sums`."""
         inputs = dict(inputs)
         labels_BT, tasks_B, positions_P = (inputs.pop(name) for name in ("labels", TASK_IDS, POSITIONS))
         if self._leaves_out_logits:
             inputs["logits_to_keep"] = positions_P
         outputs = model(**inputs)
         logits_BPV = outputs.logits if self._leaves_out_logits else outputs.logits[:, positions_P]
-        weights_K = self._weights_on(logits_BPV.device)
-        sums = weighted_sums(logits_BPV, labels_BT, tasks_B, weights_K, positions_P)
-        if model.training:
-            self._window_3K += sums.stacked()
-        ranks = 1
-        if num_items_in_batch is None:
-            num_items_in_batch = weight_sum(labels_BT, tasks_B, weights_K)
-        else:
-            ranks = self.accelerator.num_processes // self.get_tp_size()
-        loss = sums.weighted / num_items_in_batch.to(sums.weighted.dtype) * ranks
-        return (loss, outputs) if return_outputs else loss
-
-    def _weights_on(self, device: torch.device) -> torch.Tensor:
-        if self._weights_K.device != device:
-            self._weights_K = self._weights_K.to(device)
-        return self._weights_K
+        weights_K = self.task_weights.on(logits_BPV.device)
+        return weighted_sums(logits_BPV, labels_BT, tasks_B, weights_K, positions_P, weights_B), outputs
 
     # the optimizer and the order of rows
 
@@ -161,48 +194,76 @@ class VitwTrainer(Trainer):
             group_by_length=self._group_by_length,
         )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a whole model by its own class, which knows the names that it was saved under.
+
+        A checkpoint has the names of the hub; `Trainer` looks for those of the modules, finds none where they differ
+        (LLaVA), and goes on from untrained weights with no more than a warning.
+        """
+        network = self.model if model is None else model
+        if not isinstance(network, PreTrainedModel):  # an adapter, whose names are the same
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(network).from_pretrained(resume_from_checkpoint, dtype=network.dtype)
+        network.load_state_dict(saved.state_dict())
+
     # counts and the log
+
+    def _count(self, sums_5K: torch.Tensor) -> None:
+        """Add the sums of one micro-batch."""
+        self._window_5K += sums_5K
+        self._step_5K += sums_5K
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; a line with a loss gets tokens, loss and gradient share of each task since the last one."""
         if "loss" in logs:
-            tokens_K, losses_K, rows_K = self._close_window()
-            shares_K = gradient_shares(tokens_K, self._weights_K.cpu())
-            logs["rows_seen"] = float(self.totals_3K[2].sum())
-            logs["tokens_seen"] = float(self.totals_3K[0].sum())
-            for task, tokens, loss, share in zip(self.tasks, tokens_K, losses_K, shares_K, strict=True):
-                if tokens > 0:
-                    logs[f"tokens/{task}"] = float(tokens)
-                    logs[f"loss/{task}"] = float(loss / tokens)
-                    logs[f"share/{task}"] = float(share)
+            tokens_K, losses_K, _, weighted_K, _ = self._close_window()
+            shares_K = gradient_shares(weighted_K)
+            logs["rows_seen"] = float(self.totals_5K[2].sum())
+            logs["tokens_seen"] = float(self.totals_5K[0].sum())
+            for k in tokens_K.nonzero().flatten().tolist():
+                task, tokens = self.tasks[k], tokens_K[k]
+                logs[f"tokens/{task}"] = float(tokens)
+                logs[f"loss/{task}"] = float(losses_K[k] / tokens)
+                logs[f"share/{task}"] = float(shares_K[k])
+                if self.task_weights.changes:
+                    logs[f"weight/{task}"] = float(weighted_K[k] / tokens)
         super().log(logs, start_time)
 
     def _close_window(self) -> torch.Tensor:
-        """The sums since the last log over all ranks, [3, K] on the CPU; they move to the totals."""
-        window_3K = self._reduced_window()
-        self.totals_3K += window_3K
-        self._window_3K.zero_()
-        return window_3K
+        """The sums since the last log over all ranks, [5, K] on the CPU; they move to the totals."""
+        window_5K = self._reduced(self._window_5K)
+        self.totals_5K += window_5K
+        self._window_5K.zero_()
+        return window_5K
 
-    def _reduced_window(self) -> torch.Tensor:
+    def _reduced(self, sums_5K: torch.Tensor) -> torch.Tensor:
+        """Sums over all ranks, on the CPU."""
         if self.args.world_size == 1:
-            return self._window_3K.cpu().clone()
-        return self.accelerator.reduce(self._window_3K.clone(), reduction="sum").cpu() / self.get_tp_size()
+            return sums_5K.cpu().clone()
+        return self.accelerator.reduce(sums_5K.clone(), reduction="sum").cpu() / self.get_tp_size()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        window_3K = self._reduced_window()
+        self._see_last_step()
+        window_5K = self._reduced(self._window_5K)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-            state = {"tasks": self.tasks, "window": window_3K.tolist(), "totals": self.totals_3K.tolist()}
+            state = {
+                "tasks": self.tasks,
+                "window": window_5K.tolist(),
+                "totals": self.totals_5K.tolist(),
+                "weights": self.task_weights.state(),
+            }
             (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
 
     def load_task_sums(self, checkpoint: str | Path) -> None:
-        """Go on counting where a checkpoint was saved."""
+        """Go on counting, and weighing, where a checkpoint was saved."""
         state = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
-        self.totals_3K = torch.tensor(state["totals"], dtype=torch.float64)
+        self.totals_5K = torch.tensor(state["totals"], dtype=torch.float64)
+        self.task_weights.restore(state["weights"])
         if self.args.process_index == 0:
-            self._window_3K += torch.tensor(state["window"], dtype=torch.float64, device=self._window_3K.device)
+            self._window_5K += torch.tensor(state["window"], dtype=torch.float64, device=self._window_5K.device)
 
     def finish_task_sums(self) -> None:
         """Take what was counted since the last log into the totals; on all ranks."""
@@ -210,20 +271,22 @@ class VitwTrainer(Trainer):
 
     def mean_loss(self) -> float:
         """The weighted mean loss over every token of the training."""
-        tokens_K, losses_K, _ = self.totals_3K
-        weights_K = self._weights_K.cpu()
-        return float((losses_K * weights_K).sum() / (tokens_K * weights_K).sum())
+        *_, tokens_K, losses_K = self.totals_5K
+        return float(losses_K.sum() / tokens_K.sum())
 
     def task_summary(self) -> dict[str, dict[str, float]]:
-        """Rows, tokens, mean loss, weight and effective gradient share of each task over the whole training."""
-        tokens_K, losses_K, rows_K = self.totals_3K
-        shares_K = gradient_shares(tokens_K, self._weights_K.cpu())
+        """Rows, tokens, mean loss, mean weight of a token and effective gradient share of each task in the training."""
+        tokens_K, losses_K, rows_K, weighted_K, _ = self.totals_5K
+        weights_K = self.task_weights.on(torch.device("cpu"))
+        if self.task_weights.changes:
+            weights_K = torch.where(tokens_K > 0, weighted_K / tokens_K.clamp_min(1), weights_K)
+        shares_K = gradient_shares(weighted_K)
         return {
             task: {
                 "rows": float(rows_K[k]),
                 "tokens": float(tokens_K[k]),
                 "loss": float(losses_K[k] / tokens_K[k].clamp_min(1)),
-                "weight": float(self._weights_K[k]),
+                "weight": float(weights_K[k]),
                 "share": float(shares_K[k]),
             }
             for k, task in enumerate(self.tasks)

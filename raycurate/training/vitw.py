@@ -28,16 +28,23 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """The sums of one micro-batch: `weighted` is n; per task the valid tokens, their summed loss, the rows. float64."""
+    """The sums of one micro-batch: `weighted` is n; per task the valid tokens, their summed loss, the rows. float64.
+
+    `tokens_B` and `losses_B` are the same of each row.
+    """
 
     weighted: torch.Tensor
     tokens_K: torch.Tensor
     losses_K: torch.Tensor
     rows_K: torch.Tensor
+    tokens_B: torch.Tensor
+    losses_B: torch.Tensor
 
-    def stacked(self) -> torch.Tensor:
-        """Tokens, losses and rows as one [3, K] tensor, for one all-reduce."""
-        return torch.stack([self.tokens_K, self.losses_K, self.rows_K])
+    def stacked(self, weights_K: torch.Tensor) -> torch.Tensor:
+        """Tokens, losses, rows, weighted tokens and weighted losses as one [5, K] tensor, for one all-reduce."""
+        weights_K = weights_K.to(self.tokens_K)
+        weighted = (self.tokens_K * weights_K, self.losses_K * weights_K)
+        return torch.stack([self.tokens_K, self.losses_K, self.rows_K, *weighted])
 
 
 def kept_positions(labels_BT: torch.Tensor) -> torch.Tensor:
@@ -46,10 +53,15 @@ def kept_positions(labels_BT: torch.Tensor) -> torch.Tensor:
     return found_P if len(found_P) else found_P.new_zeros(1)
 
 
+def token_counts(labels_BT: torch.Tensor, tasks_B: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """The valid tokens of each task in one micro-batch, float64 [K]."""
+    valid_B = (labels_BT[:, 1:] != IGNORED).sum(dim=1).double()
+    return torch.zeros(num_tasks, dtype=torch.float64, device=labels_BT.device).index_add(0, tasks_B, valid_B)
+
+
 def weight_sum(labels_BT: torch.Tensor, tasks_B: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
     """d of one micro-batch: the summed weight of its valid tokens, a float64 scalar."""
-    valid_B = (labels_BT[:, 1:] != IGNORED).sum(dim=1)
-    return (valid_B * weights_K.to(torch.float64)[tasks_B]).sum()
+    return (token_counts(labels_BT, tasks_B, len(weights_K)) * weights_K.double()).sum()
 
 
 def weighted_sums(
@@ -58,6 +70,7 @@ def weighted_sums(
     tasks_B: torch.Tensor,
     weights_K: torch.Tensor,
     positions_P: torch.Tensor,
+    weights_B: torch.Tensor | None = None,
 ) -> LossSums:
     """The sums of one micro-batch from the logits at `positions_P`.
 
@@ -67,20 +80,23 @@ def weighted_sums(
         tasks_B: task number per row, int64.
         weights_K: lambda per task.
         positions_P: the positions that the logits are of; must hold all of `kept_positions(labels_BT)`.
+        weights_B: weight of each row's tokens, instead of its task's.
     """
     labels_BP = _next_labels(labels_BT, positions_P)
     losses_BP = functional.cross_entropy(
         logits_BPV.flatten(0, 1).float(), labels_BP.flatten(), reduction="none", ignore_index=IGNORED
     ).view_as(labels_BP)
-    weights_B = weights_K.to(losses_BP.dtype)[tasks_B]
+    weights_B = weights_K[tasks_B] if weights_B is None else weights_B
     valid_B = (labels_BP != IGNORED).sum(dim=1).double()
     losses_B = losses_BP.detach().sum(dim=1, dtype=torch.float64)
     zeros_K = torch.zeros(len(weights_K), dtype=torch.float64, device=losses_BP.device)
     return LossSums(
-        weighted=(losses_BP * weights_B[:, None]).sum(),
+        weighted=(losses_BP * weights_B.to(losses_BP.dtype)[:, None]).sum(),
         tokens_K=zeros_K.index_add(0, tasks_B, valid_B),
         losses_K=zeros_K.index_add(0, tasks_B, losses_B),
         rows_K=zeros_K.index_add(0, tasks_B, (valid_B > 0).double()),
+        tokens_B=valid_B,
+        losses_B=losses_B,
     )
 
 
@@ -89,7 +105,6 @@ def _next_labels(labels_BT: torch.Tensor, positions_P: torch.Tensor) -> torch.Te
     return functional.pad(labels_BT, (0, 1), value=IGNORED)[:, positions_P + 1]
 
 
-def gradient_shares(tokens_K: torch.Tensor, weights_K: torch.Tensor) -> torch.Tensor:
-    """lambda_i T_i / sum_k lambda_k T_k per task, float64 [K]; zeros where there is no token."""
-    weighted_K = tokens_K.double() * weights_K.double()
-    return weighted_K / weighted_K.sum().clamp_min(torch.finfo(torch.float64).tiny)
+def gradient_shares(weighted_K: torch.Tensor) -> torch.Tensor:
+    """lambda_i T_i / sum_k lambda_k T_k per task from lambda_i T_i, float64 [K]; zeros where there is no token."""
+    return weighted_K.double() / weighted_K.sum().double().clamp_min(torch.finfo(torch.float64).tiny)

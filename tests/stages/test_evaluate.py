@@ -151,6 +151,23 @@ def test_a_subset_is_the_first_rows_by_key_hash(run, model, ray_cluster):
     assert manifest.rows_in >= 7
 
 
+def test_a_subset_by_task_is_the_first_rows_of_each(run, model, ray_cluster):
+    """max_rows_per_task and tasks: the first of each named task by key hash; a metric of another task is no error."""
+    settings = {"max_rows_per_task": 3, "tasks": ["colour", "text"], "metrics": {"count": "gleu", "te*": "gleu"}}
+    manifest = evaluate(run, _config(model, label="by-task", **settings), in_process=True)
+    rows = read_all(run.noun("scores", "by-task")).to_pylist()
+    every = read_all(run.noun("samples")).to_pylist()
+    for task in ("colour", "text"):
+        own = sorted((row["key"] for row in every if row["task"] == task), key=key_hash)
+        assert {row["key"] for row in rows if row["task"] == task} == set(own[:3])
+    assert {row["task"] for row in rows} == {"colour", "text"}
+    assert manifest.metrics["headlines"] == {"colour": {"exact_match": True}, "text": {"gleu": True}}
+    with pytest.raises(UserError, match="unknown task of samples/main 'colr'. Did you mean 'colour'"):
+        evaluate(run, _config(model, label="by-task", tasks=["colr"]), in_process=True)
+    with pytest.raises(UserError, match="with tasks give max_rows_per_task"):
+        _config(model, max_rows=3, tasks=["colour"])
+
+
 def test_an_external_evaluator_scores_the_checkpoint(run, model, ray_cluster):
     """The command is given the model's folder; its JSON becomes scores.json, its failure a readable error."""
     code = "import sys,json; json.dump({'results': {'mme': {'acc,none': 0.5}}}, open(sys.argv[2]+'/r.json', 'w'))"

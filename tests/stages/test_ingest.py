@@ -54,6 +54,16 @@ def _rows(count: int, tmp_path) -> list[dict]:
     return rows
 
 
+def test_many_rejects_are_warned_of(ray_cluster, tmp_path, caplog):
+    """One bad row of ten is said with its reason and where to look; a clean source is not mentioned."""
+    rows = _rows(10, tmp_path)
+    for name, last in (("clean", rows[9]), ("bad", {**rows[9], "image": "nowhere.png"})):
+        caplog.clear()
+        (tmp_path / f"{name}.json").write_text(json.dumps([*rows[:9], last]))
+        _ingest(tmp_path / name, tmp_path / f"{name}.json", tmp_path / "images")
+        assert ("10 % of the rows were rejected (image_missing 1)" in caplog.text) == (name == "bad")
+
+
 def test_input_shards_and_order_do_not_matter(ray_cluster, tmp_path):
     """One file, seven files, or the rows reversed: the same keys in the same parts."""
     rows = _rows(300, tmp_path)
@@ -70,6 +80,33 @@ def test_input_shards_and_order_do_not_matter(ray_cluster, tmp_path):
         tables.append([part.select(["key", "task", "messages"]) for part in noun.iter_parts()])
     assert all(a.equals(b) for a, b in zip(tables[0], tables[1], strict=True))
     assert all(a.equals(b) for a, b in zip(tables[0], tables[2], strict=True))
+
+
+def test_halves_by_image_are_disjoint_and_together_the_whole(ray_cluster, tmp_path):
+    """A hash range keeps all rows of an image or none; what it leaves out is counted, what is broken is in both."""
+    broken = {"id": "broken", "image": "0.png", "conversations": []}
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps([*_rows(200, tmp_path), broken]), encoding="utf-8")
+    images, keys = [], []
+    for name, settings in (("low", [0, 0.5]), ("high", [0.5, 1]), ("all", None)):
+        noun, manifest = _ingest(tmp_path / name, source, tmp_path / "images", hash_range=settings)
+        assert manifest.rows_in + manifest.metrics.get("out_of_range", 0) == 201
+        assert manifest.rows_in == manifest.rows_out + 1
+        rows = read_all(noun).to_pylist()
+        images.append({row["images"][0]["path"] for row in rows})
+        keys.append({row["key"] for row in rows})
+    assert images[0]
+    assert images[1]
+    assert images[0] | images[1] == images[2]
+    assert not images[0] & images[1]
+    assert sorted([*keys[0], *keys[1]]) == sorted(keys[2])
+
+
+@pytest.mark.parametrize("bounds", [[0.5, 0.5], [-0.1, 0.5], [0.5, 1.1]])
+def test_a_hash_range_outside_of_the_unit_interval_is_refused(bounds):
+    """Before anything is read."""
+    with pytest.raises(UserError, match="must ascend within"):
+        make_config(IngestConfig, {"source": "rows.json", "hash_range": bounds})
 
 
 def test_duplicates_are_numbered_and_images_stay_together(ray_cluster, tmp_path):

@@ -88,7 +88,7 @@ def reference(run: Run, model: str) -> dict[str, dict]:
     vlm = load_vlm(model, device="cpu", dtype="float32")
     scorer = TokenScorer(vlm)
     preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=600, max_rows=1)
-    images = run.noun("samples").manifest().description["config"]["images"]
+    images = run.noun("samples").manifest().description["config"].get("images")
     found: dict[str, dict] = {}
     for part in run.noun("samples").iter_parts():
         samples = as_samples(part.to_pylist(), images)

@@ -206,7 +206,7 @@ def test_a_step_without_tokens_is_skipped(model, tmp_path, monkeypatch):
     moved = [not torch.equal(before, after) for before, after in itertools.pairwise(seen)]
     assert moved == [True, False, False, True]
     assert torch.isfinite(seen[-1]).all()
-    assert trainer.totals_3K[2].sum() == 2
+    assert trainer.totals_5K[2].sum() == 2
 
 
 def test_projector_has_its_own_learning_rate(model, tmp_path):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
-from raycurate.training.data import EpochSampler, TokenDataset, epoch_order
+from raycurate.training.config import FinetuneConfig
+from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, epoch_order
 from raycurate.training.network import add_lora, freeze, load_network, projector_paths
 from raycurate.training.tokens import RowTokenizer
 from tests.tiny_vlms import FAMILIES, make_tiny_vlm
@@ -29,7 +30,7 @@ def dataset(tmp_path_factory, model) -> TokenDataset:
     """Thirty rows in two shards."""
     tokens = write_tokens(write_run(tmp_path_factory.mktemp("run"), 30), model)
     scratch = tmp_path_factory.mktemp("scratch")
-    return TokenDataset(tokens, load_processor(model), TASKS, scratch=scratch, image_root=None, image_cache_mb=1)
+    return TokenDataset([TokenSource(tokens)], load_processor(model), TASKS, scratch=scratch, image_cache_mb=1)
 
 
 @given(
@@ -111,7 +112,7 @@ def test_a_batch_trains_every_family(tmp_path, family):
     model = str(make_tiny_vlm(family, tmp_path / "model"))
     tokens = write_tokens(write_run(tmp_path / "run", 12), model)
     processor = load_processor(model)
-    dataset = TokenDataset(tokens, processor, TASKS, scratch=tmp_path, image_root=None)
+    dataset = TokenDataset([TokenSource(tokens)], processor, TASKS, scratch=tmp_path)
     batch = Collator(processor, dataset)([dataset[i] for i in range(6)])
     network = load_network(model, dtype=torch.float32)
     projector = projector_paths(network)
@@ -136,3 +137,17 @@ def test_full_finetuning_freezes_the_vision_tower(model):
         freeze(network, projector=projector, train_projector=True, train_vision=train_vision)
         for name, parameter in network.named_parameters():
             assert parameter.requires_grad == (train_vision or "vision_tower" not in name)
+
+
+def test_the_projector_can_be_trained_alone(model):
+    """As LLaVA's first stage does; its learning rate is then that stage's."""
+    network = load_network(model, dtype=torch.float32)
+    projector = projector_paths(network)
+    freeze(network, projector=projector, train_projector=True, train_vision=False, train_decoder=False)
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(any(name.startswith(f"{path}.") for path in projector) for name in trained)
+    assert FinetuneConfig(method="projector").rates == (1e-3, 1e-3)
+    assert FinetuneConfig(method="projector", learning_rate=0.1).rates == (0.1, 0.1)
+    with pytest.raises(ValueError, match="method projector trains nothing"):
+        FinetuneConfig(method="projector", train_projector=False)

@@ -24,6 +24,7 @@ def main(path: str) -> None:
     from raycurate.store import Noun
     from raycurate.training import loop
     from raycurate.training.config import FinetuneConfig
+    from raycurate.training.data import TokenSource
     from raycurate.training.loop import LoopSettings
 
     order: dict[str, Any] = json.loads(Path(path).read_text())
@@ -36,7 +37,7 @@ def main(path: str) -> None:
         _use_plain_trainer(loop)
     settings = LoopSettings(
         config=FinetuneConfig(**{**order["config"], "workers": world, "threads": 1}),
-        tokens=Noun(*order["tokens"]),
+        sources=(TokenSource(Noun(*order["tokens"])),),
         tasks=tuple(order["tasks"]),
         task_weights=tuple(order["weights"]),
         output=order["output"],

@@ -1,0 +1,144 @@
+"""``scaling``: does more data help? Trainings on nested random subsets of growing size, all scored alike.
+
+    subset(n) = n random rows, every task in proportion (`subsets.py`), subset(n) within subset(n') for n < n'
+    stage pretrain: the projector alone is trained, as LLaVA's first stage; finetune: what `finetune.method` says
+
+The score is the mean of the benchmarks on 0 to 100. Each seed draws its own subsets and trains with its own order, so
+the deviation over seeds holds both. The seed study of arXiv 2405.11850 (Fig. 2) found its curve about flat from 1M to
+100M pairs; its setting, 7 subsets and several decoders, is a matter of `sizes` and `--model` here.
+
+Cost: sizes * seeds trainings, by one epoch on size rows each. Limits: with `epochs` fixed more rows are more steps; to
+hold the steps fix `finetune.max_steps`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+from pydantic import Field, model_validator
+
+from raycurate.config import Label, StageConfig, execution, make_config
+from raycurate.experiments.benchmarks import benchmarks_of
+from raycurate.experiments.config import PROBE_DEFAULTS, check_section
+from raycurate.experiments.figures import new_figure
+from raycurate.experiments.probes import Probe, run_probes
+from raycurate.experiments.results import Row
+from raycurate.experiments.subsets import proportional_rows, trainable_rows
+from raycurate.experiments.tables import to_markdown, write_figures, write_table
+from raycurate.ray_session import in_session
+from raycurate.store import Manifest, Noun, Run
+from raycurate.training.config import FinetuneConfig
+
+STAGE_VERSION = 1
+FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
+
+
+class ScalingConfig(StageConfig):
+    """``scaling``: how many rows, which stage of training, how to score."""
+
+    sizes: tuple[int, ...] = Field(min_length=2, description="rows of each subset")
+    stage: Literal["pretrain", "finetune"] = Field("finetune", description="pretrain: the projector alone is trained")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of the subsets and of the trainings")
+    samples: Label = "main"
+    data: Label = Field("test", description="label of the samples to score on")
+    finetune: dict[str, Any] = Field({}, description="settings of `finetune`")
+    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`")
+    best_values: dict[str, float] = Field({}, description="metric -> best value, for metrics of an external evaluator")
+
+    label: Label = execution("main")
+    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
+
+    @model_validator(mode="after")
+    def _check(self) -> ScalingConfig:
+        pretrain = self.stage == "pretrain"
+        check_section("finetune", self.finetune, (*FINETUNE_OWN, *(("method",) if pretrain else ())))
+        check_section("evaluate", self.evaluate, ("model", "data", "label"))
+        if list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
+            raise ValueError(f"sizes {list(self.sizes)} must be 1 or more and ascend, for example 1000,10000")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} has a value twice")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of `finetune` that all trainings share."""
+        method = {"method": "projector"} if self.stage == "pretrain" else {}
+        return {**PROBE_DEFAULTS, **self.finetune, **method}
+
+
+@in_session
+def measure_scaling(run: Run, config: ScalingConfig) -> Manifest:
+    """Run every training that has no result yet; write `trainings.csv`, `scaling.csv`, the report and the figure.
+
+    Raises:
+        UserError: more rows than there are, a wrong setting, or trainings that failed.
+    """
+    noun = run.noun("scaling", config.label)
+    samples = run.noun("samples", config.samples).require("ingest").fingerprint
+    noun.begin({"stage": "scaling", "stage_version": STAGE_VERSION, "inputs": {"samples": samples}})
+    available = trainable_rows(run, config.settings, config.samples)
+    probes = [_probe(config, available, size, seed) for size in config.sizes for seed in config.seeds]
+    results = run_probes(run, noun, "trained", probes, max_concurrent=config.max_concurrent)
+    rows: list[Row] = []
+    for (size, seed), result in zip(((n, s) for n in config.sizes for s in config.seeds), results, strict=True):
+        scores = benchmarks_of(result, config.best_values)
+        score = statistics.fmean(scores.values())
+        row: Row = {"size": size, "seed": seed, "steps": result.steps, "loss": result.loss, "score": score, **scores}
+        rows.append(row)
+    _write(noun, config, rows)
+    return noun.finish(metrics={"trainings": len(rows)})
+
+
+def _probe(config: ScalingConfig, available: dict[str, int], size: int, seed: int) -> Probe:
+    part = {"samples": config.samples, "rows": proportional_rows(available, size)}
+    own = {"mixture": [part], "mixture_seed": seed, "seed": seed}
+    finetune = make_config(FinetuneConfig, {**config.settings, **own}, "finetune")
+    evaluate = dict(config.evaluate)
+    if "command" not in evaluate:
+        evaluate["data"] = config.data
+    return Probe(name=f"{size} {seed}", finetune=finetune, evaluate=evaluate)
+
+
+def summarize(rows: Sequence[Row]) -> list[Row]:
+    """One row per size: mean and deviation of the score over seeds, and the gain over the size before."""
+    found: list[Row] = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        scores = [row["score"] for row in rows if row["size"] == size]
+        mean = statistics.fmean(scores)
+        sd = statistics.stdev(scores) if len(scores) > 1 else None
+        gain = mean - found[-1]["score"] if found else None
+        line: Row = {"size": size, "seeds": len(scores), "score": mean, "sd": sd, "gain": gain}
+        found.append(line)
+    return found
+
+
+def _write(noun: Noun, config: ScalingConfig, rows: Sequence[Row]) -> None:
+    sizes = summarize(rows)
+    value = {"config": config.determining(), "sizes": sizes, "trainings": list(rows)}
+    noun.write_bytes("results.json", (json.dumps(value, indent=1) + "\n").encode())
+    write_table(noun, "trainings", rows)
+    write_table(noun, "scaling", sizes)
+    title = f"# Score by rows, {config.stage}\n\nMean of the benchmarks on 0 to 100; sd over seeds.\n\n"
+    noun.write_bytes("report.md", (title + to_markdown(sizes)).encode())
+    write_figures(noun, {"scaling": _figure(config, rows, sizes)})
+
+
+def _figure(config: ScalingConfig, rows: Sequence[Row], sizes: Sequence[Row]) -> Figure:
+    """The mean over seeds, every training as a point, and the benchmarks in the background."""
+    figure = new_figure(6.0, 4.2)
+    axes = figure.add_subplot()
+    places = [row["size"] for row in sizes]
+    for name in list(rows[0])[5:]:
+        means = [statistics.fmean(row[name] for row in rows if row["size"] == size) for size in places]
+        axes.plot(places, means, color="0.85", linewidth=1, zorder=0)
+    axes.plot(places, [row["score"] for row in sizes], color="tab:blue", label="mean of the benchmarks")
+    axes.plot([row["size"] for row in rows], [row["score"] for row in rows], "o", color="tab:blue", markersize=4)
+    axes.plot([], [], color="0.85", label="each benchmark")
+    axes.set_xscale("log")
+    axes.set(xlabel="rows trained on", ylabel="score of 100", title=config.stage)
+    axes.legend(fontsize="small")
+    return figure

@@ -1,0 +1,239 @@
+"""``transferability``: Eq. 4 of COINCIDE measured by trainings on pairs of clusters, beside its cosine proxy, Eq. 5.
+
+    L_j   loss on held-out rows of target j after training on n rows of j
+    L_ij  the same after training on n rows of source i and the same n rows of j
+    T_i = mean_j (L_j - L_ij)        S_i = mean_j cos(e_i, e_j)        correlation of T and S over the sources
+
+Sources and targets are random clusters that have enough rows; no cluster is both, as a pair of one cluster with itself
+would be that cluster with twice the rows. Larger numbers keep the clusters that smaller ones drew, and so their
+trainings. Given a budget of pairs, all sources keep the same targets, and there are fewer of these.
+
+`S over targets` is the mean cosine with the targets alone, against which T was measured; Eq. 5 takes all clusters.
+
+Cost: targets + sources * targets trainings of n and 2 n rows. Limits: a pair is trained on twice the rows of its target
+alone, as in the paper, so T holds the gain of more steps too, which is alike for all sources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
+from raycurate.config import Label, StageConfig, execution, make_config
+from raycurate.errors import UserError
+from raycurate.experiments.config import PROBE_DEFAULTS, check_section
+from raycurate.experiments.figures import new_figure
+from raycurate.experiments.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.results import Row
+from raycurate.experiments.tables import write_figures, write_table
+from raycurate.ray_session import in_session
+from raycurate.selection.transferability import TransferabilityReading, transferability
+from raycurate.stages.shards import describe
+from raycurate.store import Manifest, Noun, Run
+from raycurate.training.config import FinetuneConfig
+
+STAGE_VERSION = 1
+Array = NDArray[np.float64]
+OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
+log = logging.getLogger("raycurate")
+
+
+class TransferabilityConfig(StageConfig):
+    """``transferability``: which clusters, how many rows of each, and how to train."""
+
+    sources: int = Field(50, ge=3, description="clusters whose help is measured; the paper has 50")
+    targets: int = Field(50, ge=1, description="clusters that they help; the paper has 50")
+    rows: int = Field(100, ge=1, description="n, rows of a cluster in a training; the paper's number is not known")
+    held_out_rows: int = Field(50, ge=1, description="other rows of each target whose loss is taken")
+    pairs: int | None = Field(None, ge=3, description="at most so many pairs, by fewer targets")
+    samples: Label = "main"
+    clusters: Label = "main"
+    seed: int = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
+    finetune: dict[str, Any] = Field({}, description="settings of `finetune`")
+    reading: TransferabilityReading = Field("paper", description="of Eq. 5: paper, or code as the authors' program")
+    resamples: int = Field(2000, ge=1, description="of the bootstrap")
+    level: float = Field(0.95, gt=0, lt=1, description="part of the resamples that an interval holds")
+
+    label: Label = execution("main")
+    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
+
+    @model_validator(mode="after")
+    def _check(self) -> TransferabilityConfig:
+        check_section("finetune", self.finetune, OWN)
+        if self.pairs is not None and self.pairs < self.sources:
+            raise ValueError(f"pairs {self.pairs} is less than one target for each of {self.sources} sources")
+        return self
+
+    @property
+    def affordable_targets(self) -> int:
+        """Targets that the budget of pairs allows."""
+        return self.targets if self.pairs is None else min(self.targets, self.pairs // self.sources)
+
+
+@in_session
+def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest:
+    """Run every training that has no result yet; write `pairs.csv`, `sources.csv`, `results.json` and the figures.
+
+    Raises:
+        UserError: too few clusters with enough rows, a wrong setting, or trainings that failed.
+    """
+    clusters = run.noun("clusters", config.clusters)
+    manifest = clusters.require("cluster")
+    features = run.noun("features", manifest.description["config"]["features"])
+    found = features.require("extract")
+    if found.description["inputs"]["samples"] != run.noun("samples", config.samples).require("ingest").fingerprint:
+        raise UserError(
+            f"clusters/{config.clusters} are not of the samples '{config.samples}' as they are now: "
+            "--set samples=LABEL, or cluster again"
+        )
+    table = clusters.read_table("centroids.parquet")
+    size_K = table["size"].to_numpy().astype(np.int64)
+    sources, targets = draw_clusters(size_K, config)
+    noun = run.noun("transferability", config.label)
+    description = describe("transferability", STAGE_VERSION, config, {"clusters": manifest.fingerprint})
+    noun.begin({**description, "config": {"clusters": config.clusters}})
+    probes = _probes(config, sources, targets)
+    results = run_probes(run, noun, "trained", probes, max_concurrent=config.max_concurrent)
+    alone_T, joint_ST = _losses(results, len(sources), len(targets))
+    centroids_KD = table["centroid"].combine_chunks().flatten().to_numpy().reshape(len(size_K), -1)
+    block_dim = int(found.metrics["block_dim"])
+    proxy_K = transferability(centroids_KD, size_K, reading=config.reading, block_dim=block_dim)
+    near_S = _mean_cosines(centroids_KD[sources], centroids_KD[targets])
+    whole, near = (
+        compare_with_proxy(alone_T, joint_ST, proxy_S, resamples=config.resamples, level=config.level, seed=config.seed)
+        for proxy_S in (proxy_K[sources], near_S)
+    )
+    _write(noun, config, (sources, targets), (alone_T, joint_ST), (whole, near), size_K)
+    return noun.finish(metrics={"pairs": joint_ST.size, **_correlations(whole)})
+
+
+def draw_clusters(size_K: NDArray[np.int64], config: TransferabilityConfig) -> tuple[NDArray[np.int64], ...]:
+    """The clusters to measure, sources and targets, int64 each; disjoint.
+
+    Targets come from the front of one random order of all clusters and sources from its end, each where it has rows
+    enough, so that more of either keep those that fewer drew.
+
+    Raises:
+        UserError: too few clusters with enough rows.
+    """
+    order_K = np.random.default_rng(config.seed).permutation(len(size_K))
+    needed = config.rows + config.held_out_rows
+    targets = [int(k) for k in order_K if size_K[k] >= needed][: config.affordable_targets]
+    rest = [int(k) for k in order_K[::-1] if size_K[k] >= config.rows and k not in targets]
+    sources = rest[: config.sources]
+    if len(targets) < config.affordable_targets or len(sources) < config.sources:
+        raise UserError(
+            f"of {len(size_K)} clusters, {np.count_nonzero(size_K >= needed)} have the {needed} rows of a target and "
+            f"{np.count_nonzero(size_K >= config.rows)} the {config.rows} of a source; {config.affordable_targets} "
+            f"targets and {config.sources} other clusters as sources are asked for. Ask for fewer, or for fewer rows."
+        )
+    return np.array(sources, dtype=np.int64), np.array(targets, dtype=np.int64)
+
+
+def _probes(config: TransferabilityConfig, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> list[Probe]:
+    """The targets alone, then all pairs, source by source."""
+
+    def probe(name: str, groups: Sequence[int], target: int) -> Probe:
+        drawn = {"samples": config.samples, "clusters": config.clusters}
+        held_out = {**drawn, "rows": {str(target): config.held_out_rows}, "skip": config.rows}
+        own = {
+            "mixture": [{**drawn, "rows": {str(group): config.rows for group in sorted(groups)}}],
+            "held_out": [held_out],
+            "mixture_seed": config.seed,
+            "seed": config.seed,
+        }
+        settings = {**PROBE_DEFAULTS, **config.finetune, **own}
+        return Probe(name=name, finetune=make_config(FinetuneConfig, settings, "finetune"))
+
+    alone = [probe(f"{j}", [j], j) for j in targets.tolist()]
+    return alone + [probe(f"{i}+{j}", [i, j], j) for i in sources.tolist() for j in targets.tolist()]
+
+
+def _losses(results: Sequence[ProbeResult], sources: int, targets: int) -> tuple[Array, Array]:
+    """L_j [T] and L_ij [S, T]: the mean over all held-out tokens, whatever their task."""
+    losses = []
+    for result in results:
+        tokens = [each["tokens"] for each in result.held_out.values()]
+        losses.append(float(np.average([each["loss"] for each in result.held_out.values()], weights=tokens)))
+    return np.array(losses[:targets]), np.array(losses[targets:]).reshape(sources, targets)
+
+
+def _mean_cosines(left_SD: Array, right_TD: Array) -> Array:
+    """Mean cosine of each row of the left with all rows of the right, [S]."""
+    unit_SD, unit_TD = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30) for x in (left_SD, right_TD))
+    return np.asarray((unit_SD.astype(np.float64) @ unit_TD.astype(np.float64).T).mean(axis=1))
+
+
+def _correlations(found: MeasuredTransferability) -> dict[str, Any]:
+    return {"pearson": dataclasses.asdict(found.pearson), "spearman": dataclasses.asdict(found.spearman)}
+
+
+def _write(
+    noun: Noun,
+    config: TransferabilityConfig,
+    drawn: tuple[NDArray[np.int64], NDArray[np.int64]],
+    losses: tuple[Array, Array],
+    found: tuple[MeasuredTransferability, MeasuredTransferability],
+    size_K: NDArray[np.int64],
+) -> None:
+    (sources, targets), (alone_T, joint_ST), (whole, near) = drawn, losses, found
+    rows: list[Row] = [
+        {"cluster": int(i), "rows": int(size_K[i]), "targets": int(count), "T": t, "S": s, "S over targets": other}
+        for i, count, t, s, other in zip(
+            sources,
+            whole.targets_S,
+            whole.measured_S.tolist(),
+            whole.proxy_S.tolist(),
+            near.proxy_S.tolist(),
+            strict=True,
+        )
+    ]
+    pairs: list[Row] = [
+        {"source": int(i), "target": int(j), "loss alone": alone, "loss joint": joint, "gain": alone - joint}
+        for i, joint_T in zip(sources, joint_ST.tolist(), strict=True)
+        for j, alone, joint in zip(targets, alone_T.tolist(), joint_T, strict=True)
+    ]
+    value = {
+        "config": config.determining(),
+        "correlation with S": _correlations(whole),
+        "correlation with S over targets": _correlations(near),
+        "sources": rows,
+        "pairs": pairs,
+    }
+    noun.write_bytes("results.json", (json.dumps(value, indent=1) + "\n").encode())
+    write_table(noun, "sources", rows)
+    write_table(noun, "pairs", pairs)
+    write_figures(noun, _figures(whole, alone_T - joint_ST, sources.tolist(), targets.tolist()))
+
+
+def _figures(
+    found: MeasuredTransferability, gains_ST: Array, sources: Sequence[int], targets: Sequence[int]
+) -> dict[str, Figure]:
+    """The scatter of T over S, and the gain of every pair."""
+    scatter = new_figure(5.5, 4.5)
+    axes = scatter.add_subplot()
+    axes.plot(found.proxy_S, found.measured_S, marker="o", linestyle="none")
+    texts = [
+        f"{name} {each.value:.2f} [{each.low:.2f}, {each.high:.2f}]"
+        for name, each in (("Pearson", found.pearson), ("Spearman", found.spearman))
+    ]
+    axes.set(xlabel="S: mean cosine to all clusters", ylabel="T: mean fall of the loss")
+    axes.set_title(", ".join(texts), fontsize="small")
+    gains = new_figure(2.5 + 0.3 * len(targets), 1.5 + 0.22 * len(sources))
+    axes = gains.add_subplot()
+    bound = float(np.abs(gains_ST).max()) or 1.0
+    image = axes.imshow(gains_ST, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
+    axes.set_xticks(range(len(targets)), [str(name) for name in targets], fontsize="x-small", rotation=90)
+    axes.set_yticks(range(len(sources)), [str(name) for name in sources], fontsize="x-small")
+    axes.set(xlabel="target cluster", ylabel="source cluster")
+    gains.colorbar(image, label="fall of the loss")
+    return {"scatter": scatter, "gains": gains}

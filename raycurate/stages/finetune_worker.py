@@ -1,0 +1,154 @@
+"""One process of a finetune, on a worker of Ray Train or where it is asked for: its folders, notes, checkpoints."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray.train
+
+from raycurate.errors import UserError
+from raycurate.store import Noun
+from raycurate.training.config import FinetuneConfig
+from raycurate.training.data import TokenSource
+
+POLL_SECONDS = 1.0
+STEP_FILE = "step.json"
+FAULT_FILE = "fault.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What the processes of a finetune are told; small and picklable.
+
+    Attributes:
+        noun: `models`, where the result goes.
+        score_features: what a score-net that is trained as well reads.
+        folder: the driver's working directory, where relative paths start.
+    """
+
+    config: FinetuneConfig
+    noun: Noun
+    sources: tuple[TokenSource, ...]
+    held_out: tuple[TokenSource, ...]
+    score_features: Noun | None
+    tasks: tuple[str, ...]
+    weights: tuple[float, ...]
+    on_gpu: bool
+    folder: str
+
+
+def train_here(order: Order) -> dict[str, Any]:
+    """Train in this process alone; the outcome."""
+    _keep_to_device(order)
+    return asdict(_Worker(order, rank=0, local_rank=0, name="here").run())
+
+
+def train_on_worker(order: Order) -> dict[str, Any] | None:
+    """One worker's training; rank 0's return value is the outcome. A `UserError` ends it without a restart."""
+    _keep_to_device(order)
+    if os.path.isdir(order.folder):  # Ray Train moves its workers elsewhere; relative paths are the driver's
+        os.chdir(order.folder)
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    try:
+        worker = _Worker(order, rank=rank, local_rank=context.get_local_rank(), name=context.get_experiment_name())
+        return asdict(worker.run())
+    except UserError as error:
+        if rank == 0:
+            order.noun.write_json(FAULT_FILE, str(error))
+        return None
+
+
+def _keep_to_device(order: Order) -> None:
+    if not order.on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # before anything imports deepspeed
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+class _Worker:
+    """A training process."""
+
+    def __init__(self, order: Order, *, rank: int, local_rank: int, name: str) -> None:
+        from raycurate.training.mirror import Mirror
+
+        self.order, self.config, self.noun = order, order.config, order.noun
+        self.rank, self.local_rank, self.on_train = rank, local_rank, name != "here"
+        self.first: float | None = None
+        self.last_note = 0.0
+        self.scratch = self.config.scratch or f"{tempfile.gettempdir()}/raycurate-{os.getuid()}"
+        filesystem, self.output = self.noun.filesystem, self.noun.folder
+        self.mirror = None
+        if not isinstance(filesystem, pafs.LocalFileSystem):
+            self.output = f"{self.scratch}/models-{self.noun.label}-{name}"
+            self.mirror = Mirror(Path(self.output), filesystem, self.noun.folder)
+
+    def run(self) -> Any:
+        from raycurate.training.loop import LoopSettings, train
+
+        if self.mirror is not None and self.local_rank == 0:
+            self.mirror.fetch_checkpoint()
+        if self.mirror is not None:
+            self._wait_for_all()
+        outcome = train(
+            LoopSettings(
+                config=self.config,
+                sources=self.order.sources,
+                held_out=self.order.held_out,
+                score_features=self.order.score_features,
+                tasks=self.order.tasks,
+                task_weights=self.order.weights,
+                output=self.output,
+                scratch=self.scratch,
+                on_gpu=self.order.on_gpu,
+                name=f"{self.noun.noun}/{self.noun.label}",
+            ),
+            self._report,
+        )
+        if self.mirror is not None and self.rank == 0:
+            self.mirror.send("final", "merged", "logs")
+        return outcome
+
+    def _report(self, numbers: dict[str, float], checkpoint: str | None) -> None:
+        """Leave a note for the driver; with a checkpoint also tell Ray Train (and so Tune), and mirror it if remote.
+
+        Ray Train hears of checkpoints only: its `report` waits for the controller's next poll, which takes seconds.
+        """
+        if checkpoint is not None and self.mirror is not None:
+            name = checkpoint.rsplit("/", 1)[-1]
+            if self.local_rank == 0:
+                keep = self.config.keep_checkpoints
+                first = self.rank == 0
+                self.mirror.send_checkpoint(name, wait_for_all=self._wait_for_all, first=first, keep=keep)
+            else:
+                self._wait_for_all()
+        if checkpoint is not None and self.on_train:
+            ray.train.report({**numbers, "checkpoint_path": checkpoint})
+        if self.rank == 0:
+            self._note(numbers)
+
+    def _note(self, numbers: dict[str, float]) -> None:
+        if self.first is None:
+            self.first = numbers["step"] - 1
+        now = time.monotonic()
+        if "loss" in numbers and now - self.last_note >= POLL_SECONDS:
+            self.last_note = now
+            note: dict[str, float] = {
+                "first": int(self.first),
+                "step": int(numbers["step"]),
+                "steps": int(numbers["steps"]),
+            }
+            note |= {"loss": numbers["loss"], "tokens_seen": numbers["tokens_seen"], "time": time.time()}
+            self.noun.write_json(STEP_FILE, {**note, "pid": os.getpid()})
+
+    @staticmethod
+    def _wait_for_all() -> None:
+        import torch
+
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
