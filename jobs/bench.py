@@ -5,6 +5,7 @@
     mmd         incremental greedy MMD against the published O(n^2 M^2) form, same picks
     memory      peak resident memory of the processes of each stage at N and 10 N rows
     sweep       one more (temperature, ratio) against the first run, extraction included
+    methods     a second and a third method on the scores of the first, against the first with its pass
     vitw        a finetune step with the weighted loss against the same step of transformers' own Trainer
 
 A ratio below or above one says who is faster on this machine now; nothing here is a test, and no time is asserted.
@@ -380,6 +381,37 @@ def bench_sweep(folder: Path, rows: int) -> None:
     say("one more (temperature, ratio)", second, first, "s", f"{rows} rows, export included")
 
 
+# methods
+
+
+def bench_methods(folder: Path, rows: int) -> None:
+    """One pass of the model makes the scores of all three; each further method is a selection of its own."""
+    from raycurate.config import IngestConfig, ScoreConfig, SelectConfig, make_config
+    from raycurate.demo.data import build_demo_dataset, scale_for_rows
+    from raycurate.ray_session import ray_session
+    from raycurate.stages.ingest import ingest
+    from raycurate.stages.score import score
+    from raycurate.stages.select import select
+    from raycurate.store import Run
+
+    data, run = folder / "data", Run(str(folder / "run"))
+    build_demo_dataset(data, scale=scale_for_rows(rows))
+
+    def timed(method: str) -> float:
+        began = time.perf_counter()
+        select(run, make_config(SelectConfig, {"method": method, "label": method}))
+        return time.perf_counter() - began
+
+    with ray_session():
+        began = time.perf_counter()
+        ingest(run, make_config(IngestConfig, {"source": str(data / "train.json"), "images": str(data)}))
+        score(run, make_config(ScoreConfig, {"scores": ["token_losses", "mean_token"]}))
+        timed("el2n")
+        first = time.perf_counter() - began
+        for method in ("perplexity", "d2_pruning"):
+            say(f"{method} after el2n", timed(method), first, "s", f"{rows} rows, ingest and the pass in the peer")
+
+
 # weighted loss
 
 
@@ -395,13 +427,13 @@ def bench_vitw() -> None:
     say("finetune step with VITW", ours, ours / found["ratio"], "tok/s", "32 rows of the embedded model")
 
 
-BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "vitw")
+BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "methods", "vitw")
 
 
 @click.group(invoke_without_command=True, context_settings={"show_default": True})
 @click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Which to run; default: all.")
 @click.option("--rows", default=600, help="Rows of the extraction bench.")
-@click.option("--sweep-rows", default=50_325, help="Demo rows of the sweep bench.")
+@click.option("--sweep-rows", default=50_325, help="Demo rows of the benches sweep and methods.")
 @click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
 @click.option("--repeats", default=3, help="Runs of each side of the k-means bench; the fastest counts.")
 @click.pass_context
@@ -430,6 +462,8 @@ def main(
             bench_extraction(folder / "extraction", rows)
         if "sweep" in chosen:
             bench_sweep(folder / "sweep", sweep_rows)
+        if "methods" in chosen:
+            bench_methods(folder / "methods", sweep_rows)
         if "memory" in chosen:
             bench_memory(folder / "memory", memory_rows, 2560)
         if "vitw" in chosen:

@@ -10,7 +10,7 @@ import yaml
 from rich.table import Table
 
 from raycurate import __version__
-from raycurate.cli_balancing import balance
+from raycurate.cli_balancing import balance, compare_weights
 from raycurate.cli_experiments import individual_select, scaling, transferability
 from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, set_up_logging, settings
 from raycurate.cli_sweep import sweep
@@ -290,7 +290,17 @@ def status(run: str) -> None:
     out.print(table)
 
 
-for command in (balance, finetune, evaluate, compare, sweep, individual_select, transferability, scaling):
+for command in (
+    balance,
+    finetune,
+    evaluate,
+    compare,
+    compare_weights,
+    sweep,
+    individual_select,
+    transferability,
+    scaling,
+):
     main.add_command(command)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from raycurate.cli_balancing import print_balance
 from raycurate.cli_support import (
     ReadableCommand,
     out,
@@ -63,6 +64,10 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
     from raycurate.pipeline import run_recipe
 
     run_recipe(recipe, print_manifest, sections=sections)
+    if "balance" in sections and recipe.balance is not None:
+        print_balance(run.noun("balance", recipe.balance.label).read_json("weights.json") or {})
+    if "compare_weights" in sections and recipe.compare_weights is not None:
+        print_scoreboard(run.noun("weightings", recipe.compare_weights.label))
     if "compare" in sections and recipe.compare is not None:
         print_scoreboard(run.noun("scoreboard", recipe.compare.label))
     if "individual_select" in sections and recipe.individual_select is not None:

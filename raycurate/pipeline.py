@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.config import ExportConfig
+from raycurate.experiments.balance import balance
+from raycurate.experiments.compare_weights import compare_weights
 from raycurate.experiments.individual_select import individual_select
 from raycurate.lock import run_lock
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
-from raycurate.recipe import CURATION, TRAINING, Recipe
+from raycurate.recipe import CURATION, Recipe
 from raycurate.selection import build_selector
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.cluster import cluster
@@ -28,15 +30,26 @@ from raycurate.stages.score import score
 from raycurate.stages.select import select
 from raycurate.store import Manifest, Noun, Run
 
-USING_TRAIN = ("finetune", "compare", "individual_select")
 Report = Callable[[Manifest, float], None]
+AFTER_CURATION: dict[str, Callable[[Run, Any], Manifest]] = {
+    "validation": ingest,
+    "test": ingest,
+    "balance": balance,
+    "compare_weights": compare_weights,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "compare": compare,
+    "individual_select": individual_select,
+}
+TUNED = ("finetune", "compare", "balance", "compare_weights", "individual_select")
+"""Sections that use Ray Train or Tune, which ask the State API that the dashboard serves."""
 
 
 def run_recipe(
     recipe: Recipe,
     report: Report | None = None,
     *,
-    sections: Sequence[str] = (*CURATION, *TRAINING, "individual_select"),
+    sections: Sequence[str] = (*CURATION, *AFTER_CURATION),
 ) -> list[Manifest]:
     """Run the stages that a recipe has. A finished stage with the same fingerprint costs nothing.
 
@@ -47,8 +60,7 @@ def run_recipe(
     """
     run = Run(recipe.run)
     manifests: list[Manifest] = []
-    # Ray Train asks the State API, which the dashboard serves.
-    trains = any(getattr(recipe, name) is not None for name in USING_TRAIN if name in sections)
+    trains = any(getattr(recipe, name) is not None for name in TUNED if name in sections)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
     with run_lock(run.uri), ray_session(session):
         for name, stage in _stages(run, recipe):
@@ -76,9 +88,7 @@ def _stages(run: Run, recipe: Recipe) -> Iterator[tuple[str, Callable[[], list[M
     yield "select", lambda: [select(run, recipe.select)]
     if recipe.export is not None:
         yield "export", functools.partial(_export, run, recipe.export)
-    training: list[tuple[str, Callable[[Run, Any], Manifest]]] = [("test", ingest), ("finetune", finetune)]
-    training += [("evaluate", evaluate), ("compare", compare), ("individual_select", individual_select)]
-    for name, stage in training:
+    for name, stage in AFTER_CURATION.items():
         config = getattr(recipe, name)
         if config is not None:
             yield name, functools.partial(_one, stage, run, config)

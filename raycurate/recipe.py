@@ -24,10 +24,12 @@ from raycurate.config import (
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.experiments.individual_config import IndividualSelectConfig
+from raycurate.experiments.weights_config import BalanceProbesConfig, CompareWeightsConfig
 from raycurate.training.config import FinetuneConfig
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
 TRAINING = ("test", "finetune", "evaluate", "compare")
+BALANCING = ("validation", "test", "balance", "compare_weights")
 CHOOSING = ("ingest", "test", "individual_select")
 
 
@@ -38,7 +40,10 @@ class Recipe(StageConfig):
         run: folder or URI of the run directory.
         ray: the cluster.
         more_clusters: further clusterings, each of its own features and under its own label.
-        test: a held-out dataset for `evaluate` and `compare`, ingested under its own label.
+        validation: rows that score the probes of `balance`, ingested under their own label; none of them is in `test`.
+        test: a held-out dataset for `evaluate`, `compare` and `compare_weights`, ingested under its own label.
+        balance: probe trainings and the task weights that follow; `jobs/balance.py` runs it.
+        compare_weights: trainings that differ in their task weights; with `balance: LABEL` it takes those weights.
     """
 
     run: str
@@ -51,7 +56,10 @@ class Recipe(StageConfig):
     rank: RankConfig = RankConfig()  # type: ignore[call-arg]
     select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
     export: ExportConfig | None = None
+    validation: IngestConfig | None = None
     test: IngestConfig | None = None
+    balance: BalanceProbesConfig | None = None
+    compare_weights: CompareWeightsConfig | None = None
     finetune: FinetuneConfig | None = None
     evaluate: EvaluateConfig | None = None
     compare: CompareConfig | None = None
@@ -59,10 +67,15 @@ class Recipe(StageConfig):
 
     @model_validator(mode="after")
     def _check_labels(self) -> Recipe:
-        if self.test is not None and self.test.label == self.ingest.label:
-            raise ValueError(f"test.label is '{self.test.label}' as ingest's: the test set would replace the samples")
-        labels = [clusters.label for clusters in (self.cluster, *self.more_clusters)]
-        if twice := [label for label in labels if labels.count(label) > 1]:
+        named = {name: getattr(self, name) for name in ("ingest", "validation", "test")}
+        labels: dict[str, str] = {}
+        for name, config in named.items():
+            if config is not None and (other := labels.setdefault(config.label, name)) != name:
+                raise ValueError(
+                    f"{name}.label is '{config.label}' as {other}'s: one would replace the other's samples"
+                )
+        clusterings = [clusters.label for clusters in (self.cluster, *self.more_clusters)]
+        if twice := [label for label in clusterings if clusterings.count(label) > 1]:
             raise ValueError(f"two clusterings have the label '{twice[0]}': give each of more_clusters its own label")
         return self
 

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycurate.balancing.config import BalanceConfig
-from raycurate.balancing.probes import read_probes
+from raycurate.balancing.probes import NO_GAIN, read_probes
 from raycurate.balancing.scores import Groups, ScoreTable
 from raycurate.errors import UserError
 
@@ -42,7 +42,6 @@ Alpha = tuple[float, float, float]
 DEFAULT_ALPHA: Alpha = (0.25, 0.25, 0.5)
 FLOOR = 0.05
 _STEP = 1.01
-_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def balance(table: ScoreTable, config: BalanceConfig, groups: Groups | None = No
     probes = read_probes(table, config, groups)
     gain_N = 1 - probes.start_N
     for unit, gain in zip(probes.units, gain_N, strict=True):
-        if abs(gain) <= _ROUNDING:
+        if abs(gain) <= NO_GAIN:
             raise UserError(
                 f"{table.where}: '{unit}' scores the same with its whole data as without it, so what others give to "
                 f"it has no measure. Probe it with more data, or leave it out (--fixed '{unit}=1')"

@@ -32,6 +32,9 @@ from raycurate.errors import UserError, unknown_name
 
 Array = NDArray[np.float64]
 
+NO_GAIN = 1e-12
+"""A relative difference of scores that rounding alone can make."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probes:
@@ -88,6 +91,31 @@ def read_probes(table: ScoreTable, config: BalanceConfig, groups: Groups | None 
             [1 - relative(small if small == MINI else small + unit, unit, large + unit) for unit in units]
         ),
     )
+
+
+def unmeasured_tasks(table: ScoreTable, config: BalanceConfig, groups: Groups | None = None) -> dict[str, str]:
+    """Return the tasks, but those of fixed weight, for which the equations have no number, and why.
+
+    That is a task without a score above zero under its own unit's probe, or in every task of a unit whose whole data
+    brings no difference at all. With these fixed the other tasks can be balanced.
+    """
+    columns, _ = _units(table, groups, config.fixed)
+    start = MINI if config.form == "mini" else BASE
+    found: dict[str, str] = {}
+    for unit, tasks in columns.items():
+        own = [task for task in tasks if task not in config.fixed]
+        scores = {task: table.scores.get((unit, task)) for task in own}
+        found |= {task: "has no score" for task, score in scores.items() if score is None}
+        found |= {
+            task: f"scores {score:g} after training on it"
+            for task, score in scores.items()
+            if score is not None and not score > 0
+        }
+        left = [task for task in own if task not in found]
+        ratios = [table.score(start, task) / table.score(unit, task) for task in left]
+        if left and abs(1 - float(np.mean(ratios))) <= NO_GAIN:
+            found |= dict.fromkeys(left, "scores the same with its whole data as without it")
+    return found
 
 
 def _units(

@@ -82,7 +82,7 @@ def parse_scores(text: str, where: str = "the score table") -> ScoreTable:
     tasks = tuple(header[1:])
     if not tasks:
         raise UserError(f"{where} needs a header line of comma-separated names: probe,TASK,TASK,...; got {header}")
-    _check_names("task", tasks, f"{where}, line 1")
+    check_names("task", tasks, f"{where}, line 1")
     scores: dict[tuple[str, str], float] = {}
     probes: dict[str, int] = {}
     for number, (probe, *cells) in lines:
@@ -124,7 +124,7 @@ def parse_groups(text: str, where: str = "the groups") -> dict[str, tuple[str, .
                 raise UserError(f"{where}: task '{task}' is in the groups '{home[task]}' and '{group}'; keep one")
             home[task] = str(group)
         groups[str(group)] = tuple(tasks)
-    _check_names("group", tuple(groups), where)
+    check_names("group", tuple(groups), where)
     return groups
 
 
@@ -137,6 +137,17 @@ def check_probes(table: ScoreTable, units: Collection[str]) -> None:
             raise unknown_name(f"probe in {table.where}", probe, near)
 
 
+def check_names(kind: str, names: Sequence[str], where: str) -> None:
+    """Raise `UserError` for a name of a task or group that is empty, given twice or that of a probe."""
+    for place, name in enumerate(names):
+        if not name:
+            raise UserError(f"{where}: {kind} {place + 1} has no name")
+        if name in names[:place]:
+            raise UserError(f"{where}: {kind} '{name}' is given twice")
+        if name in (MINI, BASE) or name.startswith((MINI_OF, ALONE_OF)):
+            raise UserError(f"{where}: a {kind} may not be called '{name}', which names a probe; rename it")
+
+
 def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
     """The number and the stripped cells of every line that has any."""
     lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=None))
@@ -147,16 +158,6 @@ def _lines(text: str, where: str) -> Iterator[tuple[int, list[str]]]:
                 yield lines.line_num, cells
     except csv.Error as error:
         raise UserError(f"{where}, line {lines.line_num}: {error}") from None
-
-
-def _check_names(kind: str, names: Sequence[str], where: str) -> None:
-    for place, name in enumerate(names):
-        if not name:
-            raise UserError(f"{where}: {kind} {place + 1} has no name")
-        if name in names[:place]:
-            raise UserError(f"{where}: {kind} '{name}' is given twice")
-        if name in (MINI, BASE) or name.startswith((MINI_OF, ALONE_OF)):
-            raise UserError(f"{where}: a {kind} may not be called '{name}', which names a probe; rename it")
 
 
 def _number(text: str, where: str) -> float:

@@ -125,3 +125,31 @@ def test_a_failed_trial_is_told_and_run_again(made, tmp_path):
         with pytest.raises(UserError, match=r"1 of 2 trials failed .*min_cluster_keep=3 asks for"):
             sweep(run, make_config(SweepConfig, values))
     assert len(list((tmp_path / "run/sweeps/main/measured").glob("*.json"))) == 1
+
+
+def made_by_training(folder: Path) -> dict[str, int]:
+    """When each file of the models, their answers and the trained trials was written."""
+    places = ("models", "predictions", "scores", "tokens", "sweeps/main/trained", "sweeps/main/measured")
+    files = [path for place in places for path in (folder / place).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def test_a_sweep_trains_its_selections_once(made, tmp_path):
+    """With `finetune` a real training and evaluation make the scores; asked again, nothing is trained or answered."""
+    folder = tmp_path / "run"
+    shutil.copytree(made, folder)
+    training = {"method": "full", "max_steps": 2, "batch_rows": 4, "cpus_per_worker": 0.5, "threads": 1, "trackers": []}
+    values = {
+        **{"methods": ["random"], "ratios": [0.1], "frequencies": 32, "data": "main"},
+        "finetune": training,
+        "evaluate": {"max_rows": 8, "max_new_tokens": 2, "cpus_per_actor": 0.5},
+    }
+    sweep(Run(str(folder)), make_config(SweepConfig, values))
+    written = made_by_training(folder)
+    trial = Run(str(folder)).noun("sweeps").read_json("results.json")["trials"][0]
+    assert trial["training"]["rows"] == ROWS // 10
+    assert trial["training"]["steps"] == 2
+    assert any(path.startswith("models/") and path.endswith("model.safetensors") for path in written)
+    assert any(path.startswith("predictions/") for path in written)
+    sweep(Run(str(folder)), make_config(SweepConfig, values))
+    assert made_by_training(folder) == written

@@ -11,8 +11,9 @@ from ray._private.ray_constants import RAY_RUNTIME_ENV_CREATE_WORKING_DIR_ENV_VA
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.runtime_env import RuntimeEnv
 
-from jobs import curate, finetune, individual_select
+from jobs import balance, curate, finetune, individual_select
 from raycurate.cli_jobs import SUBMITTED
+from raycurate.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def test_the_name_of_rays_variable_for_a_submitted_job_is_known():
     assert SUBMITTED == RAY_JOB_CONFIG_JSON_ENV_VAR
 
 
-@pytest.mark.parametrize("job", [curate, finetune, individual_select])
+@pytest.mark.parametrize("job", [curate, balance, finetune, individual_select])
 def test_a_wrong_call_exits_with_two_and_a_wrong_setting_with_one(job, tmp_path):
     recipe = str(write_recipe(tmp_path))
     assert call(job).exit_code == 2
@@ -67,6 +68,20 @@ def test_a_recipe_without_training_sections_is_no_finetune_job(tmp_path):
     result = call(finetune, "--recipe", str(write_recipe(tmp_path)))
     assert result.exit_code == 1
     assert "none of the sections test, finetune, evaluate, compare" in result.stderr
+
+
+def test_every_recipe_of_the_jobs_can_be_read():
+    recipes = {path.name: load_recipe(path) for path in (ROOT / "jobs" / "recipes").glob("*.yaml")}
+    assert recipes["demo_balance.yaml"].balance.validation == "val"
+    assert recipes["demo_balance.yaml"].compare_weights.finetune == recipes["demo_balance.yaml"].balance.finetune
+
+
+def test_samples_of_one_recipe_may_not_replace_each_other(tmp_path):
+    recipe = str(write_recipe(tmp_path))
+    words = ["--set", "validation.source=x.json", "--set", "test.source=y.json", "--set", "test.label=val"]
+    result = call(balance, "--recipe", recipe, *words, "--set", "validation.label=val")
+    assert result.exit_code == 1
+    assert "test.label is 'val' as validation's" in result.stderr
 
 
 def test_the_runtime_env_is_one_that_ray_accepts_and_pins_by_our_constraints():
