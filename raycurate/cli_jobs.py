@@ -21,6 +21,7 @@ from raycurate.cli_support import (
     print_scoreboard,
     set_up_logging,
 )
+from raycurate.cli_sweep import print_sweep
 from raycurate.errors import UserError
 from raycurate.store import Run
 
@@ -72,3 +73,5 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
         print_scoreboard(run.noun("scoreboard", recipe.compare.label))
     if "individual_select" in sections and recipe.individual_select is not None:
         print_report(run.noun("individual_select", recipe.individual_select.label))
+    if "sweep" in sections and recipe.sweep is not None:
+        print_sweep(run.noun("sweeps", recipe.sweep.label))

@@ -105,9 +105,11 @@ def print_report(noun: Noun) -> None:
 def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
     """One stage's result in a line."""
     shown = manifest.seconds if seconds is None else seconds
-    if "lines" in manifest.metrics:
-        out.print(f"[bold]{manifest.noun}[/] {manifest.label}: {manifest.metrics['lines']} lines [dim]{shown:.1f} s[/]")
-        return
+    for counted in ("lines", "trials"):
+        if counted in manifest.metrics:
+            count = manifest.metrics[counted]
+            out.print(f"[bold]{manifest.noun}[/] {manifest.label}: {count} {counted} [dim]{shown:.1f} s[/]")
+            return
     kept = f", kept {manifest.metrics['kept']:,}" if "kept" in manifest.metrics else ""
     rejected = sum(manifest.quarantined.values())
     reasons = ", ".join(f"{name} {count}" for name, count in sorted(manifest.quarantined.items()))

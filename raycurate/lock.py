@@ -44,6 +44,7 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 SETTLE_SECONDS = 1.0
 LOCK_FILE = "lock.json"
+READ_ATTEMPTS = 5
 # What this thread of work holds: stages call one another, and only the outermost takes the lock.
 _held: ContextVar[frozenset[str]] = ContextVar("_held", default=frozenset())
 log = logging.getLogger("raycurate")
@@ -145,11 +146,17 @@ class RunLock:
         return filesystem, f"{root}/{LOCK_FILE}"
 
     def _read(self) -> Claim | None:
-        try:
-            value = read_json(*self._place)
-        except FileNotFoundError:  # removed between the look and the read
-            return None
-        return None if value is None else Claim(**value)
+        """The owner. An object store may hand out a mixture of two versions as one replaces the other: read again."""
+        for attempt in range(READ_ATTEMPTS):
+            try:
+                value = read_json(*self._place)
+            except FileNotFoundError:  # removed between the look and the read
+                return None
+            except ValueError:
+                time.sleep(0.1 * 2**attempt)
+                continue
+            return None if value is None else Claim(**value)
+        raise OSError(f"{self.uri}/{LOCK_FILE} is not the file of a lock; remove it if no job works there")
 
     def _write(self) -> None:
         write_json(*self._place, asdict(self.claim))

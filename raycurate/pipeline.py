@@ -12,6 +12,7 @@ from raycurate.config import ExportConfig
 from raycurate.experiments.balance import balance
 from raycurate.experiments.compare_weights import compare_weights
 from raycurate.experiments.individual_select import individual_select
+from raycurate.experiments.sweep import sweep
 from raycurate.lock import run_lock
 from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
@@ -40,8 +41,9 @@ AFTER_CURATION: dict[str, Callable[[Run, Any], Manifest]] = {
     "evaluate": evaluate,
     "compare": compare,
     "individual_select": individual_select,
+    "sweep": sweep,
 }
-TUNED = ("finetune", "compare", "balance", "compare_weights", "individual_select")
+TUNED = ("finetune", "compare", "balance", "compare_weights", "individual_select", "sweep")
 """Sections that use Ray Train or Tune, which ask the State API that the dashboard serves."""
 
 

@@ -23,6 +23,7 @@ from raycurate.config import (
 )
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
+from raycurate.experiments.config import SweepConfig
 from raycurate.experiments.individual_config import IndividualSelectConfig
 from raycurate.experiments.weights_config import BalanceProbesConfig, CompareWeightsConfig
 from raycurate.training.config import FinetuneConfig
@@ -64,6 +65,7 @@ class Recipe(StageConfig):
     evaluate: EvaluateConfig | None = None
     compare: CompareConfig | None = None
     individual_select: IndividualSelectConfig | None = None
+    sweep: SweepConfig | None = None
 
     @model_validator(mode="after")
     def _check_labels(self) -> Recipe:

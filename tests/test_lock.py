@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.filesystem import read_json, resolve, write_json
+from raycurate.filesystem import read_json, resolve, write_bytes, write_json
 from raycurate.lock import Claim, run_lock
 
 BEAT = 0.1
@@ -149,6 +149,21 @@ def test_a_job_whose_lock_was_taken_stops_and_leaves_the_lock_alone(uri):
         job()
     assert time.monotonic() - started < 50
     assert lock_of(uri)["owner"] == "other"
+
+
+def test_a_file_that_is_half_old_half_new_is_read_again(uri):
+    """As an object store may hand out; a file that stays unreadable is an error that says what to do."""
+    filesystem, path = resolve(uri)
+    write_lock(uri, elsewhere(last_beat=0.0))
+    write_bytes(filesystem, f"{path}/lock.json", b'{"owner": "a"} trailing')
+    mended = threading.Timer(0.2, lambda: write_lock(uri, elsewhere(last_beat=0.0)))
+    mended.start()
+    with run_lock(uri, **QUICK):
+        assert lock_of(uri)["pid"] == os.getpid()
+    mended.join()
+    write_bytes(filesystem, f"{path}/lock.json", b"no lock")
+    with pytest.raises(UserError, match="not the file of a lock"), run_lock(uri):
+        pass
 
 
 def test_of_many_jobs_that_start_at_once_one_gets_the_lock(uri):

@@ -2,7 +2,8 @@
 
     features/<score_net> x theta --by shard--> difficulty = -theta . x
 
-A row without features is quarantined, with the reason. Cost: one pass over the features.
+A row without features is quarantined, with the reason. Cost: one pass over the features, and the training before it,
+whose seconds the noun's own include: what a method that reads it costs.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def write_difficulties(run: Run, config: FinetuneConfig, model: Manifest) -> Man
         num_cpus=0.5,
         max_tasks=config.max_tasks,
     )
+    noun.add_seconds(max(model.seconds, float(model.metrics["seconds"])))
     return noun.finish(metrics={"theta_norm": float(np.linalg.norm(theta_D))})
 
 

@@ -227,12 +227,12 @@ def test_a_killed_selection_ends_as_an_undisturbed_one(ray_cluster, tmp_path):
         "evaluate": EVALUATE,
     }
     config = make_config(IndividualSelectConfig, values)
-    write_run(tmp_path / "killed", 40)
-    shutil.copytree(tmp_path / "killed", tmp_path / "quiet")
+    write_run(tmp_path / "quiet", 40)
+    individual_select(Run(str(tmp_path / "quiet")), config)
+    shutil.copytree(tmp_path / "quiet", tmp_path / "killed", ignore=shutil.ignore_patterns("individual_select"))
     before = kill_in_the_middle(tmp_path / "killed", candidates, model)
     assert 2 <= len(before) < 4
-    for name in ("killed", "quiet"):
-        individual_select(Run(str(tmp_path / name)), config)
+    individual_select(Run(str(tmp_path / "killed")), config)
     killed, quiet = (tmp_path / name / "individual_select" / "main" for name in ("killed", "quiet"))
     assert {name: (killed / "trained" / name).stat().st_mtime_ns for name in before} == before
     assert len(list((killed / "trained").glob("*.json"))) == 4

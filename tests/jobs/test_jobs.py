@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from ray._private.ray_constants import RAY_RUNTIME_ENV_CREATE_WORKING_DIR_ENV_VA
 from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.runtime_env import RuntimeEnv
 
-from jobs import balance, curate, finetune, individual_select
+from jobs import balance, curate, finetune, individual_select, score, sweep
 from raycurate.cli_jobs import SUBMITTED
 from raycurate.recipe import load_recipe
+from raycurate.store import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +43,7 @@ def test_the_name_of_rays_variable_for_a_submitted_job_is_known():
     assert SUBMITTED == RAY_JOB_CONFIG_JSON_ENV_VAR
 
 
-@pytest.mark.parametrize("job", [curate, balance, finetune, individual_select])
+@pytest.mark.parametrize("job", [curate, balance, finetune, individual_select, score, sweep])
 def test_a_wrong_call_exits_with_two_and_a_wrong_setting_with_one(job, tmp_path):
     recipe = str(write_recipe(tmp_path))
     assert call(job).exit_code == 2
@@ -64,10 +66,35 @@ def test_a_submitted_job_refuses_a_run_in_rays_copy_of_the_working_directory(tmp
     assert "--set run=s3://" in result.stderr
 
 
-def test_a_recipe_without_training_sections_is_no_finetune_job(tmp_path):
-    result = call(finetune, "--recipe", str(write_recipe(tmp_path)))
+@pytest.mark.parametrize(
+    ("job", "sections"),
+    [(finetune, "test, finetune, evaluate, compare"), (score, "score"), (sweep, "sweep")],
+)
+def test_a_recipe_without_its_sections_is_no_job(tmp_path, job, sections):
+    result = call(job, "--recipe", str(write_recipe(tmp_path)))
     assert result.exit_code == 1
-    assert "none of the sections test, finetune, evaluate, compare" in result.stderr
+    assert f"none of the sections {sections}:" in result.stderr
+
+
+def test_curate_score_and_sweep_share_a_recipe_and_a_run(ray_cluster, tmp_path):
+    """Each does its own sections; the same line again finds everything done."""
+    rows = [
+        {"id": i, "conversations": [{"from": "human", "value": f"what is {i}?"}, {"from": "gpt", "value": "it"}]}
+        for i in range(40)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    given = ["--quiet", "--recipe", str(write_recipe(tmp_path))]
+    given += ["--set", "extract.model=tiny", "--set", "score.scores=[token_losses]", "--set", "score.blind=false"]
+    given += ["--set", "sweep.methods=[random]", "--set", "sweep.ratios=[0.1,0.5]"]
+    assert "kept 10" in call(curate, *given).stdout
+    scored = call(score, *given)
+    assert "row_scores token_losses: 40 rows in" in scored.stdout, scored.output
+    swept = call(sweep, *given)
+    assert "sweeps main: 2 trials" in swept.stdout, swept.output
+    assert swept.exit_code == 0
+    created = Run(str(tmp_path / "run")).noun("sweeps").manifest()
+    assert call(sweep, *given).exit_code == 0
+    assert created is not None
 
 
 def test_every_recipe_of_the_jobs_can_be_read():

@@ -63,7 +63,7 @@ def is_noise(number: int) -> bool:
     return number % 2 == 1
 
 
-def _write_run(folder: Path) -> Run:
+def write_scored_run(folder: Path) -> Run:
     """Rows with one answer, rows with random answers; a third are text alone. Features: noise or not, and chance."""
     rng = np.random.default_rng(0)
     run, samples, keys = Run(str(folder)), [], []
@@ -95,7 +95,7 @@ def _write_run(folder: Path) -> Run:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[str, Run, Noun]:
     model = str(make_tiny_vlm("llava", tmp_path_factory.mktemp("llava")))
-    run = _write_run(tmp_path_factory.mktemp("run"))
+    run = write_scored_run(tmp_path_factory.mktemp("run"))
     return model, run, write_tokens(run, model)
 
 
