@@ -34,7 +34,7 @@ def _heat_map(result: Balance) -> Figure:
     count = len(result.units)
     others_NN = np.where(np.eye(count, dtype=bool), np.nan, result.contribution_NN)
     bound = float(np.nanpercentile(np.abs(others_NN), 95)) or 1.0
-    figure = new_figure(2.5 + 0.45 * count, 1.8 + 0.4 * count)
+    figure = new_figure(3.5 + 0.5 * count, 1.8 + 0.4 * count)
     axes = figure.add_subplot()
     image = axes.imshow(others_NN, cmap="RdBu", vmin=-bound, vmax=bound)
     axes.set_xticks(range(count), result.units, rotation=45, ha="right", fontsize="small")
@@ -43,7 +43,8 @@ def _heat_map(result: Balance) -> Figure:
     size = "x-small" if count <= SHOWN else "xx-small"
     for (row, column), value in np.ndenumerate(others_NN):
         if np.isfinite(value):
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size)
+            colour = "white" if abs(value) > 0.7 * bound else "black"
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=colour)
     figure.colorbar(image, label="contribution", extend="both")
     return figure
 
