@@ -6,11 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from clustering_cases import grid_centroids, mixture
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.clustering.exactness import on_grid, row_dots, tree_sum, unit_centroids
+from tests.clustering.clustering_cases import grid_centroids, mixture
 
 
 def test_dot_products_of_rows_and_grid_centroids_do_not_round():

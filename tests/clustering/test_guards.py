@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clustering_cases import grid_centroids, mixture
 
 from raycurate.clustering.guards import check_clustering, check_counts, check_rows, imbalance, near_twins
 from raycurate.errors import UserError
+from tests.clustering.clustering_cases import grid_centroids, mixture
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "NaN"), (np.inf, "infinite"), (0.0, "zeros"), (0.5, "norm")])

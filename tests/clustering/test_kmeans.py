@@ -6,11 +6,11 @@ import faiss
 import numpy as np
 import pytest
 import torch
-from clustering_cases import mixture
 
 from raycurate.clustering import KMeansSettings, spherical_kmeans
 from raycurate.clustering.kmeans import IterationReport, as_unit_rows, has_converged
 from raycurate.errors import UserError
+from tests.clustering.clustering_cases import mixture
 
 
 def same(left, right) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clustering_cases import mixture
 
 from raycurate.clustering import local_rows
 from raycurate.clustering.local_rows import LocalRows
 from raycurate.errors import UserError
+from tests.clustering.clustering_cases import mixture
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from clustering_cases import grid_centroids, mixture
 
 from raycurate.clustering.partition import ArrayRows, Partition
 from raycurate.clustering.screening import Screen
+from tests.clustering.clustering_cases import grid_centroids, mixture
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clustering_cases import mixture
 
 from raycurate.clustering.projection import Projection
 from raycurate.errors import UserError
+from tests.clustering.clustering_cases import mixture
 
 
 def test_projected_rows_are_unit_halves_with_the_same_bits_in_any_block():

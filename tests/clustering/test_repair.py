@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from clustering_cases import grid_centroids, mixture
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.clustering.repair import apply_splits, plan_splits
+from tests.clustering.clustering_cases import grid_centroids, mixture
 
 
 def test_the_largest_cluster_gives_and_is_halved_each_time():

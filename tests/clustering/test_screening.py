@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from clustering_cases import grid_centroids, mixture
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.clustering import screening
 from raycurate.clustering.screening import Centred, Screen
+from tests.clustering.clustering_cases import grid_centroids, mixture
 
 DTYPES = [torch.float32, torch.bfloat16]
 

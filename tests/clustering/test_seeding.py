@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from clustering_cases import mixture
 
 from raycurate.clustering.seeding import distinct_first, key_hashes, row_digests, smallest, spread_out
+from tests.clustering.clustering_cases import mixture
 
 
 def test_hashes_depend_on_key_seed_and_purpose_only():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from clustering_cases import mixture, unit_half
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.clustering.sums import ClusterSums, _run_starts
+from tests.clustering.clustering_cases import mixture, unit_half
 
 
 def naive(rows: torch.Tensor, labels: torch.Tensor, num_clusters: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import naive_coincide
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +7,7 @@ from hypothesis import strategies as st
 
 from raycurate.errors import UserError
 from raycurate.selection.budget import Guards, allocate, cluster_scores, softmax
+from tests.selection import naive_coincide
 
 SIZES = st.lists(st.integers(1, 200), min_size=1, max_size=30)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import naive_baselines as naive
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys
 
 from raycurate.errors import UserError
 from raycurate.selection import Goal, SelectionTables, build_selector
 from raycurate.selection.base import Selector
 from raycurate.selection.local import select_rows
+from tests.selection import naive_baselines as naive
+from tests.selection.selection_cases import sample_keys
 
 COLUMN = {"el2n": "el2n", "perplexity": "loss", "clip_score": "clip_score", "self_sup": "similarity"}
 

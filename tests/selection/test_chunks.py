@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys
 
 from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
+from tests.selection.selection_cases import sample_keys
 
 
 @given(sizes=st.lists(st.integers(0, 12), min_size=1, max_size=6))

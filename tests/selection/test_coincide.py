@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import math
 
-import naive_coincide
 import numpy as np
 import pyarrow as pa
 import pytest
-from selection_cases import clustered_case
 
 from raycurate.errors import UserError
 from raycurate.selection import ClusterTable, Goal, SelectionTables, build_selector
 from raycurate.selection.coincide import Coincide
 from raycurate.selection.local import select_rows
+from tests.selection import naive_coincide
+from tests.selection.selection_cases import clustered_case
 
 
 def _kept(selector: object, tables: SelectionTables, goal: Goal, blocks: list[pa.Table]) -> set[str]:

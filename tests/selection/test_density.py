@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import naive_coincide
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import kernel_of, sample_keys, unit_features
 
 from raycurate.selection.density import density_of, merge_densities
 from raycurate.selection.mmd import rank_cluster
+from tests.selection import naive_coincide
+from tests.selection.selection_cases import kernel_of, sample_keys, unit_features
 
 
 @given(rows=st.integers(1, 30), seed=st.integers(0, 1000), sigma=st.sampled_from([0.5, 1.0, 2.0]))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import unit_features
 
 from raycurate.selection import exact
+from tests.selection.selection_cases import unit_features
 
 
 @given(seed=st.integers(0, 2**31), dtype=st.sampled_from([np.float16, np.float32, np.float64]))

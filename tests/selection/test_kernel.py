@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import naive_coincide
 import numpy as np
 import pytest
-from selection_cases import kernel_of, unit_features
 
 from raycurate.errors import UserError
 from raycurate.selection import kernel as kernel_module
 from raycurate.selection.exact import squared_norms
 from raycurate.selection.kernel import MAX_ROWS, ONE, gaussian_kernel
+from tests.selection import naive_coincide
+from tests.selection.selection_cases import kernel_of, unit_features
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])

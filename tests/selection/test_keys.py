@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys
 
 from raycurate.selection.keys import key_array, key_hashes, key_word
+from tests.selection.selection_cases import sample_keys
 
 
 def test_hashes_are_those_of_blake2b() -> None:

@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import naive_coincide
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys, unit_features
 
 from raycurate.errors import UserError
 from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import rank_chunk, rank_cluster
+from tests.selection import naive_coincide
+from tests.selection.selection_cases import sample_keys, unit_features
 
 
 @pytest.mark.parametrize("seed", range(24))

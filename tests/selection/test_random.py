@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys
 
 from raycurate.selection import Goal, SelectionTables
 from raycurate.selection.local import select_rows
 from raycurate.selection.random import Random
+from tests.selection.selection_cases import sample_keys
 
 
 def _kept(rows: pa.Table, goal: Goal, block: int) -> list[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import naive_baselines as naive
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys, unit_features
 
 from raycurate.errors import UserError
 from raycurate.selection import Goal, SelectionTables
@@ -20,6 +18,8 @@ from raycurate.selection.neighbours import nearest_neighbours
 from raycurate.selection.ranked import GroupRows, Ranked
 from raycurate.selection.self_filter import SelfFilter
 from raycurate.selection.semdedup import SemDeDup
+from tests.selection import naive_baselines as naive
+from tests.selection.selection_cases import sample_keys, unit_features
 
 
 def group(features: np.ndarray, keys: list[str], *, similarity=None, score=None) -> GroupRows:

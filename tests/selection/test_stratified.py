@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys
 
 from raycurate.errors import UserError
 from raycurate.selection import Goal, SelectionTables
 from raycurate.selection.local import select_rows
 from raycurate.selection.stratified import Stratified, proportional_quotas
+from tests.selection.selection_cases import sample_keys
 
 
 @given(

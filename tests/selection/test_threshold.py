@@ -5,12 +5,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from selection_cases import sample_keys
 
 from raycurate.errors import UserError
 from raycurate.selection import threshold
 from raycurate.selection.base import Goal, Plan, RowOrder, decide_by_cut, order_word
 from raycurate.selection.threshold import CutSearch, merge_summaries, summarize
+from tests.selection.selection_cases import sample_keys
 
 
 def _plan(groups: np.ndarray, quota: list[int]) -> Plan:

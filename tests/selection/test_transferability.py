@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import naive_coincide
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from raycurate.errors import UserError
 from raycurate.selection import transferability as module
 from raycurate.selection.transferability import transferability
+from tests.selection import naive_coincide
 
 
 def _centroids(count: int, dim: int, seed: int, spread: float = 1.0) -> np.ndarray:

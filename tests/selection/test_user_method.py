@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from selection_cases import sample_keys
 
 from raycurate.selection import Goal, SelectionTables, build_selector
 from raycurate.selection.local import select_rows
+from tests.selection.selection_cases import sample_keys
 
 README = Path(__file__).parents[2] / "README.md"
 
