@@ -11,8 +11,10 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -134,7 +136,11 @@ def _held_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_library(name: str, settings: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables and keep a logger's lines below errors from the terminal, for the body only."""
+    """Set environment variables and keep a logger's lines below errors from the terminal, for the body only.
+
+    Train and Tune put Ctrl-C handlers of their own in place and leave them there: what was before comes back.
+    """
+    handler = signal.getsignal(signal.SIGINT)
     before = {key: os.environ.get(key) for key in settings}
     os.environ.update(settings)
     logger = logging.getLogger(name)
@@ -145,6 +151,8 @@ def quiet_library(name: str, settings: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
         for key, value in before.items():
             if value is None:
                 del os.environ[key]

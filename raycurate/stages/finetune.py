@@ -21,7 +21,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import threading
 import uuid
 from collections.abc import Iterator
@@ -212,14 +211,9 @@ def _explain(error: Exception, config: FinetuneConfig) -> str:
 
 @contextlib.contextmanager
 def _quiet_train(start_seconds: float) -> Iterator[None]:
-    """Ray Train's log lines kept from the terminal, its patience with slow machines, and its Ctrl-C handler undone."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        with quiet_library("ray.train", {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_seconds)}):
-            yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
+    """Ray Train's log lines kept from the terminal, and its patience with slow machines."""
+    with quiet_library("ray.train", {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_seconds)}):
+        yield
 
 
 @contextlib.contextmanager

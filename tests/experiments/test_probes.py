@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -46,7 +47,10 @@ def results(made, ray_cluster):
         probe(model, "again", {TASKS[0]: 2}),
         probe(model, "online", {TASKS[0]: 6, TASKS[1]: 6}, epochs=3, weighting="tla"),
     ]
-    return run, noun, probes, run_probes(run, noun, "table", probes, max_concurrent=2)
+    handler = signal.getsignal(signal.SIGINT)
+    found = run_probes(run, noun, "table", probes, max_concurrent=2)
+    assert signal.getsignal(signal.SIGINT) is handler, "Tune left its Ctrl-C handler behind"
+    return run, noun, probes, found
 
 
 def test_probes_give_losses_scores_and_counts(results):

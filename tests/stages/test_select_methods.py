@@ -94,7 +94,7 @@ def test_each_method_keeps_the_rows_of_its_formula(ray_cluster, run, case, score
     order = naive.d2_order(features, keys, columns["aum"][:-1].tolist(), 5, 0.4, 1.0, 1e-6)
     assert kept_by(run, "d2_pruning") == set(order[:TARGET])
     order = naive.self_filter_order(features, keys, difficulty[:-1].tolist(), 10, 1.0)
-    assert kept_by(run, "self_filter") == set(order[:TARGET])
+    assert kept_by(run, "self_filter", options={"difficulty": "given"}) == set(order[:TARGET])
     assert kept_by(run, "self_filter", options={"difficulty": "loss"}) != set(order[:TARGET])
 
 
@@ -119,7 +119,7 @@ def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path, case):
         "self_sup": "raycurate cluster .* --features mean_token --label mean_token --clusters K`",
         "semdedup": "raycurate cluster .* --features last_token --label last_token --clusters K`",
         "d2_pruning": "raycurate score .* --scores token_losses`",
-        "self_filter": "raycurate score .* --given FILE.parquet`",
+        "self_filter": "raycurate finetune .* --selection none --score-net clip`",
     }
     for method, command in commands.items():
         with pytest.raises(UserError, match=command):
