@@ -23,8 +23,6 @@ Limits: single trainings, so a weight has their noise; see `concerns`.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +36,7 @@ from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.balance_figures import draw_balance
 from raycurate.experiments.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.results import to_csv
 from raycurate.experiments.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
 from raycurate.experiments.weights_config import BalanceProbesConfig
 from raycurate.ray_session import in_session
@@ -162,7 +161,7 @@ def weigh_scores(noun: Noun, config: BalanceProbesConfig, groups: Groups, text: 
     noun.write_json("weights.json", {**made, "unscored": unscored, "notes": [*notes, *told]})
     noun.write_bytes("contributions.csv", contributions_csv(result).encode())
     noun.write_bytes(
-        "difficulties.csv", _csv([{"unit": u, **numbers} for u, numbers in made["units"].items()]).encode()
+        "difficulties.csv", to_csv([{"unit": u, **numbers} for u, numbers in made["units"].items()]).encode()
     )
     for name, data in draw_balance(result):
         noun.write_bytes(f"figures/{name}", data)
@@ -185,24 +184,16 @@ def _fix_unscored(config: BalanceProbesConfig, unscored: Mapping[str, str], wher
 
 def score_csv(tasks: Sequence[str], scores: Mapping[str, Mapping[str, float]]) -> str:
     """The score table that `balancing/scores.py` reads; a score that was not taken is an empty cell."""
-    return _csv([{"probe": name, **{task: own.get(task, "") for task in tasks}} for name, own in scores.items()])
+    return to_csv([{"probe": name, **{task: own.get(task, "") for task in tasks}} for name, own in scores.items()])
 
 
 def contributions_csv(result: Balance) -> str:
     """C: a row per unit that gives, a column per unit that takes."""
     lines = zip(result.units, result.contribution_NN.tolist(), strict=True)
-    return _csv([{"from": unit, **dict(zip(result.units, row, strict=True))} for unit, row in lines])
+    return to_csv([{"from": unit, **dict(zip(result.units, row, strict=True))} for unit, row in lines])
 
 
 def _probes_csv(results: Mapping[str, ProbeResult]) -> str:
     """What each probe was trained on and what it took."""
     names = ("rows", "steps", "loss", "training_seconds", "evaluation_seconds")
-    return _csv([{"probe": probe, **{n: getattr(each, n) for n in names}} for probe, each in results.items()])
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return to_csv([{"probe": probe, **{n: getattr(each, n) for n in names}} for probe, each in results.items()])

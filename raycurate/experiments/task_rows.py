@@ -9,8 +9,8 @@ from typing import Any
 from raycurate.config import make_config
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.tasks import metrics_for_tasks
+from raycurate.experiments.subsets import trainable_rows
 from raycurate.experiments.weights_config import ProbeSettings
-from raycurate.stages.finetune import prepare
 from raycurate.store import Run
 from raycurate.training.config import FinetuneConfig
 
@@ -21,9 +21,7 @@ def task_sizes(run: Run, config: ProbeSettings) -> dict[str, int]:
     Raises:
         UserError: no such samples, or a wrong setting of the training.
     """
-    whole = mixture_config(config, None, seed=0, rows_seed=0)
-    (source,) = prepare(run, whole).sources
-    sizes: dict[str, int] = source.noun.require("finetune").metrics["tasks"]
+    sizes = trainable_rows(run, config.finetune, config.samples)
     return {task: min(count, config.rows_per_task or count) for task, count in sorted(sizes.items())}
 
 
@@ -33,9 +31,9 @@ def part_of(sizes: Mapping[str, int], part: float) -> dict[str, int]:
 
 
 def mixture_config(
-    config: ProbeSettings, rows: Mapping[str, int] | None, *, seed: int, rows_seed: int, **weighting: Any
+    config: ProbeSettings, rows: Mapping[str, int], *, seed: int, rows_seed: int, **weighting: Any
 ) -> FinetuneConfig:
-    """The settings of a training on so many rows of each task (None: all rows).
+    """The settings of a training on so many rows of each task.
 
     A probe's torch threads are the CPUs that it holds, as several probes run side by side.
 
