@@ -19,13 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import psutil
+from bench_memory import stage_peaks
 from rich.console import Console
 
 console = Console(soft_wrap=True, highlight=False)
@@ -235,128 +235,6 @@ def _published_greedy(features_ND: np.ndarray, picks: int) -> list[int]:
     return chosen
 
 
-# memory
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process without shared memory.
-
-    A worker that has read objects of Ray's object store has their pages in its resident set, up to the size of the
-    store, which is a setting of the cluster and not memory of the worker.
-    """
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines())
-    return sum(int(status[name].split()[0]) << 10 for name in ("RssAnon", "RssFile") if name in status)
-
-
-class PeakMemory:
-    """The largest resident memory of any Ray worker and of this process, sampled while the body runs."""
-
-    def __enter__(self) -> PeakMemory:
-        import threading
-
-        self.worker = self.driver = 0
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self.stop.wait(0.05):
-            self.driver = max(self.driver, resident_bytes(me.pid))
-            for child in me.children(recursive=True):
-                try:
-                    if child.name().startswith("ray::"):
-                        self.worker = max(self.worker, resident_bytes(child.pid))
-                except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-                    continue
-
-
-def bench_memory(folder: Path, rows: int, dim: int) -> None:
-    """Each scale in a session of its own, so that no worker carries memory over."""
-    stages: dict[str, list[tuple[int, int]]] = {}
-    for scale in (1, 10):
-        command = [sys.executable, __file__, "one-memory", str(folder / str(scale)), str(rows * scale), str(dim)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        for line in done.stdout.splitlines():
-            stage, worker, driver = line.split()
-            stages.setdefault(stage, []).append((int(worker), int(driver)))
-    for stage, (small, large) in stages.items():
-        what = "/ 5 demo rows" if stage in ("ingest", "extract") else f"x {dim}"
-        note = f"10 N against N, N={rows} {what}"
-        for process, ours, peer in zip(("worker", "driver"), large, small, strict=True):
-            say(f"peak memory, {stage}, {process}", ours / 2**20, peer / 2**20, "MiB", note)
-
-
-def _one_memory(folder: Path, rows: int, dim: int) -> None:
-    from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, RankConfig, SelectConfig, make_config
-    from raycurate.demo.data import build_demo_dataset, scale_for_rows
-    from raycurate.ray_session import ray_session
-    from raycurate.stages.cluster import cluster
-    from raycurate.stages.extract import extract
-    from raycurate.stages.ingest import ingest
-    from raycurate.stages.rank import rank
-    from raycurate.stages.select import select
-    from raycurate.store import Run
-
-    images = folder / "data"
-    build_demo_dataset(images, scale=scale_for_rows(max(rows // 5, 2000)))
-    real, made = Run(str(folder / "real")), Run(str(folder / "made"))
-    steps: list[tuple[str, Callable[[], Any]]] = [
-        ("ingest", lambda: ingest(real, _config(IngestConfig, source=f"{images}/train.json", images=str(images)))),
-        ("extract", lambda: extract(real, _config(ExtractConfig, model="tiny"))),
-        ("cluster", lambda: cluster(made, _config(ClusterConfig, clusters=200, iterations=3, cache_gb=0.05))),
-        ("rank", lambda: rank(made, _config(RankConfig, bucket_mb=32, max_rows=1024))),
-        ("select", lambda: select(made, make_config(SelectConfig, {}))),
-    ]
-    write_features(made, rows, dim)
-    for name, step in steps:
-        with ray_session(), PeakMemory() as peak:
-            step()
-        click.echo(f"{name} {peak.worker} {peak.driver}")
-
-
-def _config(kind: Any, **values: Any) -> Any:
-    from raycurate.config import make_config
-
-    return make_config(kind, values)
-
-
-def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None:
-    """Made samples and features of ``rows`` rows, part by part."""
-    import pyarrow as pa
-
-    from raycurate.features.rows import features_column
-    from raycurate.samples.schema import Message, Sample, samples_to_table
-    from raycurate.store import fingerprint_of
-
-    samples, features = run.noun("samples"), run.noun("features")
-    description = {"stage": "ingest", "config": {"images": None}, "rows": rows}
-    samples.begin(description)
-    inputs = {"samples": fingerprint_of(description)}
-    features.begin({"stage": "extract", "config": {}, "inputs": inputs, "dim": dim})
-    centres = np.random.default_rng(0).standard_normal((150, dim), dtype=np.float32)
-    for shard, begin in enumerate(range(0, rows, part_rows)):
-        rng = np.random.default_rng(shard + 1)
-        count = min(part_rows, rows - begin)
-        wide = centres[rng.integers(0, 150, count)] + rng.standard_normal((count, dim), dtype=np.float32)
-        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-        made = [
-            Sample(messages=(Message("user", f"question {i}"), Message("assistant", "answer")), task=f"task {i % 9}")
-            for i in range(begin, begin + count)
-        ]
-        table = samples_to_table(made)
-        samples.commit_part(shard, table, rows_in=count, extra={})
-        rows_table = pa.table({"key": table["key"], "features": features_column(wide.astype(np.float16))})
-        features.commit_part(shard, rows_table, rows_in=count, compression="none")
-    samples.finish(metrics={"tasks": {f"task {t}": len(range(t, rows, 9)) for t in range(min(9, rows))}})
-    features.finish(metrics={"dimension": dim, "block_dim": dim // 2, "blocks": 2})
-
-
 # sweep
 
 
@@ -430,28 +308,23 @@ def bench_vitw() -> None:
 BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "methods", "vitw")
 
 
-@click.group(invoke_without_command=True, context_settings={"show_default": True})
+@click.command(context_settings={"show_default": True})
 @click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Which to run; default: all.")
 @click.option("--rows", default=600, help="Rows of the extraction bench.")
 @click.option("--sweep-rows", default=50_325, help="Demo rows of the benches sweep and methods.")
 @click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
 @click.option("--repeats", default=3, help="Runs of each side of the k-means bench; the fastest counts.")
-@click.pass_context
-def main(
-    context: click.Context, only: tuple[str, ...], rows: int, sweep_rows: int, memory_rows: int, repeats: int
-) -> None:
+def main(only: tuple[str, ...], rows: int, sweep_rows: int, memory_rows: int, repeats: int) -> None:
     """Measure, side by side with the peer.
 
     \b
     Example:
       python jobs/bench.py --only kmeans
     """
-    if context.invoked_subcommand:
-        return
     chosen = only or BENCHES
     console.print(f"[bold]{machine()}[/]")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         for bench in chosen:
             (folder / bench).mkdir()
         if "mmd" in chosen:
@@ -465,19 +338,10 @@ def main(
         if "methods" in chosen:
             bench_methods(folder / "methods", sweep_rows)
         if "memory" in chosen:
-            bench_memory(folder / "memory", memory_rows, 2560)
+            for name, large, small, note in stage_peaks(folder / "memory", memory_rows, 2560):
+                say(f"peak memory, {name}", large / 2**20, small / 2**20, "MiB", note)
         if "vitw" in chosen:
             bench_vitw()
-
-
-@main.command("one-memory", hidden=True)
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("rows", type=int)
-@click.argument("dim", type=int)
-def one_memory(folder: Path, rows: int, dim: int) -> None:
-    """The peak memory of every stage at one scale, a line each: stage, worker, driver."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _one_memory(folder, rows, dim)
 
 
 if __name__ == "__main__":

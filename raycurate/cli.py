@@ -12,7 +12,17 @@ from rich.table import Table
 from raycurate import __version__
 from raycurate.cli_balancing import balance, compare_weights
 from raycurate.cli_experiments import individual_select, scaling, transferability
-from raycurate.cli_support import Group, config_of, in_session, out, plain, print_manifest, set_up_logging, settings
+from raycurate.cli_support import (
+    Group,
+    config_of,
+    in_session,
+    out,
+    parts,
+    plain,
+    print_manifest,
+    set_up_logging,
+    settings,
+)
 from raycurate.cli_sweep import sweep
 from raycurate.cli_training import compare, evaluate, finetune
 from raycurate.config import (
@@ -99,7 +109,7 @@ def extract(
     Example:
       raycurate extract runs/llava --model llava-hf/llava-1.5-7b-hf --set batch_tokens=32768
     """
-    chosen: Any = layers if layers == "auto" else [part.strip() for part in layers.split(",")]
+    chosen: Any = layers if layers == "auto" else parts(layers)
     values = {"model": model, "layers": chosen, "variant": variant, "strict": strict, "label": label}
     config = config_of(ExtractConfig, values, overrides)
     from raycurate.stages.extract import extract as stage
@@ -134,7 +144,7 @@ def score(
       raycurate score runs/llava --scores token_losses,last_token,clip --clip openai/clip-vit-large-patch14-336
     """
     values = {
-        "scores": [name.strip() for name in scores.split(",")],
+        "scores": parts(scores),
         "model": model,
         "clip": clip,
         "given": given,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycurate.cli_support import config_of, out, plain, print_report, settings
+from raycurate.cli_support import config_of, out, parts, plain, print_report, settings
 from raycurate.errors import UserError
 from raycurate.store import Run
 
@@ -58,9 +58,9 @@ def individual_select(
     values: dict[str, Any] = {
         "candidates": _named([*candidates, *more]),
         "categories": dict(_pair("--category", text) for text in categories),
-        "seeds": [seed.strip() for seed in seeds.split(",")],
+        "seeds": parts(seeds),
         "perplexity": perplexity_filter,
-        "soup": [kind.strip() for kind in soup.split(",") if kind.strip()],
+        "soup": parts(soup),
         "finetune": {"model": model},
         "label": label,
         **rule,
@@ -159,9 +159,9 @@ def scaling(
     from raycurate.experiments.scaling import ScalingConfig, measure_scaling
 
     values: dict[str, Any] = {
-        "sizes": [size.strip() for size in sizes.split(",")],
+        "sizes": parts(sizes),
         "stage": stage,
-        "seeds": [seed.strip() for seed in seeds.split(",")],
+        "seeds": parts(seeds),
         "data": data,
         "finetune": {"model": model},
         "label": label,

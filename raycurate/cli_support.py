@@ -119,3 +119,8 @@ def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
         f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown:.1f} s[/]",
         highlight=False,
     )
+
+
+def parts(text: str) -> list[str]:
+    """The values of an option that takes several, separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from raycurate.cli_support import config_of, out, plain, settings
+from raycurate.cli_support import config_of, out, parts, plain, settings
 from raycurate.store import Noun, Run
 
 
@@ -44,10 +44,10 @@ def sweep(
     from raycurate.experiments.config import SweepConfig
 
     values: dict[str, Any] = {
-        "methods": _parts(methods),
-        "temperatures": _parts(temperatures or ""),
-        "ratios": _parts(ratios),
-        "seeds": _parts(seeds),
+        "methods": parts(methods),
+        "temperatures": parts(temperatures or ""),
+        "ratios": parts(ratios),
+        "seeds": parts(seeds),
         "data": data,
         "label": label,
     }
@@ -100,7 +100,3 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 def _cell(row: dict[str, Any], names: Sequence[str], pattern: str) -> str:
     values = [row.get(name) for name in names]
     return "" if None in values else pattern.format(*values)
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

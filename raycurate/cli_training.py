@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from raycurate.cli_support import config_of, in_session, print_scoreboard, settings
+from raycurate.cli_support import config_of, in_session, parts, print_scoreboard, settings
 from raycurate.errors import UserError
 from raycurate.store import Run
 
@@ -142,8 +142,8 @@ def compare(
     from raycurate.evaluation.config import CompareConfig
 
     values = {
-        "methods": [name.strip() for name in methods.split(",")],
-        "seeds": [seed.strip() for seed in seeds.split(",")],
+        "methods": parts(methods),
+        "seeds": parts(seeds),
         "ratio": ratio,
         "data": data,
         "max_test_rows": max_test_rows,
