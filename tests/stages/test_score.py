@@ -23,7 +23,14 @@ from tests.tiny_clip import make_tiny_clip
 from tests.tiny_vlms import make_tiny_vlm
 
 ROWS = 60
-SETTINGS = {"window_rows": 16, "batch_tokens": 600, "batch_rows": 8, "dtype": "float32", "cpus_per_actor": 0.5}
+SETTINGS = {
+    "window_rows": 16,
+    "batch_tokens": 600,
+    "batch_rows": 8,
+    "dtype": "float32",
+    "cpus_per_actor": 0.5,
+    "max_actors": 2,
+}
 GAIN = "tests.image_gain:ImageGain"
 ALL = ("token_losses", "last_token", "mean_token", "clip")
 
