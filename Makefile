@@ -32,7 +32,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python jobs/bench.py

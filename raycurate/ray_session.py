@@ -160,6 +160,11 @@ def quiet_library(name: str, settings: Mapping[str, str]) -> Iterator[None]:
                 os.environ[key] = value
 
 
+def this_node() -> str:
+    """The id of the node that this process is on, '' without a cluster."""
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+
+
 def cluster_cpus() -> float:
     """CPUs of the cluster as it stands."""
     return float(ray.cluster_resources().get("CPU", 1.0))

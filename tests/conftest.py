@@ -1,4 +1,7 @@
-"""One small local Ray cluster for the whole test run, and an offline environment."""
+"""One small local Ray cluster for the whole test run, and an offline environment.
+
+`make test` runs two processes: one for all tests with Ray, which share the cluster, and one for the others.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_TRAIN_ENABLE_STATE_TRACKING"] = "0"
 os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112 - Ray's name for it
+# Starting a worker is most of what a test with Ray takes: those of one test serve the next.
+os.environ["RAY_idle_worker_killing_time_threshold_ms"] = "600000"  # noqa: SIM112 - Ray's name for it
 os.environ.pop("RAY_ADDRESS", None)
 
 import pytest
@@ -16,6 +21,14 @@ from tests.object_store import Proxy, s3_server, use_endpoint
 
 settings.register_profile("ci", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep the tests with Ray together: they share a cluster, and two at once would fight for the processors."""
+    for item in items:
+        if "ray_cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")

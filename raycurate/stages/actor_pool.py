@@ -10,6 +10,8 @@ that its pool is given back when it ends.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,13 +21,18 @@ import ray.data
 from raycurate.config import PoolConfig
 from raycurate.errors import UserError
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_cpus, cluster_gpus
+from raycurate.ray_session import cluster_cpus, cluster_gpus, this_node
 from raycurate.stages.shards import count_record, get_result
 from raycurate.store import ShardRecord
 
 BLOCK_BYTES = 8 << 20
 PLACE = ("shard", "window", "batch", "batches", "windows")
 """Where a batch belongs: its number and how many there are in its window, its window and how many in its shard."""
+
+
+def line_of(batch: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """What an actor returns of a batch: its place, its rows, when and on which node they were done."""
+    return {**{name: batch[name] for name in PLACE}, "rows": rows, "finished": time.time(), "node": this_node()}
 
 
 def gpus_of(config: PoolConfig) -> float:
@@ -71,22 +78,26 @@ def pool_dataset(
 
 
 class _Ledger:
-    """Which batches of which shard are done; says when a shard is complete, and how fast rows came."""
+    """Which batches of which shard are done; says when a shard is complete, how fast rows came, and from where."""
 
     def __init__(self) -> None:
         self.batches: dict[int, dict[int, int]] = {}
         self.seen: dict[int, set[tuple[int, int]]] = {}
         self.first = self.last = 0.0
         self.rows_after_first = 0
+        self.rows_by_node: Counter[str] = Counter()
 
     @property
-    def rows_per_second(self) -> float | None:
-        """Steady rate: from the first finished batch to the last, so that starting up is left out."""
-        return self.rows_after_first / (self.last - self.first) if self.last > self.first else None
+    def metrics(self) -> dict[str, Any]:
+        """For the manifest. The rate is from the first finished batch to the last: starting up is left out."""
+        took = self.last - self.first
+        rate = self.rows_after_first / took if took > 0 else None
+        return {"rows_per_second": rate, "rows_by_node": dict(self.rows_by_node)}
 
     def add(self, line: dict[str, Any]) -> dict[int, int] | None:
         """Note one batch; the batches per window once the shard is complete. A batch that came twice counts once."""
         self.rows_after_first += line["rows"] if self.first else 0
+        self.rows_by_node[line["node"]] += line["rows"]
         self.first = self.first or line["finished"]
         self.last = max(self.last, line["finished"])
         shard = line["shard"]
@@ -106,8 +117,8 @@ def commit_shards(
     progress: Progress,
     *,
     strict: bool,
-) -> float | None:
-    """Drive the pipeline; start a merge task for each complete shard; count. Returns the steady rows per second.
+) -> dict[str, Any]:
+    """Drive the pipeline; start a merge task for each complete shard; count. Returns rates, for the manifest.
 
     `merge(shard, {window: batches})` runs as a task and returns the record of what it committed.
     """
@@ -140,7 +151,7 @@ def commit_shards(
         raise readable_error(error) from error
     collect(block=True)
     assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
-    return ledger.rows_per_second
+    return ledger.metrics
 
 
 def readable_error(error: ray.exceptions.RayError) -> Exception:

@@ -299,7 +299,11 @@ def _write_centroids(pool: KMeansPool, job: KMeansJob, sizes: list[int]) -> None
 
 def _metrics(noun: Noun, state: FitState, sizes: list[int], twins: int) -> dict[str, Any]:
     """What the manifest says about the clustering."""
-    similarity = math.fsum(record.extra["similarity"] for record in noun.records().values())
+    records = noun.records().values()
+    similarity = math.fsum(record.extra["similarity"] for record in records)
+    rows_by_node: Counter[str] = Counter()
+    for record in records:
+        rows_by_node[record.extra["node"]] += record.rows_in
     counts = Counter(size == 0 for size in sizes)
     return {
         "clusters": len(sizes),
@@ -310,5 +314,6 @@ def _metrics(noun: Noun, state: FitState, sizes: list[int], twins: int) -> dict[
         "largest": max(sizes),
         "empty": counts[True],
         "near_twins": twins,
+        "rows_by_node": dict(rows_by_node),
         "history": [asdict(report) for report in state.history],
     }

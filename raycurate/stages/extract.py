@@ -15,6 +15,7 @@ holds one window, an actor one batch. Ray Data's own checkpoint is not used: the
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from raycurate.config import ExtractConfig
 from raycurate.filesystem import delete_folder
@@ -52,14 +53,14 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     noun.begin(description)
     images = config.images or sample_manifest.description["config"].get("images")
     missing = noun.missing(sample_manifest.shards)
-    rate: float | None = None
+    rates: dict[str, Any] = {}
     with stage_progress("extract", noun, sample_manifest.rows_out) as progress:
         if missing:
             load = functools.partial(load_shards, samples, config, facts, images)
             actor = {"noun": noun, "config": config, "facts": facts, "on_gpu": gpus > 0}
             dataset = pool_dataset(missing, load, ExtractionActor, actor, config, gpus)
             merge = functools.partial(merge_shard, samples, noun)
-            rate = commit_shards(dataset, merge, progress, strict=config.strict)
+            rates = commit_shards(dataset, merge, progress, strict=config.strict)
     delete_folder(noun.filesystem, f"{noun.folder}/fragments")
     return noun.finish(
         metrics={
@@ -70,6 +71,6 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             "dtype": facts.dtype,
             "model": config.model,
             "variant": config.variant,
-            "rows_per_second": rate,
+            **rates,
         }
     )

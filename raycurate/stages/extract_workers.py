@@ -7,7 +7,6 @@ with a fragment file. The merge puts the fragments of a shard in the order of it
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +15,7 @@ import pyarrow as pa
 
 from raycurate.config import ExtractConfig
 from raycurate.features.rows import features_column, features_of_table
-from raycurate.stages.actor_pool import PLACE
+from raycurate.stages.actor_pool import line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
     as_samples,
@@ -137,8 +136,7 @@ class ExtractionActor:
             }
         )
         write_fragment(self.noun, row, fragment)
-        counts = {name: row[name] for name in PLACE}
-        return {**counts, "rows": len(positions), "finished": time.time()}
+        return line_of(row, len(positions))
 
 
 def merge_shard(samples: Noun, noun: Noun, shard: int, batches: dict[int, int]) -> ShardRecord:

@@ -33,6 +33,7 @@ from raycurate.clustering.sums import ClusterSums
 from raycurate.config import ClusterConfig
 from raycurate.features.rows import features_of_table
 from raycurate.filesystem import table_to_parquet
+from raycurate.ray_session import this_node
 from raycurate.store import Noun, ShardRecord
 
 Piece = NDArray[np.float32] | None
@@ -259,8 +260,8 @@ class KMeansWorker:
                 "similarity": pa.array(similarity_N, pa.float32()),
             }
         )
-        total = math.fsum(similarity_N.tolist())
-        return self.job.clusters.commit_part(shard, table, rows_in=len(keys), extra={"similarity": total})
+        extra = {"similarity": math.fsum(similarity_N.tolist()), "node": this_node()}
+        return self.job.clusters.commit_part(shard, table, rows_in=len(keys), extra=extra)
 
     def lift(self) -> object:
         """Sums of the original rows of this share by their final clusters, cut into the workers' ranges."""

@@ -142,18 +142,18 @@ def _run_pass(
     if wanted:
         first = wanted[0].noun
         missing = sorted({shard for output in wanted for shard in output.noun.missing(samples.shards)})
-        rate: float | None = None
+        rates: dict[str, Any] = {}
         with stage_progress("score", first, samples.rows_out) as progress:
             if missing:
                 dataset, merge = start(wanted, missing)
-                rate = commit_shards(dataset, merge, progress, strict=config.strict)
+                rates = commit_shards(dataset, merge, progress, strict=config.strict)
         delete_folder(first.filesystem, f"{first.folder}/fragments")
-        _finish(wanted, facts, rate, config)
+        _finish(wanted, facts, rates, config)
     manifests = [output.noun.manifest() for output in outputs]
     return [manifest for manifest in manifests if manifest is not None]
 
 
-def _finish(made: Sequence[Output], facts: ModelFacts, rate: float | None, config: ScoreConfig) -> None:
+def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any], config: ScoreConfig) -> None:
     """Publish what one pass made; every noun says what the whole pass took, and which pass that was."""
     work = made[0].noun.read_json("work.json")
     assert work is not None, "a noun that was begun"
@@ -164,7 +164,7 @@ def _finish(made: Sequence[Output], facts: ModelFacts, rate: float | None, confi
         metrics: dict[str, Any] = {
             "model": config.clip if output.name in (CLIP_SCORE, CLIP_EMBEDDING) else config.model,
             "dtype": facts.dtype,
-            "rows_per_second": rate,
+            **rates,
             "shared_pass": work["fingerprint"],
         }
         if output.noun.noun == "features":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import functools
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 
 from raycurate.config import ScoreConfig
 from raycurate.features.rows import features_column, features_of_table
-from raycurate.stages.actor_pool import PLACE
+from raycurate.stages.actor_pool import PLACE, line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
     as_samples,
@@ -174,8 +173,7 @@ class _Actor(abc.ABC):
         )
         fragment = pa.concat_tables(parts, promote_options="default")
         write_fragment(self.fragments, row, fragment)
-        seen = 0 if row["blind"] else fragment.num_rows
-        return {**{name: row[name] for name in PLACE}, "rows": seen, "finished": time.time()}
+        return line_of(row, 0 if row["blind"] else fragment.num_rows)
 
     @abc.abstractmethod
     def numbers(

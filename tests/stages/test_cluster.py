@@ -96,6 +96,7 @@ def test_two_workers_give_the_bits_of_one_process(made):
     assert [key for part in noun.iter_parts() for key in part["key"].to_pylist()] == keys
     assert manifest.rows_in == manifest.rows_out == ROWS
     assert manifest.metrics["objective"] == pytest.approx(single.objective)
+    assert sum(manifest.metrics["rows_by_node"].values()) == manifest.rows_out
     assert not list_files(noun.filesystem, f"{noun.folder}/checkpoint")
 
 

@@ -115,6 +115,7 @@ def test_the_stage_equals_the_loop(ray_cluster, tmp_path, model, source):
     assert np.abs(np.linalg.norm(features_ND.astype(np.float64), axis=1) - 1).max() < 1e-3
     assert manifest.rows_in == manifest.rows_out == 150
     assert manifest.metrics["dimension"] == features_ND.shape[1]
+    assert list(manifest.metrics["rows_by_node"].values()) == [150]
 
 
 def test_actors_do_not_change_the_features(ray_cluster, tmp_path, model, source):
