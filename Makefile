@@ -1,5 +1,6 @@
 # make demo : install and run the whole path on real data
 # make test : every check: lint, types, import contract, tests
+# make test-nodes: faults and growth on simulated clusters of several nodes; CI runs it after `make test`
 # make bench: the figures of the README, side by side with their peers
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ export DS_BUILD_OPS := 0
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-nodes check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +34,9 @@ check: $(VENV)/installed-dev
 
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+
+test-nodes: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m nodes
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python jobs/bench.py

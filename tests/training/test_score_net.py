@@ -22,6 +22,7 @@ from raycurate.training.loop import LoopSettings
 from raycurate.training.score_net import ScoreNet, row_weights, score_gradient
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import png, write_tokens
+from tests.training.test_trainer import assert_same_step, train
 
 DIM, ROWS = 8, 48
 UNSCORED = 5
@@ -148,6 +149,24 @@ def test_rows_that_cannot_be_learned_become_the_difficult_ones(made, tmp_path):
     assert min(noise) > max(plain)
     assert outcome.tasks["all"]["share"] == 1.0
     assert outcome.loss < outcome.tasks["all"]["loss"], "the weighted loss is below the plain one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deepspeed", [None, "zero2"])
+def test_the_net_and_the_model_do_not_depend_on_the_ranks(made, tmp_path, deepspeed):
+    """Two ranks with micro-batches of four make the steps of one rank with sixteen rows at once."""
+    model, run, tokens = made
+    settings = {"score_net": "clip", "selection": None, "batch_rows": 16, "max_steps": 3, "learning_rate": 0.05}
+    settings |= {"score_net_learning_rate": 0.1, "features": run.noun("features", "clip")}
+    settings |= {"tasks": ("all",), "weights": (1.0,)}
+    one = train(tmp_path, model, tokens, name="one", micro_batch=16, **settings)
+    two = train(tmp_path, model, tokens, ranks=2, name="two", micro_batch=4, deepspeed=deepspeed, **settings)
+    assert two[0]["parallelism"] == ("DEEPSPEED" if deepspeed else "MULTI_CPU")
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-5)
+    assert_same_step(two[1], one[1], rtol=1e-3)
+    expected = _difficulty(run, tmp_path / "one")
+    assert max(map(abs, expected.values())) > 0.1
+    assert _difficulty(run, tmp_path / "two") == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 class _Killed(Exception):

@@ -45,7 +45,19 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def train(tmp_path: Path, model: str, tokens, *, ranks: int = 1, name: str, weights=WEIGHTS, plain=False, **config):
+def train(
+    tmp_path: Path,
+    model: str,
+    tokens,
+    *,
+    ranks: int = 1,
+    name: str,
+    weights=WEIGHTS,
+    tasks=TASKS,
+    features=None,
+    plain=False,
+    **config,
+):
     """Run the worker in `ranks` processes; the outcome and the change of every weight."""
     output = tmp_path / name
     output.mkdir()
@@ -66,7 +78,8 @@ def train(tmp_path: Path, model: str, tokens, *, ranks: int = 1, name: str, weig
         "arguments": SGD,
         "plain": plain,
         "tokens": [tokens.run_uri, tokens.noun, tokens.label],
-        "tasks": TASKS,
+        "features": features and [features.run_uri, features.noun, features.label],
+        "tasks": tasks,
         "weights": weights,
         "output": str(output),
         "scratch": str(tmp_path / "scratch"),

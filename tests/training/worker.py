@@ -40,6 +40,7 @@ def main(path: str) -> None:
         sources=(TokenSource(Noun(*order["tokens"])),),
         tasks=tuple(order["tasks"]),
         task_weights=tuple(order["weights"]),
+        score_features=Noun(*order["features"]) if order.get("features") else None,
         output=order["output"],
         scratch=order["scratch"],
     )
