@@ -46,22 +46,23 @@ class Nodes:
         self.cluster.connected = False
         self.cluster.shutdown()
 
-    def of_process(self, pid: int) -> str:
-        """The node that a worker process belongs to: its parent is the node's raylet."""
+    def of_process(self, pid: int) -> str | None:
+        """The node that a worker process belongs to: its parent is the node's raylet. None for other clusters'."""
         parents = {parent.pid for parent in psutil.Process(pid).parents()}
         for node in self.workers:
             for processes in node.all_processes.values():
                 if any(info.process.pid in parents for info in processes):
                     return str(node.node_id)
-        raise AssertionError(f"process {pid} belongs to no node that is left")
+        return None
 
     def of_processes_named(self, name: str) -> set[str]:
         """The nodes with a process of this name."""
-        found = set()
-        for process in psutil.process_iter(["pid", "cmdline"]):
-            if name in " ".join(process.info["cmdline"] or []):
-                found.add(self.of_process(process.info["pid"]))
-        return found
+        found = {
+            self.of_process(process.info["pid"])
+            for process in psutil.process_iter(["pid", "cmdline"])
+            if name in " ".join(process.info["cmdline"] or [])
+        }
+        return {node for node in found if node is not None}
 
 
 def aside(stage: Callable[[], Any], watch: Callable[[], bool]) -> None:

@@ -105,8 +105,8 @@ def wait_for_end(name: str, address: str, environment: dict[str, str]) -> str:
     deadline = time.monotonic() + JOB_SECONDS
     while time.monotonic() < deadline:
         told = ray_job(["status", name], address, environment)
-        for state in ("SUCCEEDED", "FAILED", "STOPPED"):
-            if state in told.stdout + told.stderr:
+        for state in ("succeeded", "failed", "was stopped"):
+            if f"Job '{name}' {state}" in told.stdout + told.stderr:
                 return state
         time.sleep(2)
     raise AssertionError(f"job {name} did not end in {JOB_SECONDS:.0f} s")
