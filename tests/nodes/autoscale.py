@@ -76,9 +76,9 @@ def free_port() -> int:
 @contextlib.contextmanager
 def autoscaling_cluster(folder: Path) -> Iterator[str]:
     """A head with the autoscaler; its address."""
-    config = folder / "cluster.json"
-    config.write_text(json.dumps(CLUSTER), encoding="utf-8")
-    port = free_port()
+    config, port = folder / "cluster.json", free_port()
+    provider = {**CLUSTER["provider"], "gcs_address": f"{ray.util.get_node_ip_address()}:{port}"}
+    config.write_text(json.dumps({**CLUSTER, "provider": provider}), encoding="utf-8")
     names = ("dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")
     command = ["ray", "start", "--head", "--block", "--disable-usage-stats", f"--port={port}", "--num-cpus=0"]
     command += [f"--{name}={free_port()}" for name in names]
