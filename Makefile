@@ -1,6 +1,6 @@
 # make demo : install and run the whole path on real data
 # make test : every check: lint, types, import contract, tests
-# make test-nodes: faults and growth on simulated clusters of several nodes; CI runs it after `make test`
+# make test-nodes: faults and growth on clusters of several nodes and on S3; CI runs it after `make test`
 # make bench: the figures of the README, side by side with their peers
 
 PYTHON ?= python3

@@ -35,7 +35,7 @@ def coreset(out: str) -> bytes:
     return read_bytes(*resolve(f"{out}/coreset.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.nodes
 def test_a_curation_on_s3_survives_cut_connections_and_ends_as_on_a_disk(ray_cluster, s3, tmp_path):
     """A cut of a second is bridged; a lasting one inside a commit fails the stage, and a rerun keeps what was there."""
     data = write_data(tmp_path, ROWS)
