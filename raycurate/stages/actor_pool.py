@@ -97,13 +97,14 @@ class _Ledger:
     def add(self, line: dict[str, Any]) -> dict[int, int] | None:
         """Note one batch; the batches per window once the shard is complete. A batch that came twice counts once."""
         self.rows_after_first += line["rows"] if self.first else 0
-        self.rows_by_node[line["node"]] += line["rows"]
         self.first = self.first or line["finished"]
         self.last = max(self.last, line["finished"])
         shard = line["shard"]
         expected = self.batches.setdefault(shard, {})
         expected[line["window"]] = line["batches"]
         seen = self.seen.setdefault(shard, set())
+        if (line["window"], line["batch"]) not in seen:
+            self.rows_by_node[line["node"]] += line["rows"]
         seen.add((line["window"], line["batch"]))
         if len(expected) < line["windows"] or len(seen) < sum(expected.values()):
             return None

@@ -303,7 +303,7 @@ def _metrics(noun: Noun, state: FitState, sizes: list[int], twins: int) -> dict[
     similarity = math.fsum(record.extra["similarity"] for record in records)
     rows_by_node: Counter[str] = Counter()
     for record in records:
-        rows_by_node[record.extra["node"]] += record.rows_in
+        rows_by_node[record.extra.get("node", "")] += record.rows_in  # parts of an earlier version name none
     counts = Counter(size == 0 for size in sizes)
     return {
         "clusters": len(sizes),
