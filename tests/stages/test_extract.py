@@ -19,16 +19,8 @@ from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from raycurate.store import Run
 from tests.nouns import read_all
+from tests.tiny_vlms import SMALL_POOL as SETTINGS
 from tests.tiny_vlms import make_tiny_vlm
-
-SETTINGS = {
-    "window_rows": 16,
-    "batch_tokens": 600,
-    "batch_rows": 8,
-    "dtype": "float32",
-    "cpus_per_actor": 0.5,
-    "max_actors": 2,
-}
 
 
 @pytest.fixture(scope="module")

@@ -20,17 +20,10 @@ from raycurate.stages.select import select
 from raycurate.store import Run
 from tests.nouns import read_all
 from tests.tiny_clip import make_tiny_clip
+from tests.tiny_vlms import SMALL_POOL as SETTINGS
 from tests.tiny_vlms import make_tiny_vlm
 
 ROWS = 60
-SETTINGS = {
-    "window_rows": 16,
-    "batch_tokens": 600,
-    "batch_rows": 8,
-    "dtype": "float32",
-    "cpus_per_actor": 0.5,
-    "max_actors": 2,
-}
 GAIN = "tests.image_gain:ImageGain"
 ALL = ("token_losses", "last_token", "mean_token", "clip")
 
