@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +15,7 @@ from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe, load_recipe
 from raycurate.store import Run
 from tests.drawn_data import recipe_values, selection_of, write_data
+from tests.drivers import kill_when, output_of, start
 from tests.nouns import write_features, write_samples
 
 ROWS = 360
@@ -38,20 +33,6 @@ def _recipe(folder: Path, data: Path, **changes: dict) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return path
-
-
-def _start(*arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "raycurate.cli", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def _run(*arguments: str) -> str:
-    process = _start(*arguments)
-    output, _ = process.communicate(timeout=550)
-    assert process.returncode == 0, output
-    return output
 
 
 def _answer(folder: Path) -> list[tuple]:
@@ -86,37 +67,26 @@ def test_input_shards_do_not_change_the_answer(ray_cluster, data, calm, tmp_path
     assert _answer(tmp_path) == calm
 
 
-def _kill_when(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
-    """kill -9 the driver as soon as ``ready`` says so."""
-    deadline = time.monotonic() + 400
-    while not ready():
-        assert process.poll() is None, f"ended before it could be killed: {process.stdout and process.stdout.read()}"
-        assert time.monotonic() < deadline, "never got there"
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=60)
-
-
 @pytest.mark.slow
 def test_kills_in_extract_and_cluster_do_not_change_the_answer(data, calm, tmp_path):
     """kill -9 of the driver in the middle of extract, then of cluster, then a rerun: the answer of a calm run."""
     recipe = str(_recipe(tmp_path, data, extract={"max_actors": 1}))
     run = Run(str(tmp_path / "run"))
     features, clusters = run.noun("features"), run.noun("clusters")
-    _kill_when(_start("run", recipe), lambda: 2 <= len(features.records()) < 9)
+    kill_when(start("run", recipe), lambda: 2 <= len(features.records()) < 9)
     survivors = set(features.records())
     assert survivors
     assert features.manifest() is None
-    assert "features/main" in _run("status", str(tmp_path / "run"))
+    assert "features/main" in output_of("status", str(tmp_path / "run"))
 
     def mid_cluster() -> bool:
         state = clusters.read_json("checkpoint/state.json")
         return state is not None and len(state["history"]) >= 1 and clusters.manifest() is None
 
-    _kill_when(_start("run", recipe), mid_cluster)
+    kill_when(start("run", recipe), mid_cluster)
     assert features.manifest() is not None
     assert clusters.manifest() is None
-    _run("run", recipe)
+    output_of("run", recipe)
     assert _answer(tmp_path) == calm
 
 
@@ -158,12 +128,12 @@ def test_every_recipe_of_the_jobs_can_be_read(path):
 
 def test_errors_are_one_line_and_exit_one(tmp_path):
     """No traceback without --debug; usage errors exit with 2."""
-    process = _start("extract", str(tmp_path / "none"))
+    process = start("extract", str(tmp_path / "none"))
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in output
     assert "Run `raycurate ingest` first" in output
-    process = _start("cluster", str(tmp_path))
+    process = start("cluster", str(tmp_path))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "--clusters" in output

@@ -9,11 +9,11 @@ s is the area under the margin on probabilities, mean over answer tokens of p_y 
 comparison (Table 4). Each pick depends on earlier picks only: one order serves every ratio.
 
 Deviations from the public code: x has length 1 (un-normalised hidden states are so far apart that every exp(-d) is 0
-and the method becomes "the easiest rows"); padding is left out of the mean; neighbours are exact up to 100,000 rows
+and the method becomes "the easiest rows"); padding is left out of the mean; neighbours are exact up to 20,000 rows
 instead of product-quantised; a missing neighbour (-1) is no neighbour instead of the last row; the argmax is the true
 one (`greedy.py`). eps keeps s positive; its published value is not known.
 
-Cost: 2 N^2 D FLOP for the graph (less beyond 100,000 rows, `neighbours.py`), N k log N for the order. Memory: global.
+Cost: 2 N^2 D FLOP for the graph (less beyond 20,000 rows, `neighbours.py`), N k log N for the order. Memory: global.
 All features and the graph (10 N D + 12 N k bytes) must fit in one task's node.
 """
 

@@ -16,7 +16,7 @@ Deviation from the public code: the k neighbours are the nearest of all rows, fo
 nearest rows that are left at every pick, which scans all N. Where neighbours have been taken, fewer rows are made
 easier.
 
-Cost: 2 N^2 D FLOP for the graph (less beyond 100,000 rows, `neighbours.py`), N k log N for the order. Memory: global.
+Cost: 2 N^2 D FLOP for the graph (less beyond 20,000 rows, `neighbours.py`), N k log N for the order. Memory: global.
 All features and the graph (10 N D + 12 N k bytes) must fit in one task's node.
 """
 

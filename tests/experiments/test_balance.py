@@ -6,10 +6,6 @@ import csv
 import io
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from raycurate.store import Run
 from raycurate.training.mixture import choose_rows
 from raycurate.training.weights import read_weights
 from tests.balancing.golden_table import GOLDEN, golden_csv
+from tests.drivers import kill_after
 from tests.experiments.task_runs import EVALUATE, FINETUNE, write_samples
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS
@@ -171,19 +168,8 @@ def kill_in_the_middle(folder: Path, settings: dict) -> dict[str, int]:
     words = [
         f"--set={name}={json.dumps(value)}" for name, value in settings.items() if name not in ("mini", "validation")
     ]
-    command = [sys.executable, "-m", "raycurate.cli", "balance", str(folder), "--validation", "val", "--mini", "1/4"]
-    process = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    results = folder / "balance" / "main" / "probes"
-    deadline = time.monotonic() + 600
-    try:
-        while len(list(results.glob("*.json"))) < 2:
-            assert process.poll() is None, process.communicate()[0].decode()
-            assert time.monotonic() < deadline, "no second probe in ten minutes"
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    return {path.name: path.stat().st_mtime_ns for path in results.glob("*.json")}
+    command = ["balance", str(folder), "--validation", "val", "--mini", "1/4", *words]
+    return kill_after(2, folder / "balance" / "main" / "probes", *command)
 
 
 def test_a_killed_balance_repeats_no_probe_and_ends_like_an_undisturbed_one(made, ray_cluster, tmp_path):

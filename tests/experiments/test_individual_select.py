@@ -6,10 +6,6 @@ import csv
 import io
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from raycurate.experiments.individual_select import _curve, _parallel, _sequenti
 from raycurate.experiments.soup import _greedy, average
 from raycurate.store import Run
 from raycurate.training.mixture import MixturePart
+from tests.drivers import kill_after
 from tests.nouns import read_all
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import write_run
@@ -197,22 +194,11 @@ EVALUATE = {"max_rows": 6, "max_new_tokens": 2}
 
 def kill_in_the_middle(run: Path, candidates: dict[str, str], model: str) -> dict[str, int]:
     """Start the command, kill -9 its process after two results; when each result that it left was written."""
-    command = [sys.executable, "-m", "raycurate.cli", "individual-select", "--baseline", str(run), "--model", model]
+    command = ["individual-select", "--baseline", str(run), "--model", model]
     command += ["--candidates", *candidates.values(), "--data", "main", "--cap", "12", "--set", "max_concurrent=1"]
     for section, values in (("finetune", FINETUNE), ("evaluate", EVALUATE)):
         command += [part for name, value in values.items() for part in ("--set", f"{section}.{name}={value}")]
-    trained = run / "individual_select" / "main" / "trained"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 600
-    try:
-        while len(list(trained.glob("*.json"))) < 2:
-            assert process.poll() is None, process.communicate()[0].decode()
-            assert time.monotonic() < deadline, "no second result in ten minutes"
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    return {path.name: path.stat().st_mtime_ns for path in trained.glob("*.json")}
+    return kill_after(2, run / "individual_select" / "main" / "trained", *command)
 
 
 def test_a_killed_selection_ends_as_an_undisturbed_one(ray_cluster, tmp_path):

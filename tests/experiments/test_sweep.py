@@ -6,10 +6,6 @@ import csv
 import io
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +18,7 @@ from raycurate.experiments.grid import grid
 from raycurate.experiments.sweep import sweep
 from raycurate.stages.rank import rank
 from raycurate.store import Run
+from tests.drivers import kill_after
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case
 
@@ -52,20 +49,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def kill_in_the_middle(folder: Path) -> set[str]:
-    """Start the command, kill -9 its process after two results; the results that it left."""
-    command = [sys.executable, "-m", "raycurate.cli", "sweep", str(folder), "--temperatures", "0.05,0.1,0.2"]
+def kill_in_the_middle(folder: Path) -> dict[str, int]:
+    """Start the command, kill -9 its process after two results; when each result that it left was written."""
+    command = ["sweep", str(folder), "--temperatures", "0.05,0.1,0.2"]
     command += ["--ratios", "0.1,0.2,0.4", "--set", "frequencies=32", "--set", "max_concurrent=1"]
-    results = folder / "sweeps" / "main" / "measured"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + 120
-    while len(list(results.glob("*.json"))) < 2:
-        assert process.poll() is None, process.communicate()[0].decode()
-        assert time.monotonic() < deadline, "no second result in two minutes"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return {path.name for path in results.glob("*.json")}
+    return kill_after(2, folder / "sweeps" / "main" / "measured", *command)
 
 
 def test_a_killed_sweep_ends_as_an_undisturbed_one(made, tmp_path):
@@ -78,10 +66,9 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(made, tmp_path):
     assert 2 <= len(before) < 9
     assert list((killed / "sweeps" / "main" / "tune").glob("*/tuner.pkl")), "Tune has its state to go on from"
     results = killed / "sweeps" / "main" / "measured"
-    written = {name: (results / name).stat().st_mtime_ns for name in before}
     sweep(Run(str(killed)), make_config(SweepConfig, GRID))
     assert len(list(results.glob("*.json"))) == 9
-    assert {name: (results / name).stat().st_mtime_ns for name in before} == written
+    assert {name: (results / name).stat().st_mtime_ns for name in before} == before
     assert not (killed / "sweeps" / "main" / "tune").exists()
     assert {"results.csv", "results.json", "figures/pareto.svg"} <= set(files_of(quiet))
     assert files_of(killed) == files_of(quiet)

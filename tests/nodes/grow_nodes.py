@@ -2,8 +2,10 @@
 
     python tests/nodes/grow_nodes.py FOLDER     writes FOLDER/found.json: where the work was done and what came out
 
-Every actor and training process asks for more than half of a node, so each needs a node of its own. The DeepSpeed
-training runs once with its two processes on one node and once with one process on each of two.
+Every actor and training process asks for more than half of a node, so each needs a node of its own. An extraction actor
+waits with its first batch until all have started: they are handed work as soon as they are there, and the first would
+be through with so few rows before the last has loaded its model. The DeepSpeed training runs once with its two
+processes on one node and once with one process on each of two.
 """
 
 from __future__ import annotations
@@ -14,27 +16,47 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, make_config
+import pyarrow as pa
+import ray
+
+from raycurate.config import ClusterConfig, ExtractConfig, make_config
+from raycurate.stages import extract as extract_stage
 from raycurate.stages.cluster import cluster
-from raycurate.stages.extract import extract
+from raycurate.stages.extract_workers import ExtractionActor
 from raycurate.stages.finetune import finetune
-from raycurate.stages.ingest import ingest
 from raycurate.store import Run
 from raycurate.training.config import FinetuneConfig
-from tests.drawn_data import write_data
-from tests.nodes.simulated import Nodes, aside, same
+from tests.nodes.simulated import DEADLINE, Nodes, aside, same, working_nodes
 
-ROWS = 240
 COUNTS = (1, 2, 4)
 MOST_OF_A_NODE = 1.5
 TRAINER = "RayTrainWorker"
+
+
+def together(count: int, folder: Path) -> type[ExtractionActor]:
+    """An actor that begins when so many have started."""
+    folder.mkdir()
+
+    class Waiting(ExtractionActor):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            (folder / ray.get_runtime_context().get_actor_id()).touch()
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            deadline = time.monotonic() + DEADLINE
+            while len(list(folder.iterdir())) < count and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return super().__call__(table)
+
+    return Waiting
 
 
 def curate(run: Run, folder: Path, count: int) -> dict[str, Any]:
     """Extract and cluster with one actor on each node."""
     label = f"nodes{count}"
     pool = {"window_rows": 16, "batch_rows": 8, "min_actors": count, "max_actors": count, "label": label}
-    made = extract(
+    extract_stage.ExtractionActor = together(count, folder / label)
+    made = extract_stage.extract(
         run,
         make_config(ExtractConfig, {"model": str(folder / "model"), **pool, "cpus_per_actor": MOST_OF_A_NODE}),
     )
@@ -89,13 +111,8 @@ def train(nodes: Nodes, run: Run, folder: Path, label: str, **settings: Any) -> 
 
 def main(folder: Path) -> None:
     """The same on more and more nodes."""
-    write_data(folder, ROWS)
-    run = Run(str(folder / "run"))
-    nodes = Nodes(1, cpus=2)
     found: dict[str, Any] = {}
-    try:
-        source = {"source": str(folder / "rows.json"), "images": str(folder), "rows_per_shard": 20}
-        ingest(run, make_config(IngestConfig, source))
+    with working_nodes(1, folder, rows_per_shard=20) as (nodes, run):
         for count in COUNTS:
             nodes.grow(count)
             found[f"curate {count}"] = curate(run, folder, count)
@@ -105,9 +122,7 @@ def main(folder: Path) -> None:
                 zero3 = {"workers": 2, "cpus_per_worker": 1 if count == 1 else MOST_OF_A_NODE, "deepspeed": "zero3"}
                 found[f"zero3 {count}"] = train(nodes, run, folder, f"zero{count}", **zero3)
             sys.stderr.write(f"{count} {found}\n")
-        (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
-    finally:
-        nodes.end()
+    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, RankConfig, ScoreConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, RankConfig, ScoreConfig, make_config
 from raycurate.experiments import sweep as sweeps
 from raycurate.experiments.config import SweepConfig
 from raycurate.stages import cluster as cluster_stage
@@ -28,15 +28,12 @@ from raycurate.stages import extract as extract_stage
 from raycurate.stages import score as score_stage
 from raycurate.stages.extract_workers import ExtractionActor
 from raycurate.stages.finetune import finetune
-from raycurate.stages.ingest import ingest
 from raycurate.stages.rank import rank
 from raycurate.stages.score_workers import ScoringActor
 from raycurate.store import Run
 from raycurate.training.config import FinetuneConfig
-from tests.drawn_data import write_data
-from tests.nodes.simulated import Nodes, same, times, under_fire
+from tests.nodes.simulated import Nodes, same, times, under_fire, working_nodes
 
-ROWS = 240
 CALM, STRUCK = "calm", "struck"
 POOL = {
     "window_rows": 16,
@@ -124,7 +121,7 @@ def lose_in_score(nodes: Nodes, run: Run, folder: Path) -> dict[str, Any]:
     return {**found, "same": same(run, "row_scores", ["key", "loss", "loss_blind", "el2n", "aum"], labels)}
 
 
-def lose_in_cluster(nodes: Nodes, run: Run) -> dict[str, Any]:
+def lose_in_cluster(nodes: Nodes, run: Run, _: Path) -> dict[str, Any]:
     """Kill the node of a k-means worker after its third iteration."""
     settings = {
         "clusters": 8,
@@ -265,27 +262,20 @@ def lose_in_finetune(nodes: Nodes, run: Run, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """All stages, one after the other."""
-    write_data(folder, ROWS)
-    run = Run(str(folder / "run"))
-    nodes = Nodes(2, cpus=2)
-    stages: dict[str, Callable[[], dict[str, Any]]] = {
-        "extract": lambda: lose_in_extract(nodes, run, folder),
-        "score": lambda: lose_in_score(nodes, run, folder),
-        "cluster": lambda: lose_in_cluster(nodes, run),
-        "sweep": lambda: lose_in_sweep(nodes, run, folder),
-        "finetune": lambda: lose_in_finetune(nodes, run, folder),
+    stages: dict[str, Callable[[Nodes, Run, Path], dict[str, Any]]] = {
+        "extract": lose_in_extract,
+        "score": lose_in_score,
+        "cluster": lose_in_cluster,
+        "sweep": lose_in_sweep,
+        "finetune": lose_in_finetune,
     }
-    try:
-        source = {"source": str(folder / "rows.json"), "images": str(folder), "rows_per_shard": 40}
-        ingest(run, make_config(IngestConfig, source))
-        found = {}
+    found = {}
+    with working_nodes(2, folder, rows_per_shard=40) as (nodes, run):
         for name, lose in stages.items():
             nodes.grow(2)
-            found[name] = lose()
+            found[name] = lose(nodes, run, folder)
             sys.stderr.write(f"{name} {found[name]}\n")
-        (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
-    finally:
-        nodes.end()
+    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
 from ray.cluster_utils import Cluster
 
+from raycurate.config import IngestConfig, make_config
+from raycurate.stages.ingest import ingest
 from raycurate.store import Run
+from tests.drawn_data import write_data
 
+ROWS = 240
 DEADLINE = 300.0
 STORE = 100 << 20
 
@@ -63,6 +69,20 @@ class Nodes:
             if name in " ".join(process.info["cmdline"] or [])
         }
         return {node for node in found if node is not None}
+
+
+@contextlib.contextmanager
+def working_nodes(count: int, folder: Path, rows_per_shard: int) -> Iterator[tuple[Nodes, Run]]:
+    """So many nodes of two CPUs, and a run of drawn rows that they have ingested; `FOLDER/model` can read them."""
+    write_data(folder, ROWS)
+    run = Run(str(folder / "run"))
+    nodes = Nodes(count, cpus=2)
+    try:
+        source = {"source": str(folder / "rows.json"), "images": str(folder), "rows_per_shard": rows_per_shard}
+        ingest(run, make_config(IngestConfig, source))
+        yield nodes, run
+    finally:
+        nodes.end()
 
 
 def aside(stage: Callable[[], Any], watch: Callable[[], bool]) -> None:

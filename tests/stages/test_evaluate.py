@@ -205,6 +205,7 @@ def test_compare_trains_and_scores_every_line_once(tmp_path, model, ray_cluster,
     run = write_run(tmp_path, ROWS)
     lora = {"model": model, "max_steps": 2, "batch_rows": 4, "lora_rank": 2, "lora_alpha": 4, "trackers": ()}
     asked = {**{name: value for name, value in SETTINGS.items() if name != "data"}, "max_new_tokens": 2}
+    asked["max_actors"] = 1
     settings = {
         "methods": ("full", "random"),
         "seeds": (0,),
