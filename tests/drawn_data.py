@@ -54,6 +54,7 @@ def recipe_values(out: str, data: str, model: Path, **changes: dict[str, Any]) -
             "batch_rows": 8,
             "max_actors": 2,
             "cpus_per_actor": 0.5,
+            "cpus_per_loader": 1,  # few: the start of each is what takes time
         },
         "cluster": {"clusters": 12, "iterations": 8, "tolerance": 0, "workers": 2, "cpus_per_worker": 0.5},
         "select": {"ratio": 0.25, "options": {"temperature": 0.1}},

@@ -19,13 +19,14 @@ from raycurate.models.adapter import image_only_class
 FAMILIES = ("llava", "smolvlm", "qwen2_vl", "qwen3_vl", "internvl")
 NUM_LAYERS = 6
 WIDTH = 32
-# Settings of a pool that reads them: windows of several batches, few actors, whose start is what takes time.
+# Settings of a pool that reads them: windows of several batches, few actors and loaders, as their start takes the time.
 SMALL_POOL = {
     "window_rows": 16,
     "batch_tokens": 600,
     "batch_rows": 8,
     "dtype": "float32",
     "cpus_per_actor": 0.5,
+    "cpus_per_loader": 1,
     "max_actors": 2,
 }
 

@@ -35,14 +35,11 @@ def mixture_config(
 ) -> FinetuneConfig:
     """The settings of a training on so many rows of each task.
 
-    A probe's torch threads are the CPUs that it holds, as several probes run side by side.
-
     Raises:
         UserError: a wrong setting.
     """
     own = {"mixture": [{"samples": config.samples, "rows": rows}], "mixture_seed": rows_seed, "seed": seed, **weighting}
-    threads = {"threads": max(1, int(config.finetune.get("cpus_per_worker", 1)))}
-    return make_config(FinetuneConfig, {**threads, **config.finetune, **own}, "finetune")
+    return make_config(FinetuneConfig, {**config.finetune, **own}, "finetune")
 
 
 def metric_of(task: str, headlines: Mapping[str, Mapping[str, bool]], chosen: Mapping[str, str]) -> str | None:

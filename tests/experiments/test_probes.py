@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.experiments.probes import Probe, run_probes
+from raycurate.experiments.probes import Probe, on_own_cpus, run_probes
 from raycurate.store import Run
 from raycurate.training.config import FinetuneConfig
 from tests.tiny_vlms import make_tiny_vlm
@@ -26,6 +26,14 @@ def probe(model: str, name: str, rows: dict[str, int], **settings) -> Probe:
         **{**FAST, **settings},
     )
     return Probe(name=name, finetune=config, evaluate={"data": "main", "max_rows": 6, "max_new_tokens": 2})
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"cpus_per_worker": 2.5}, 2), ({"threads": 3}, 3)])
+def test_a_probe_has_the_threads_that_its_cpus_carry(given, threads):
+    """Several run side by side: none takes the whole machine, unless it is told to."""
+    settings = {**FAST, "threads": None, **given}
+    found = on_own_cpus(probe("tiny", "one", {TASKS[0]: 2}, **settings))
+    assert found.finetune.threads == threads
 
 
 @pytest.fixture(scope="module")

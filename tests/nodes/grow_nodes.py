@@ -55,10 +55,11 @@ def curate(run: Run, folder: Path, count: int) -> dict[str, Any]:
     """Extract and cluster with one actor on each node."""
     label = f"nodes{count}"
     pool = {"window_rows": 16, "batch_rows": 8, "min_actors": count, "max_actors": count, "label": label}
+    pool |= {"cpus_per_actor": MOST_OF_A_NODE, "cpus_per_loader": 2 - MOST_OF_A_NODE}
     extract_stage.ExtractionActor = together(count, folder / label)
     made = extract_stage.extract(
         run,
-        make_config(ExtractConfig, {"model": str(folder / "model"), **pool, "cpus_per_actor": MOST_OF_A_NODE}),
+        make_config(ExtractConfig, {"model": str(folder / "model"), **pool}),
     )
     settings = {"clusters": 8, "iterations": 6, "tolerance": 0.0, "features": label, "threads": 1, "label": label}
     grouped = cluster(

@@ -41,6 +41,7 @@ POOL = {
     "min_actors": 2,
     "max_actors": 2,
     "cpus_per_actor": 0.75,
+    "cpus_per_loader": 0.5,
 }
 
 

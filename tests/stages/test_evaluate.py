@@ -28,6 +28,7 @@ SETTINGS = {
     "batch_rows": 3,
     "dtype": "float32",
     "cpus_per_actor": 0.5,
+    "cpus_per_loader": 1,
     "max_actors": 2,
 }
 
