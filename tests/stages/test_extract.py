@@ -96,12 +96,19 @@ def _reference(run: Run, model: str, images: str) -> tuple[list[str], np.ndarray
     return keys, np.concatenate(features)
 
 
-def test_the_stage_equals_the_loop(ray_cluster, tmp_path, model, source):
-    """Features from loaders and actors are those of the plain loop, row for row, and unit rows."""
-    run = _ingested(tmp_path / "run", source)
-    manifest = extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS}))
-    keys, features_ND = _features(run)
-    expected_keys, expected_ND = _reference(run, model, str(source))
+@pytest.fixture(scope="module")
+def calm(ray_cluster, tmp_path_factory, model, source):
+    """A run with the features that one actor made undisturbed."""
+    run = _ingested(tmp_path_factory.mktemp("calm"), source)
+    extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "max_actors": 1}))
+    return run
+
+
+def test_the_stage_equals_the_loop(calm, model, source):
+    """Features from loaders and an actor are those of the plain loop, row for row, and unit rows."""
+    manifest = calm.noun("features").require("extract")
+    keys, features_ND = _features(calm)
+    expected_keys, expected_ND = _reference(calm, model, str(source))
     assert keys == expected_keys
     assert np.abs(features_ND.astype(np.float32) - expected_ND.astype(np.float32)).max() < 1e-3
     assert np.abs(np.linalg.norm(features_ND.astype(np.float64), axis=1) - 1).max() < 1e-3
@@ -110,17 +117,12 @@ def test_the_stage_equals_the_loop(ray_cluster, tmp_path, model, source):
     assert list(manifest.metrics["rows_by_node"].values()) == [150]
 
 
-def test_actors_do_not_change_the_features(ray_cluster, tmp_path, model, source):
+def test_actors_do_not_change_the_features(calm, tmp_path, model, source):
     """One actor or three: bit-equal rows in the same order."""
-    found = []
-    for actors in (1, 3):
-        run = _ingested(tmp_path / str(actors), source)
-        extract(
-            run, make_config(ExtractConfig, {"model": model, **SETTINGS, "min_actors": actors, "max_actors": actors})
-        )
-        found.append(_features(run))
-    assert found[0][0] == found[1][0]
-    assert np.array_equal(found[0][1], found[1][1])
+    run = _ingested(tmp_path / "run", source)
+    extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "min_actors": 3, "max_actors": 3}))
+    assert _features(run)[0] == _features(calm)[0]
+    assert np.array_equal(_features(run)[1], _features(calm)[1])
 
 
 def test_a_lost_image_is_one_quarantined_row(ray_cluster, tmp_path, model, source):
@@ -164,16 +166,14 @@ def _kill_actors_once(seen: list[int], stop: threading.Event) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_actor_changes_nothing(ray_cluster, tmp_path, model, source):
+def test_a_killed_actor_changes_nothing(calm, tmp_path, model, source):
     """kill -9 of an extraction actor: the stage ends with all rows and the same features."""
-    calm = _ingested(tmp_path / "calm", source)
-    extract(calm, make_config(ExtractConfig, {"model": model, **SETTINGS}))
     run = _ingested(tmp_path / "run", source)
     seen: list[int] = []
     stop = threading.Event()
     killer = threading.Thread(target=_kill_actors_once, args=(seen, stop))
     killer.start()
-    extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "max_actors": 2}))
+    extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS}))
     stop.set()
     killer.join()
     assert seen, "no actor was killed: the test did not test"
