@@ -48,8 +48,11 @@ def s3(endpoint):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(endpoint):
+def ray_cluster(endpoint, tmp_path_factory, worker_id):
     """A local cluster of four logical CPUs, shared by every test that needs one."""
+    if worker_id != "master":
+        # A second process that comes here fails: its tests would fight those of the first for the processors.
+        (tmp_path_factory.getbasetemp().parent / "ray_cluster").mkdir()
     import ray
 
     from raycurate.config import SessionConfig

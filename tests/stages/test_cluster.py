@@ -227,7 +227,7 @@ def test_a_bad_row_is_reported_with_its_key_and_part(tmp_path, ray_cluster):
         cluster(run, config_of())
 
 
-def test_more_clusters_than_rows_are_refused(tmp_path):
+def test_more_clusters_than_rows_are_refused(ray_cluster, tmp_path):
     """Before any worker starts, and against the sample where there is one."""
     run, _ = make_run(tmp_path, unit_rows(50), parts=3)
     with pytest.raises(UserError, match="only 50 rows"):
