@@ -44,10 +44,10 @@ def test_a_finetune_with_a_score_net_scores_every_row_for_self_filter(ray_cluste
     assert noun.require("finetune").created == scored.created
 
 
-def test_a_score_net_without_its_features_names_the_command(tmp_path):
+def test_a_score_net_without_its_features_names_the_command(ray_cluster, tmp_path):
     run = write_scored_run(tmp_path / "run")
     with pytest.raises(UserError, match="score .* --scores last_token"):
-        finetune(run, make_config(FinetuneConfig, {"score_net": "last_token", "gpus_per_worker": 0}), in_process=True)
+        finetune(run, make_config(FinetuneConfig, {"score_net": "last_token"}), in_process=True)
 
 
 def test_a_score_net_and_task_weights_exclude_each_other():
