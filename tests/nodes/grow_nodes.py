@@ -4,8 +4,9 @@
 
 Every actor and training process asks for more than half of a node, so each needs a node of its own. An extraction actor
 waits with its first batch until all have started: they are handed work as soon as they are there, and the first would
-be through with so few rows before the last has loaded its model. The DeepSpeed training runs once with its two
-processes on one node and once with one process on each of two.
+be through with so few rows before the last has loaded its model. Each is handed up to four shards at once, so there are
+more than three can hold. The DeepSpeed training runs once with its two processes on one node and once with one process
+on each of two.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tests.nodes.simulated import DEADLINE, Nodes, aside, same, working_nodes
 
 COUNTS = (1, 2, 4)
 MOST_OF_A_NODE = 1.5
+SHARD_ROWS = 10
 TRAINER = "RayTrainWorker"
 
 
@@ -113,7 +115,7 @@ def train(nodes: Nodes, run: Run, folder: Path, label: str, **settings: Any) -> 
 def main(folder: Path) -> None:
     """The same on more and more nodes."""
     found: dict[str, Any] = {}
-    with working_nodes(1, folder, rows_per_shard=20) as (nodes, run):
+    with working_nodes(1, folder, rows_per_shard=SHARD_ROWS) as (nodes, run):
         for count in COUNTS:
             nodes.grow(count)
             found[f"curate {count}"] = curate(run, folder, count)
