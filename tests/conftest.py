@@ -31,6 +31,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Name bytes by their parameter: a file's bytes are no name, and both processes must read the same one."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def endpoint():
     """Where every process of the test run looks for S3; nobody answers there until `s3` is asked for."""
