@@ -168,6 +168,7 @@ def test_a_file_that_is_half_old_half_new_is_read_again(uri):
 
 def test_of_many_jobs_that_start_at_once_one_gets_the_lock(uri):
     held: list[int] = []
+    refused = threading.Semaphore(0)
     start = threading.Barrier(4)
 
     def contend(number: int) -> None:
@@ -175,9 +176,9 @@ def test_of_many_jobs_that_start_at_once_one_gets_the_lock(uri):
         try:
             with run_lock(uri):
                 held.append(number)
-                time.sleep(2)
+                assert all(refused.acquire(timeout=60) for _ in range(3))
         except UserError:
-            return
+            refused.release()
 
     threads = [threading.Thread(target=contend, args=(n,)) for n in range(4)]
     for thread in threads:
