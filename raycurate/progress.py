@@ -100,17 +100,20 @@ class Progress:
 
     def _log(self, note: str) -> None:
         self.last_log = time.monotonic()
-        left = (self.total - self.done) / self.rate if self.rate > 0 else float("nan")
+        # Before the first unit is done there is no rate, and nothing to say about the time left.
+        pace = ""
+        if (rate := self.rate) > 0:
+            pace = f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2g}/s"
+            pace += f", {(self.total - self.done) / rate:,.0f} s left"
         fields = {**self.ids, "done": self.done, "total": self.total, "unit": self.unit, "rate": round(self.rate, 3)}
         log.info(
-            "%s: %d of %d %s, %.1f/s, %.0f s left %s",
+            "%s: %d of %d %s%s%s",
             self.stage,
             self.done,
             self.total,
             self.unit,
-            self.rate,
-            left,
-            note,
+            pace,
+            f" {note}" if note else "",
             extra={FIELDS: {**fields, "note": note}},
         )
 

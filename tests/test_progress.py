@@ -80,6 +80,17 @@ def test_a_progress_line_as_json_carries_run_stage_and_numbers(tmp_path, monkeyp
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value["time"])
 
 
+def test_a_line_says_how_long_only_once_something_is_done(monkeypatch, caplog):
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO, "raycurate"), Progress("probes", 14, "trials") as progress:
+        progress.set(0)
+        progress.set(7, "seven")
+    first, second = (record.getMessage() for record in caplog.records[-2:])
+    assert first == "probes: 0 of 14 trials"
+    assert re.fullmatch(r"probes: 7 of 14 trials, [\d,]+/s, \d+ s left seven", second)
+
+
 def test_an_error_as_json_keeps_its_traceback_in_one_line(monkeypatch):
     monkeypatch.setenv("RAYCURATE_LOG", "json")
     assert wants_json()
