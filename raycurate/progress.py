@@ -30,6 +30,11 @@ ALIVE_SECONDS = 60.0
 log = logging.getLogger("raycurate")
 
 
+def per_second(rate: float) -> str:
+    """A rate to read: whole units, or two digits of a slow one."""
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+
+
 class Progress:
     """Counts units of work of one stage. Use as a context; call ``advance`` or ``set`` as work is done."""
 
@@ -84,7 +89,7 @@ class Progress:
         self.meters.work(done - self.done, self.rate, self.total - done)
         self.done = done
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, rate=f"{self.rate:,.0f}/s {note}".strip())
+            self.bar.update(self.task, completed=done, rate=f"{per_second(self.rate)} {note}".strip())
         elif time.monotonic() - self.last_log >= LOG_SECONDS:
             self._log(note)
         self.beat()
@@ -100,12 +105,10 @@ class Progress:
 
     def _log(self, note: str) -> None:
         self.last_log = time.monotonic()
+        rate = self.rate
         # Before the first unit is done there is no rate, and nothing to say about the time left.
-        pace = ""
-        if (rate := self.rate) > 0:
-            pace = f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2g}/s"
-            pace += f", {(self.total - self.done) / rate:,.0f} s left"
-        fields = {**self.ids, "done": self.done, "total": self.total, "unit": self.unit, "rate": round(self.rate, 3)}
+        pace = f", {per_second(rate)}, {(self.total - self.done) / rate:,.0f} s left" if rate > 0 else ""
+        fields = {**self.ids, "done": self.done, "total": self.total, "unit": self.unit, "rate": round(rate, 3)}
         log.info(
             "%s: %d of %d %s%s%s",
             self.stage,

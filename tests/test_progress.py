@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 from raycurate import progress as module
 from raycurate.log_format import JsonFormatter, wants_json
-from raycurate.progress import Progress
+from raycurate.progress import Progress, per_second
 from raycurate.store import Run
 
 
@@ -78,6 +78,10 @@ def test_a_progress_line_as_json_carries_run_stage_and_numbers(tmp_path, monkeyp
         "level": "INFO",
     }
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value["time"])
+
+
+def test_a_rate_keeps_two_digits_however_slow():
+    assert [per_second(rate) for rate in (1569.4, 10.0, 9.97, 0.0321)] == ["1,569/s", "10/s", "10/s", "0.032/s"]
 
 
 def test_a_line_says_how_long_only_once_something_is_done(monkeypatch, caplog):
