@@ -5,7 +5,7 @@
     mmd         incremental greedy MMD against the published O(n^2 M^2) form, same picks
     memory      peak resident memory of the processes of each stage at N and 10 N rows
     sweep       one more (temperature, ratio) against the first run, extraction included
-    methods     a second and a third method on the scores of the first, against the first with its pass
+    methods     a second and a third method on the scores of the first, against the first with its pass; two models
     vitw        a finetune step with the weighted loss against the same step of transformers' own Trainer
 
 A ratio below or above one says who is faster on this machine now; nothing here is a test, and no time is asserted.
@@ -262,7 +262,7 @@ def bench_sweep(folder: Path, rows: int) -> None:
 # methods
 
 
-def bench_methods(folder: Path, rows: int) -> None:
+def bench_methods(folder: Path, rows: int, model: str, what: str) -> None:
     """One pass of the model makes the scores of all three; each further method is a selection of its own."""
     from raycurate.config import IngestConfig, ScoreConfig, SelectConfig, make_config
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
@@ -283,11 +283,11 @@ def bench_methods(folder: Path, rows: int) -> None:
     with ray_session():
         began = time.perf_counter()
         ingest(run, make_config(IngestConfig, {"source": str(data / "train.json"), "images": str(data)}))
-        score(run, make_config(ScoreConfig, {"scores": ["token_losses", "mean_token"]}))
+        score(run, make_config(ScoreConfig, {"model": model, "scores": ["token_losses", "mean_token"]}))
         timed("el2n")
         first = time.perf_counter() - began
         for method in ("perplexity", "d2_pruning"):
-            say(f"{method} after el2n", timed(method), first, "s", f"{rows} rows, ingest and the pass in the peer")
+            say(f"{method} after el2n, {what}", timed(method), first, "s", f"{rows} rows, ingest and pass in the peer")
 
 
 # weighted loss
@@ -312,9 +312,10 @@ BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "methods", "vitw")
 @click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Which to run; default: all.")
 @click.option("--rows", default=600, help="Rows of the extraction bench.")
 @click.option("--sweep-rows", default=50_325, help="Demo rows of the benches sweep and methods.")
+@click.option("--method-rows", default=2000, help="Rows of the bench methods with the larger model.")
 @click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
 @click.option("--repeats", default=3, help="Runs of each side of the k-means bench; the fastest counts.")
-def main(only: tuple[str, ...], rows: int, sweep_rows: int, memory_rows: int, repeats: int) -> None:
+def main(only: tuple[str, ...], rows: int, sweep_rows: int, method_rows: int, memory_rows: int, repeats: int) -> None:
     """Measure, side by side with the peer.
 
     \b
@@ -336,7 +337,9 @@ def main(only: tuple[str, ...], rows: int, sweep_rows: int, memory_rows: int, re
         if "sweep" in chosen:
             bench_sweep(folder / "sweep", sweep_rows)
         if "methods" in chosen:
-            bench_methods(folder / "methods", sweep_rows)
+            bench_methods(folder / "methods" / "tiny", sweep_rows, "tiny", "embedded model")
+            medium = _medium_vlm(folder / "methods" / "model")
+            bench_methods(folder / "methods" / "medium", method_rows, str(medium), "0.2 B model")
         if "memory" in chosen:
             for name, large, small, note in stage_peaks(folder / "memory", memory_rows, 2560):
                 say(f"peak memory, {name}", large / 2**20, small / 2**20, "MiB", note)
