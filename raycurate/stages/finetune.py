@@ -6,7 +6,8 @@ A process that is there already can train by itself instead (`in_process`): many
 
 Ray Train places the workers, connects them and starts them again after a failure; the training itself is
 `training/loop.py`, which knows no Ray. A restarted group goes on from the last complete checkpoint, and so does a run
-that is started again: the checkpoints lie in the noun's folder. Every row is counted once, however often that happened.
+that is started again: the checkpoints lie in the noun's folder until it is finished. Every row is counted once, however
+often that happened.
 Checkpoints do not pass through Ray's storage, which would copy them once more on every rank.
 
 The run directory must be reachable under the same URI from every machine. On a shared folder checkpoints are written
@@ -87,7 +88,10 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         outcome = _fit(run, order, gpus)
     noun.write_json("history.json", outcome.pop("history"))
     noun.write_json("tasks.json", outcome["tasks"])
-    return _with_difficulties(run, config, _finish(noun, rows, outcome))
+    manifest = _finish(noun, rows, outcome)
+    # They hold the optimizer's state, several times the model, and nobody goes on from them any more.
+    delete_folder(noun.filesystem, f"{noun.folder}/checkpoints")
+    return _with_difficulties(run, config, manifest)
 
 
 def _with_difficulties(run: Run, config: FinetuneConfig, made: Manifest) -> Manifest:

@@ -232,7 +232,7 @@ def _require_mlflow() -> None:
     import importlib.util
 
     if importlib.util.find_spec("mlflow") is None:
-        raise UserError("the tracker 'mlflow' needs a package that is missing: pip install mlflow")
+        raise UserError("the tracker 'mlflow' needs a package that is missing: pip install 'raycurate[mlflow]'")
 
 
 def build_network(config: FinetuneConfig, arguments: TrainingArguments) -> tuple[Any, list[str]]:

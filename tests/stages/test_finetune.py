@@ -134,7 +134,7 @@ def kill_when_saved(folder: Path, killed: list[int]) -> None:
 
 @pytest.mark.slow
 def test_killed_worker_ends_with_the_same_training(ray_cluster, tmp_path, model):
-    """Kill -9 of a worker: the same steps, rows, losses and weights as an undisturbed run."""
+    """Kill -9 of a worker: the same steps, rows, losses and weights as an undisturbed run, and no checkpoint left."""
     from safetensors.numpy import load_file
 
     run = write_run(tmp_path, 160)
@@ -148,6 +148,7 @@ def test_killed_worker_ends_with_the_same_training(ray_cluster, tmp_path, model)
     thread.join()
     assert killed
     assert struck.metrics["resumed_from"] is not None
+    assert not (folder / "checkpoints").exists()
     for name in ("steps", "rows_seen", "tokens_seen"):
         assert struck.metrics[name] == undisturbed.metrics[name]
     histories = [run.noun("models", label).read_json("history.json") for label in ("calm", "struck")]

@@ -241,3 +241,24 @@ def test_projector_has_its_own_learning_rate(model, tmp_path):
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
             assert rates[id(parameter)] == (1e-5 if "multi_modal_projector" in name else 1e-3), name
+
+
+@pytest.mark.slow
+def test_trackers_get_the_losses_that_the_run_keeps(tmp_path, model, tokens, monkeypatch):
+    """TensorBoard's files in the run and MLflow's store have the loss of every step, once for two processes."""
+    from mlflow import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    steps = {"max_steps": 3, "micro_batch": 4, "logging_steps": 1, "learning_rate": 0.01}
+    train(tmp_path, model, tokens, name="tracked", ranks=2, trackers=["tensorboard", "mlflow"], **steps)
+    events = EventAccumulator(str(tmp_path / "tracked" / "logs"))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert list(losses) == [1, 2, 3]
+    client = MlflowClient(store)
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    tracked = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
+    assert tracked == pytest.approx(losses)
+    assert len(set(losses.values())) == 3
