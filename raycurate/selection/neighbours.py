@@ -2,14 +2,14 @@
 
 faiss finds candidates (a few more than k), which are then compared again in exact arithmetic (`exact.py`) and sorted
 by (cosine, row number): close calls do not depend on threads or BLAS. Up to `exact_rows` rows the search is exact
-(`IndexFlatIP`, 2 N^2 D FLOP); beyond, an inverted file (`IndexIVFFlat`, 2 sqrt(N) lists, 8 probed) finds most of
-them with at most 32 N^1.5 D FLOP: above 99.9% for the 50,325 rows of the demo, 95% for the clustered rows of its test.
-The lists are made from at most 64 rows each in four rounds; more of either found hardly more neighbours. Rows that
-share their nearest list are searched one after the other, while that list is in the cache: half the time of the rows'
+(`IndexFlatIP`, 2 N^2 D FLOP); beyond, an inverted file (`IndexIVFFlat`, 2 sqrt(N) lists, 16 probed) finds most of
+them with at most 40 N^1.5 D FLOP: above 99.9% for the 50,325 rows of the demo, 95% for the clustered rows of its test.
+The lists are made from at most 256 rows each in four rounds; more rounds found no more neighbours. Rows that share
+their nearest list are searched one after the other, while that list is in the cache: half the time of the rows'
 own order. Not HNSW: its graph depends on the order in which threads insert.
 
-Memory: 2 N D for the rows, 4 N D for their float32 copy, 4 N D for the index, 12 N k for the graph and 96 N for the
-lists to probe. All of it in one process: this is the one step that needs a node as large as the dataset's features.
+Memory: 2 N D for the rows, 4 N D for their float32 copy, 4 N D for the index, 12 N k for the graph. All of it in one
+process: this is the one step that needs a node as large as the dataset's features.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from raycurate.selection.exact import blocks, on_grid, squared_norms
 
 EXACT_ROWS = 20_000
 SPARE = 8
-PROBES = 8
+PROBES = 16
 ROUNDS = 4
-ROWS_PER_LIST = 64
+ROWS_PER_LIST = 256
 SEARCH_ROWS = 16_384
 GATHER_BYTES = 64 << 20
 
@@ -47,7 +47,7 @@ class Neighbours:
 
 def bytes_per_row(dim: int, count: int) -> int:
     """Return the peak memory of a search over the number of its rows, in bytes."""
-    return 10 * dim + 12 * count + 12 * PROBES
+    return 10 * dim + 12 * count
 
 
 def nearest_neighbours(features_ND: NDArray[Any], count: int, *, exact_rows: int = EXACT_ROWS) -> Neighbours:
@@ -85,11 +85,9 @@ def _candidates(
             yield np.arange(rows)[block], flat.search(units_ND[block], wanted)[1]
         return
     index = _inverted_file(units_ND)
-    cosine_NP, lists_NP = index.quantizer.search(units_ND, PROBES)
-    order_N = np.argsort(lists_NP[:, 0], kind="stable")
+    order_N = _list_order(index)
     for block in blocks(rows, SEARCH_ROWS):
-        rows_B = order_N[block]
-        yield rows_B, index.search_preassigned(units_ND[rows_B], wanted, lists_NP[rows_B], cosine_NP[rows_B])[1]
+        yield order_N[block], index.search(units_ND[order_N[block]], wanted)[1]
 
 
 def _flat(units_ND: NDArray[np.float32]) -> Any:
@@ -115,6 +113,15 @@ def _inverted_file(units_ND: NDArray[np.float32]) -> Any:
     index.add(units_ND)
     index.nprobe = PROBES
     return index
+
+
+def _list_order(index: Any) -> NDArray[np.int64]:
+    """Return the row numbers list by list, int64 [N]."""
+    import faiss
+
+    lists = index.invlists
+    sizes = [lists.list_size(number) for number in range(index.nlist)]
+    return np.concatenate([faiss.rev_swig_ptr(lists.get_ids(n), size) for n, size in enumerate(sizes) if size])
 
 
 def _rescored(

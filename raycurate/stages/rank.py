@@ -50,7 +50,7 @@ from raycurate.stages.shuffle import read_buckets, sort_table, write_bucket_file
 from raycurate.stages.sources import ROW_SCORES, required, score_label
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
-STAGE_VERSION = 3
+STAGE_VERSION = 2
 GREEDY_MMD = "mmd"
 NO_LIMIT = 2**62
 
