@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback
 
 from raycurate.balancing.online import build_weighting
 from raycurate.errors import UserError
@@ -113,12 +114,15 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
     network, projector = build_network(config, arguments)
     rate, projector_rate = config.rates
+    callbacks: list[TrainerCallback] = [_Reporter(report, Path(settings.output))]
+    if "tensorboard" in config.trackers:
+        callbacks.append(_TensorBoard(settings.output))
     trainer = _trainer(
         settings,
         processor,
         model=network,
         args=arguments,
-        callbacks=[_Reporter(report, Path(settings.output))],
+        callbacks=callbacks,
         tasks=settings.tasks,
         task_weights=settings.task_weights,
         weighting=None if config.weighting is None else build_weighting(config.weighting, settings.tasks, config.seed),
@@ -182,7 +186,6 @@ def training_arguments(settings: LoopSettings) -> TrainingArguments:
     config = settings.config
     bf16 = config.precision == "bfloat16" or (config.precision == "auto" and settings.on_gpu)
     checkpointing = settings.on_gpu if config.gradient_checkpointing is None else config.gradient_checkpointing
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f"{settings.output}/logs")
     if "mlflow" in config.trackers:
         _require_mlflow()
     return TrainingArguments(
@@ -222,7 +225,7 @@ def training_arguments(settings: LoopSettings) -> TrainingArguments:
         dataloader_pin_memory=settings.on_gpu,
         remove_unused_columns=False,
         average_tokens_across_devices=True,
-        report_to=list(config.trackers) or "none",
+        report_to=[name for name in config.trackers if name != "tensorboard"] or "none",
         disable_tqdm=True,
         log_level="error",
     )
@@ -276,6 +279,14 @@ def complete_checkpoint(output: str | Path) -> str | None:
         return None
     folder = marker.parent / json.loads(marker.read_text(encoding="utf-8"))["checkpoint"]
     return str(folder) if folder.is_dir() else None
+
+
+class _TensorBoard(TensorBoardCallback):
+    """Writes to the training's own folder; transformers asks the environment, which is all the process's trainings'."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self.logging_dir = f"{output}/logs"
 
 
 class _Reporter(TrainerCallback):

@@ -29,12 +29,13 @@ def test_skipped_rows_have_the_labels_that_scoring_gives(dtype, step):
         centroids = grid_centroids(centroids + step * torch.from_numpy(rng.standard_normal((10, 48))) / 48**0.5)
 
 
-def test_rows_that_cannot_have_moved_are_not_scored(monkeypatch):
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 30), (torch.bfloat16, 60)])
+def test_rows_that_cannot_have_moved_are_not_scored(monkeypatch, dtype, most):
     """A second step with the same centroids scores the undecided rows only, and moves none."""
     rows = mixture(300, 48, 8)
     centroids = grid_centroids(mixture(8, 48, 8, seed=1))
     partition = Partition(ArrayRows(rows), 8, rows.device)
-    assert partition.step(Screen(centroids)) == 300
+    assert partition.step(Screen(centroids, dtype=dtype)) == 300
     scored = []
     nearest = Screen.nearest
 
@@ -43,5 +44,5 @@ def test_rows_that_cannot_have_moved_are_not_scored(monkeypatch):
         return nearest(self, rows_ND, prepared_ND)
 
     monkeypatch.setattr(Screen, "nearest", counting)
-    assert partition.step(Screen(centroids)) == 0
-    assert sum(scored) < 30
+    assert partition.step(Screen(centroids, dtype=dtype)) == 0
+    assert sum(scored) < most

@@ -251,6 +251,7 @@ def test_trackers_get_the_losses_that_the_run_keeps(tmp_path, model, tokens, mon
 
     store = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "of another training"))
     steps = {"max_steps": 3, "micro_batch": 4, "logging_steps": 1, "learning_rate": 0.01}
     train(tmp_path, model, tokens, name="tracked", ranks=2, trackers=["tensorboard", "mlflow"], **steps)
     events = EventAccumulator(str(tmp_path / "tracked" / "logs"))
@@ -262,3 +263,4 @@ def test_trackers_get_the_losses_that_the_run_keeps(tmp_path, model, tokens, mon
     tracked = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
     assert tracked == pytest.approx(losses)
     assert len(set(losses.values())) == 3
+    assert not (tmp_path / "of another training").exists()
