@@ -3,13 +3,13 @@
 faiss finds candidates (a few more than k), which are then compared again in exact arithmetic (`exact.py`) and sorted
 by (cosine, row number): close calls do not depend on threads or BLAS. Up to `exact_rows` rows the search is exact
 (`IndexFlatIP`, 2 N^2 D FLOP); beyond, an inverted file (`IndexIVFFlat`, 2 sqrt(N) lists, 16 probed) finds most of
-them with at most 40 N^1.5 D FLOP: above 99.9% for the 50,325 rows of the demo, 95% for the clustered rows of its test.
-The lists are made from at most 256 rows each in four rounds; more rounds found no more neighbours. Rows that share
-their nearest list are searched one after the other, while that list is in the cache: half the time of the rows'
-own order. Not HNSW: its graph depends on the order in which threads insert.
+them with about 40 N^1.5 D FLOP: above 99.9% for the 50,325 rows of the demo, 95% for the clustered rows of its test.
+The lists are made from at most 256 rows each in four rounds; more rounds found no more neighbours. The rows of a list
+are searched one after the other, while the lists near it are in the cache: half the time of the rows' own order. Not
+HNSW: its graph depends on the order in which threads insert.
 
-Memory: 2 N D for the rows, 4 N D for their float32 copy, 4 N D for the index, 12 N k for the graph. All of it in one
-process: this is the one step that needs a node as large as the dataset's features.
+Memory: 2 N D for the rows, 4 N D for their float32 copy, 4 N D for the index, 12 N k for the graph, and 64 KiB D for
+the block in search. All of it in one process: this step needs a node as large as the features of the dataset.
 """
 
 from __future__ import annotations
@@ -80,14 +80,13 @@ def _candidates(
     """Yield row numbers [B] with the numbers of the `wanted` rows that faiss finds nearest, [B, wanted], until all."""
     rows = units_ND.shape[0]
     if rows <= exact_rows:
-        flat = _flat(units_ND)
-        for block in blocks(rows, SEARCH_ROWS):
-            yield np.arange(rows)[block], flat.search(units_ND[block], wanted)[1]
-        return
-    index = _inverted_file(units_ND)
-    order_N = _list_order(index)
+        index, order_N = _flat(units_ND), np.arange(rows)
+    else:
+        index = _inverted_file(units_ND)
+        order_N = _list_order(index)
     for block in blocks(rows, SEARCH_ROWS):
-        yield order_N[block], index.search(units_ND[order_N[block]], wanted)[1]
+        rows_B = order_N[block]
+        yield rows_B, index.search(units_ND[rows_B], wanted)[1]
 
 
 def _flat(units_ND: NDArray[np.float32]) -> Any:

@@ -7,8 +7,7 @@ A process that is there already can train by itself instead (`in_process`): many
 Ray Train places the workers, connects them and starts them again after a failure; the training itself is
 `training/loop.py`, which knows no Ray. A restarted group goes on from the last complete checkpoint, and so does a run
 that is started again: the checkpoints lie in the noun's folder until it is finished. Every row is counted once, however
-often that happened.
-Checkpoints do not pass through Ray's storage, which would copy them once more on every rank.
+often that happened. Checkpoints do not pass through Ray's storage, which would copy them once more on every rank.
 
 The run directory must be reachable under the same URI from every machine. On a shared folder checkpoints are written
 in place; on an object store they are written locally and copied (`training/mirror.py`).

@@ -114,15 +114,12 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
     network, projector = build_network(config, arguments)
     rate, projector_rate = config.rates
-    callbacks: list[TrainerCallback] = [_Reporter(report, Path(settings.output))]
-    if "tensorboard" in config.trackers:
-        callbacks.append(_TensorBoard(settings.output))
     trainer = _trainer(
         settings,
         processor,
         model=network,
         args=arguments,
-        callbacks=callbacks,
+        callbacks=_callbacks(settings, report),
         tasks=settings.tasks,
         task_weights=settings.task_weights,
         weighting=None if config.weighting is None else build_weighting(config.weighting, settings.tasks, config.seed),
@@ -156,6 +153,11 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
         tasks=trainer.task_summary(),
         held_out=held_out,
     )
+
+
+def _callbacks(settings: LoopSettings, report: Report | None) -> list[TrainerCallback]:
+    own: list[TrainerCallback] = [_Reporter(report, Path(settings.output))]
+    return [*own, _TensorBoard(settings.output)] if "tensorboard" in settings.config.trackers else own
 
 
 def _trainer(settings: LoopSettings, processor: Any, **shared: Any) -> VitwTrainer:
