@@ -3,8 +3,11 @@
     i = argmax_j g_j over the rows left;   g_j -= g_i * w_ij for every neighbour j of i that is left
 
 The true argmax, by a heap whose outdated entries are skipped: O((N + N K) log N) for the order of all N rows, where
-re-sorting at each pick is O(N^2 log N). A score that grows (g_i below zero) is handled the same way. Ties go to the
-lower row number. Memory: 8 N for the scores and at most N (K + 1) heap entries of about 100 bytes.
+re-sorting at each pick is O(N^2 log N). The heap holds only rows above the score of the N/8-th row left; once they are
+taken it is filled again, at most 8 (K + 1) times, since a pick lowers K rows. Most lowered rows fall below that score
+and enter no heap: half the time of one heap of everything. A score that grows (g_i below zero) is handled the same
+way. Ties go to the lower row number. Memory: 40 N for the scores and heap entries of about 100 bytes, N/8 and more
+where scores tie or rows fall within the heap.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+FILLS = 8
 
 
 def greedy_order(
@@ -26,19 +31,41 @@ def greedy_order(
         ids_NK: neighbours of each row, -1 for none.
         weight_NK: their weights w.
     """
+    rows = score_N.shape[0]
     current = score_N.tolist()
-    picked = [False] * len(current)
+    left = bytearray(b"\1") * rows  # one entry costs a third of one of an array
     order: list[int] = []
-    heap = [(-score, row) for row, score in enumerate(current)]
+    while len(order) < rows:
+        left_L = np.flatnonzero(np.frombuffer(left, dtype=np.bool_))
+        value_L = np.array(current)[left_L]
+        place = max(0, left_L.size - -(-rows // FILLS))
+        floor = float(np.partition(value_L, place)[place])
+        order += _picks_above(floor, left_L[value_L >= floor], current, left, ids_NK, weight_NK)
+    return np.array(order, dtype=np.int64), np.array(current)
+
+
+def _picks_above(
+    floor: float,
+    top_L: NDArray[np.int64],
+    current: list[float],
+    left: bytearray,
+    ids_NK: NDArray[np.integer[Any]],
+    weight_NK: NDArray[np.float64],
+) -> list[int]:
+    """Pick until no score is `floor` or more; lowers `current` and clears `left`."""
+    heap = [(-current[row], row) for row in top_L.tolist()]
     heapq.heapify(heap)
+    order = []
     while heap:
         negative, row = heapq.heappop(heap)
-        if picked[row] or -negative != current[row]:
+        if not left[row] or -negative != current[row]:
             continue
-        picked[row] = True
+        left[row] = 0
         order.append(row)
         for other, weight in zip(ids_NK[row].tolist(), weight_NK[row].tolist(), strict=True):
-            if other >= 0 and not picked[other] and weight:
-                current[other] -= current[row] * weight
-                heapq.heappush(heap, (-current[other], other))
-    return np.array(order, dtype=np.int64), np.array(current)
+            if other >= 0 and left[other]:
+                value = current[other] + negative * weight
+                current[other] = value
+                if value >= floor:
+                    heapq.heappush(heap, (-value, other))
+    return order
