@@ -246,7 +246,8 @@ class Noun:
 
     def read_part(self, shard: int, columns: list[str] | None = None) -> pa.Table:
         """One part as a table."""
-        return pq.read_table(self.part_path(shard), filesystem=self.filesystem, columns=columns)
+        with pq.ParquetFile(self.part_path(shard), filesystem=self.filesystem) as part:
+            return part.read(columns)
 
     def iter_parts(self, columns: list[str] | None = None) -> Iterable[pa.Table]:
         """Every part in order, one in memory at a time."""
