@@ -177,4 +177,13 @@ def cluster_gpus() -> float:
 
 def largest_node_cpus() -> float:
     """CPUs of the node that has the most: no task can ask for more."""
-    return max((float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+    return max(_of_nodes("CPU"), default=1.0)
+
+
+def largest_node_memory() -> int:
+    """Bytes that Ray lends on the node that has the most: no task can ask for more."""
+    return int(max(_of_nodes("memory"), default=0.0))
+
+
+def _of_nodes(resource: str) -> Iterator[float]:
+    return (float(node["Resources"].get(resource, 0.0)) for node in ray.nodes() if node["Alive"])

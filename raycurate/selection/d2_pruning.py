@@ -13,8 +13,9 @@ and the method becomes "the easiest rows"); padding is left out of the mean; nei
 instead of product-quantised; a missing neighbour (-1) is no neighbour instead of the last row; the argmax is the true
 one (`greedy.py`). eps keeps s positive; its published value is not known.
 
-Cost: 2 N^2 D FLOP for the graph (less beyond 20,000 rows, `neighbours.py`), N k log N for the order. Memory: global.
-All features and the graph (10 N D + 12 N k bytes) must fit in one task's node.
+Cost: 2 N^2 D FLOP for the graph (less beyond 20,000 rows, `neighbours.py`), in parts on the whole cluster; N k log N
+for the order, in one task. Memory: global. All features, their index and the graph (8 N D + 12 N k bytes, 2 N D for
+sorting) must fit in one task's node.
 """
 
 from __future__ import annotations
@@ -23,36 +24,31 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycurate.errors import UserError
-from raycurate.selection.by_score import ByScore, Keep, number_column
 from raycurate.selection.greedy import greedy_order
-from raycurate.selection.neighbours import EXACT_ROWS, bytes_per_row, nearest_neighbours
-from raycurate.selection.ranked import Grouping, GroupRows, Ordering, ranks_of
+from raycurate.selection.neighbours import Neighbours
+from raycurate.selection.on_graph import OnGraph
+from raycurate.selection.ranked import Ordering, ranks_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class D2Pruning(ByScore):
-    """Selector `d2_pruning`; `keep` is not meant to be changed.
+class D2Pruning(OnGraph):
+    """Selector `d2_pruning`.
 
     Attributes:
-        neighbours: k of the graph.
         gamma_r: how fast the reverse messages fade with distance.
         gamma_f: the same of the forward messages.
         score_by: the column of the token losses that is s.
         smallest: eps, the least s.
-        exact_rows: most rows for which the neighbours are exact.
     """
 
-    keep: Keep = "low"
     neighbours: int = 5
     gamma_r: float = 0.4
     gamma_f: float = 1.0
     score_by: Literal["aum", "el2n", "loss"] = "aum"
     smallest: float = 1e-6
-    exact_rows: int = EXACT_ROWS
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
@@ -60,21 +56,6 @@ class D2Pruning(ByScore):
         for name in ("gamma_r", "gamma_f"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Its own ranking."""
-        return frozenset({"ranking"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key and place in the order."""
-        return frozenset({"key", "rank"})
-
-    @property
-    def rank_grouping(self) -> Grouping:
-        """All rows together."""
-        return "all"
 
     @property
     def rank_features(self) -> str:
@@ -86,25 +67,13 @@ class D2Pruning(ByScore):
         """A column of the token losses."""
         return "token_losses", self.score_by
 
-    def rank_bytes_per_row(self, dim: int) -> int:
-        """Return the bytes of the graph's search and of the sorted rows."""
-        return 2 * dim + bytes_per_row(dim, self.neighbours)
-
-    def rank_group(self, rows: GroupRows) -> Ordering:
+    def rank_on_graph(self, score_N: NDArray[np.float64], graph: Neighbours) -> Ordering:
         """Pass the messages; the value is g when the row was taken."""
-        by_key_N = np.argsort(rows.keys_N, kind="stable")
-        graph = nearest_neighbours(rows.features_ND[by_key_N], self.neighbours, exact_rows=self.exact_rows)
-        score_N = np.maximum(rows.score_N[by_key_N], self.smallest)
+        score_N = np.maximum(score_N, self.smallest)
         distance_NK = np.maximum(2.0 - 2.0 * graph.cosine_NK, 0.0)
         present_NK = graph.ids_NK >= 0
         forward_NK = np.where(present_NK, np.exp(-self.gamma_f * distance_NK), 0.0)
         reverse_NK = np.where(present_NK, np.exp(-self.gamma_r * distance_NK), 0.0)
         spread_N = score_N + (forward_NK * score_N[graph.ids_NK]).sum(axis=1)
         picks_N, taken_N = greedy_order(spread_N, graph.ids_NK, reverse_NK)
-        value_N = np.empty_like(taken_N)
-        value_N[by_key_N] = taken_N
-        return Ordering(rank_N=ranks_of(by_key_N[picks_N]), value_N=value_N)
-
-    def score(self, rows: pa.Table) -> NDArray[np.float64]:
-        """Return the place in the order, [N]."""
-        return number_column(rows, "rank")
+        return Ordering(rank_N=ranks_of(picks_N), value_N=taken_N)

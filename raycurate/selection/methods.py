@@ -68,7 +68,7 @@ def build_selector(name: str, options: Mapping[str, Any] | None = None) -> Selec
 
 
 def _checked(name: str, method: type[Any], given: Mapping[str, Any]) -> Any:
-    known = [entry.name for entry in dataclasses.fields(method)]
+    known = [entry.name for entry in dataclasses.fields(method) if entry.init]
     for option in given:
         if option not in known:
             raise unknown_name(f"option of method '{name}'", option, known or ["(none)"])

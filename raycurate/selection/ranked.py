@@ -1,9 +1,14 @@
 """Methods that must look at a whole group of rows before any budget: what they are given and what they give.
 
-A `Ranked` method orders the rows of one group at once: of one cluster, or of the whole dataset. A stage brings the
-group's rows to one task, calls `rank_group`, and keeps the rank and the value of each row, so that every ratio is a
-prefix of one order and costs a pass over small rows. Methods that group `all` rows hold the whole dataset's features
-in one task; they say in their own file what that costs.
+A `Ranked` method orders the rows of one group at once: of one cluster, or of the whole dataset. Every ratio is then a
+prefix of one order and costs a pass over small rows. A stage keeps the rank and the value of each row. There are two
+ways to an order:
+
+- `RankedInGroups`: the group's rows are brought to one task, which calls `rank_group`.
+- `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
+  `rank_on_graph`; it holds no features.
+
+Methods that order `all` rows say in their own file what that costs.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from numpy.typing import NDArray
 
 from raycurate.selection.density import Density
 from raycurate.selection.keys import Keys
+from raycurate.selection.neighbours import Neighbours
 
 Grouping = Literal["cluster", "all"]
 
@@ -57,10 +63,10 @@ class Ranked(Protocol):
     """What a selector has besides, if its rows are ranked by group first.
 
     Attributes:
-        rank_grouping: which rows `rank_group` sees together.
+        rank_grouping: which rows are ordered together.
         rank_features: label of the features that it reads, where rows are not grouped by cluster.
         rank_score: (label, column) of the `row_scores` that it reads, or None.
-        rank_bytes_per_row: memory that `rank_group` takes for a row of so many dimensions.
+        rank_bytes_per_row: memory that a task takes for a row of so many dimensions.
     """
 
     @property
@@ -73,11 +79,36 @@ class Ranked(Protocol):
     def rank_score(self) -> tuple[str, str] | None: ...
 
     def rank_bytes_per_row(self, dim: int) -> int:
-        """Return the peak memory of `rank_group` over the number of its rows, in bytes."""
+        """Return the peak memory of a task over the number of its rows, in bytes."""
         ...
+
+
+@runtime_checkable
+class RankedInGroups(Ranked, Protocol):
+    """A method that needs the features of a group's rows in one place."""
 
     def rank_group(self, rows: GroupRows) -> Ordering:
         """Order the rows of one group; the same for any order of rows, blocks and workers."""
+        ...
+
+
+@runtime_checkable
+class RankedOnGraph(Ranked, Protocol):
+    """A method that orders all rows by a graph of their neighbours; its grouping is `all`.
+
+    Attributes:
+        neighbours: k of the graph.
+        exact_rows: most rows for which the neighbours are exact.
+    """
+
+    @property
+    def neighbours(self) -> int: ...
+
+    @property
+    def exact_rows(self) -> int: ...
+
+    def rank_on_graph(self, score_N: NDArray[np.float64], graph: Neighbours) -> Ordering:
+        """Order rows that are sorted by key, from the score named by `rank_score` and their neighbours."""
         ...
 
 

@@ -10,19 +10,19 @@ no part.
 
 Cost: N * D * 2 bytes written and read once; per group what its method says (greedy MMD: n^2 * D FLOP for the kernel).
 Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy MMD bounds it by ``kernel_mb`` and
-ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together (a graph over the whole
-dataset) holds them in one task on one node: above ``memory_gb`` that is refused before any work.
+ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together holds them in one task on
+one node: above ``memory_gb`` that is refused before any work. Where it walks on a graph of neighbours, nothing is
+regrouped and the graph is made in parts (``rank_graph.py``).
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
@@ -34,10 +34,12 @@ from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
 from raycurate.selection.density import Density, merge_densities
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import GreedyMmd
-from raycurate.selection.ranked import GroupRows, Ranked
+from raycurate.selection.ranked import GroupRows, Ranked, RankedInGroups, RankedOnGraph
 from raycurate.selection.transferability import TransferabilityReading, transferability
+from raycurate.stages.rank_graph import rank_on_graph
+from raycurate.stages.rank_inputs import RankInputs
+from raycurate.stages.ranked_rows import RANKED_SCHEMA, ranked_rows, write_ranked
 from raycurate.stages.shards import (
-    check_made_from,
     describe,
     map_tasks,
     resumable_steps,
@@ -47,23 +49,12 @@ from raycurate.stages.shards import (
     step_name,
 )
 from raycurate.stages.shuffle import read_buckets, sort_table, write_bucket_file
-from raycurate.stages.sources import ROW_SCORES, required, score_label
+from raycurate.stages.sources import required
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 2
 GREEDY_MMD = "mmd"
 NO_LIMIT = 2**62
-
-RANKED_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("row", pa.int32()),
-        ("cluster", pa.int32()),
-        ("similarity", pa.float32()),
-        ("rank", pa.int64()),
-        ("value", pa.float64()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +93,6 @@ class Units:
         return unit_N
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column."""
-
-    features: Noun
-    clusters: Noun | None
-    scores: Noun | None
-    column: str | None
-
-
 @in_session
 def rank(run: Run, config: RankConfig) -> Manifest:
     """Write the ``ranking`` noun: per row its rank in its group, and what is behind it.
@@ -122,23 +103,27 @@ def rank(run: Run, config: RankConfig) -> Manifest:
         UserError: an order that is no method's, inputs that are missing or stale, a group that is too large.
     """
     method = ranked_method(config)
-    inputs = _inputs(run, config, method)
+    inputs = RankInputs.of(run, config, method)
     feature_manifest = required(inputs.features)
-    description = describe("rank", STAGE_VERSION, config, _fingerprints(inputs))
+    description = describe("rank", STAGE_VERSION, config, inputs.fingerprints())
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done
     size_K, units = _groups(inputs, config, feature_manifest)
-    _check_memory(config, method, int(feature_manifest.metrics["dimension"]), size_K, units)
+    memory = _memory(config, method, int(feature_manifest.metrics["dimension"]), size_K, units)
     noun.begin(description)
-    densities, ranges = _order(noun, inputs, config, method, units, feature_manifest)
+    densities: list[dict[str, int]] = []
+    if isinstance(method, RankedOnGraph):
+        files = rank_on_graph(noun, inputs, config, method, feature_manifest, memory)
+    else:
+        densities, files = _order(noun, inputs, config, method, units, feature_manifest)
     if densities:
         assert inputs.clusters is not None, "densities are of clusters"
         table = _density_table(densities, size_K)
         for reading, values_K in _transferabilities(inputs.clusters, size_K, feature_manifest).items():
             table = table.append_column(f"transferability_{reading}", pa.array(values_K))
         noun.write_table("clusters.parquet", table)
-    ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(ranges)]
+    ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(files)]
     run_missing_shards(
         "rank",
         noun,
@@ -152,41 +137,19 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     return noun.finish(metrics={"clusters": len(size_K), "chunked_clusters": int((units.chunks_K > 1).sum())})
 
 
-def ranked_method(config: RankConfig) -> Ranked:
+def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph:
     """The method that orders the rows of a group; raises UserError for one that orders none."""
     if config.order == GREEDY_MMD:
         return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20)
     selector = build_selector(config.order, config.options)
-    if not isinstance(selector, Ranked):
+    if not isinstance(selector, RankedInGroups | RankedOnGraph):
         raise UserError(
             f"method '{config.order}' orders no groups: there is nothing to rank, `raycurate select` runs it directly"
         )
     return selector
 
 
-def _inputs(run: Run, config: RankConfig, method: Ranked) -> Inputs:
-    features, clusters = run.noun("features", config.features), None
-    if method.rank_grouping == "cluster":
-        clusters = run.noun("clusters", config.clusters)
-        check_made_from(required(clusters), required(features), "cluster")
-    if method.rank_score is None:
-        return Inputs(features, clusters, None, None)
-    group, column = method.rank_score
-    scores = run.noun(ROW_SCORES, score_label(config.scores, group))
-    samples = required(features).description["inputs"]["samples"]
-    if required(scores).description["inputs"]["samples"] != samples:
-        raise UserError(
-            f"'{scores.noun}/{scores.label}' and 'features/{features.label}' are of different samples; make both again"
-        )
-    return Inputs(features, clusters, scores, column)
-
-
-def _fingerprints(inputs: Inputs) -> dict[str, str]:
-    nouns = (inputs.features, inputs.clusters, inputs.scores)
-    return {noun.noun: required(noun).fingerprint for noun in nouns if noun is not None}
-
-
-def _groups(inputs: Inputs, config: RankConfig, features: Manifest) -> tuple[np.ndarray, Units]:
+def _groups(inputs: RankInputs, config: RankConfig, features: Manifest) -> tuple[np.ndarray, Units]:
     """Rows of each group, and what is ranked on its own."""
     if inputs.clusters is None:
         size_K = np.array([features.rows_out], dtype=np.int64)
@@ -195,7 +158,8 @@ def _groups(inputs: Inputs, config: RankConfig, features: Manifest) -> tuple[np.
     return size_K, Units.of(size_K, config.max_rows if config.order == GREEDY_MMD else NO_LIMIT)
 
 
-def _check_memory(config: RankConfig, method: Ranked, dim: int, size_K: np.ndarray, units: Units) -> None:
+def _memory(config: RankConfig, method: Ranked, dim: int, size_K: np.ndarray, units: Units) -> int:
+    """Bytes that the largest group takes in a task; raises UserError where that is above ``memory_gb``."""
     largest = int((-(-size_K // units.chunks_K)).max(initial=0))
     needed = largest * method.rank_bytes_per_row(dim)
     if needed > config.memory_gb * 2**30:
@@ -205,10 +169,11 @@ def _check_memory(config: RankConfig, method: Ranked, dim: int, size_K: np.ndarr
             f"`raycurate rank` with order={config.order}, label={config.label} and a larger memory_gb first; otherwise "
             "take a smaller embedding or more clusters."
         )
+    return needed
 
 
 def _order(
-    noun: Noun, inputs: Inputs, config: RankConfig, method: Ranked, units: Units, manifest: Manifest
+    noun: Noun, inputs: RankInputs, config: RankConfig, method: RankedInGroups, units: Units, manifest: Manifest
 ) -> tuple[list[dict[str, int]], int]:
     """Bring the rows of each unit to one task and order them; kernel sums of units that have them, files written."""
     rows_U = np.zeros(units.count, dtype=np.int64)
@@ -232,7 +197,7 @@ def _order(
     return densities, len(ranges)
 
 
-def _scatter_shard(noun: Noun, inputs: Inputs, units: Units, number: int, shard: int) -> dict[str, Any]:
+def _scatter_shard(noun: Noun, inputs: RankInputs, units: Units, number: int, shard: int) -> dict[str, Any]:
     """Map task: the rows of one features part, grouped by unit."""
     rows = inputs.features.read_part(shard)
     if inputs.clusters is None:
@@ -250,7 +215,7 @@ def _scatter_shard(noun: Noun, inputs: Inputs, units: Units, number: int, shard:
             "shard": pa.array(np.full(rows.num_rows, shard, dtype=np.int32)),
             "row": pa.array(np.arange(rows.num_rows, dtype=np.int32)),
             "similarity": similarity,
-            "score": _scores(inputs, shard, rows["key"]),
+            "score": inputs.scores_of(shard, rows["key"]),
             "features": rows["features"],
         }
     )
@@ -259,15 +224,6 @@ def _scatter_shard(noun: Noun, inputs: Inputs, units: Units, number: int, shard:
     uri = noun.uri_of(step_name("routed", number, "arrow"))
     units_B, rows_B = write_bucket_file(uri, table, table["unit"].to_numpy())
     return {"units": units_B.tolist(), "rows": rows_B.tolist()}
-
-
-def _scores(inputs: Inputs, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    """The score of each row, null where there is none."""
-    if inputs.scores is None or inputs.column is None:
-        return pa.nulls(len(keys), pa.float64())
-    found = inputs.scores.read_part(shard, ["key", inputs.column])
-    where = pc.index_in(keys, value_set=found["key"].combine_chunks())
-    return found[inputs.column].cast(pa.float64()).take(where.combine_chunks())
 
 
 def _unit_ranges(rows_U: np.ndarray, row_bytes: int, max_bytes: int) -> list[tuple[int, int]]:
@@ -284,10 +240,17 @@ def _unit_ranges(rows_U: np.ndarray, row_bytes: int, max_bytes: int) -> list[tup
 
 
 def _rank_units(
-    noun: Noun, uris: list[str], units: Units, rows_U: np.ndarray, method: Ranked, number: int, low: int, high: int
+    noun: Noun,
+    uris: list[str],
+    units: Units,
+    rows_U: np.ndarray,
+    method: RankedInGroups,
+    number: int,
+    low: int,
+    high: int,
 ) -> dict[str, Any]:
     """Reduce task: order the rows of some units, and route the ranks back to their shards."""
-    parts = [RANKED_SCHEMA.append(pa.field("shard", pa.int32())).empty_table()]
+    parts = [RANKED_SCHEMA.empty_table()]
     densities: list[dict[str, int]] = []
     routed = sort_table(read_buckets(uris, low, high), "unit", "key")
     bounds = np.searchsorted(routed["unit"].to_numpy(), np.arange(low, high + 1))
@@ -298,13 +261,12 @@ def _rank_units(
             if density is not None:
                 densities.append({"cluster": units.cluster_of(unit), **asdict(density)})
     table = pa.concat_tables(parts)
-    uri = noun.uri_of(step_name("ranked", number, "arrow"))
-    write_bucket_file(uri, table.drop_columns("shard"), table["shard"].to_numpy())
+    write_ranked(noun, number, table)
     return {"rows": table.num_rows, "densities": densities}
 
 
 def _rank_unit(
-    rows: pa.Table, unit: int, units: Units, rows_U: np.ndarray, method: Ranked
+    rows: pa.Table, unit: int, units: Units, rows_U: np.ndarray, method: RankedInGroups
 ) -> tuple[pa.Table, Density | None]:
     cluster = units.cluster_of(unit)
     first, count = int(units.first_K[cluster]), int(units.chunks_K[cluster])
@@ -315,19 +277,10 @@ def _rank_unit(
         score_N=rows["score"].to_numpy(),
     )
     made = method.rank_group(group)
-    rank_N = made.rank_N
     if count > 1:
-        rank_N = interleaved_ranks(rank_N, unit - first, rows_U[first : first + count].tolist())
-    in_cluster = method.rank_grouping == "cluster"
-    columns: dict[str, Any] = {
-        "key": rows["key"],
-        "row": rows["row"],
-        "cluster": pa.array([cluster if in_cluster else None] * rows.num_rows, pa.int32()),
-        "similarity": rows["similarity"],
-        "rank": pa.array(rank_N),
-        "value": pa.array(made.value_N),
-    }
-    return pa.table(columns, schema=RANKED_SCHEMA).append_column("shard", rows["shard"]), made.density
+        rank_N = interleaved_ranks(made.rank_N, unit - first, rows_U[first : first + count].tolist())
+        made = replace(made, rank_N=rank_N)
+    return ranked_rows(rows, cluster if method.rank_grouping == "cluster" else None, made), made.density
 
 
 def _transferabilities(clusters: Noun, size_K: np.ndarray, features: Manifest) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from raycurate.ray_session import in_session
 from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
 from raycurate.selection.by_score import ByScore
 from raycurate.selection.diversity import task_diversity, top_tasks
+from raycurate.selection.on_graph import OnGraph
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
 from raycurate.stages.rank import rank
@@ -110,9 +111,14 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
 
 
 def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int, each_shard: EachShard) -> int | None:
-    """Rows that can be kept: those that everything joined has and, by score, those with one. One streaming count."""
+    """Rows that can be kept: those that everything joined has and, by score, those with one.
+
+    One streaming count, unless one noun is joined of which every row can be kept.
+    """
     if not sources.joined:
         return None
+    if len(sources.joined) == 1 and (isinstance(selector, OnGraph) or not isinstance(selector, ByScore)):
+        return required(sources.joined[0]).rows_out
 
     def count(shard: int) -> int:
         rows = read(shard)

@@ -129,6 +129,7 @@ def resumable_steps(
     arguments: Sequence[tuple[Any, ...]],
     *,
     num_cpus: float = 1.0,
+    memory: int | None = None,
     max_tasks: int = 64,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Results of an inner step of a stage, one small JSON each, kept beside the noun so that a rerun finds them.
@@ -149,7 +150,7 @@ def resumable_steps(
         else:
             yield number, value
     calls = ((number, *arguments[number]) for number in missing)
-    for number in map_tasks(run, calls, num_cpus=num_cpus, max_tasks=max_tasks):
+    for number in map_tasks(run, calls, num_cpus=num_cpus, memory=memory, max_tasks=max_tasks):
         value = noun.read_json(step_name(step, number, "json"))
         assert value is not None, "a step's task wrote its result before it returned"
         yield number, value

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.errors import UserError
-from raycurate.selection import Goal, SelectionTables
+from raycurate.selection import Goal, SelectionTables, neighbours
 from raycurate.selection.d2_pruning import D2Pruning
 from raycurate.selection.greedy import greedy_order
 from raycurate.selection.keys import key_array
 from raycurate.selection.local import select_rows
-from raycurate.selection.neighbours import nearest_neighbours
-from raycurate.selection.ranked import GroupRows, Ranked
+from raycurate.selection.neighbours import Neighbours, join_parts, search_part
+from raycurate.selection.ranked import GroupRows, Ordering, RankedInGroups, RankedOnGraph
 from raycurate.selection.self_filter import SelfFilter
 from raycurate.selection.semdedup import SemDeDup
 from tests.selection import naive_baselines as naive
@@ -33,11 +33,28 @@ def group(features: np.ndarray, keys: list[str], *, similarity=None, score=None)
     )
 
 
-def order_of(method: Ranked, rows: GroupRows, keys: list[str]) -> list[str]:
-    """Keys by rank; fails unless ranks are 0 .. N - 1."""
-    rank_N = method.rank_group(rows).rank_N
-    assert sorted(rank_N.tolist()) == list(range(len(keys)))
-    return [keys[i] for i in np.argsort(rank_N)]
+def ordering(method: RankedInGroups | RankedOnGraph, rows: GroupRows) -> Ordering:
+    """The order of the rows as they come; fails unless ranks are 0 .. N - 1."""
+    if isinstance(method, RankedOnGraph):
+        by_key = np.argsort(rows.keys_N)
+        graph = nearest_neighbours(rows.features_ND[by_key], method.neighbours)
+        made = method.rank_on_graph(rows.score_N[by_key], graph)
+        back = np.argsort(by_key)
+        made = Ordering(rank_N=made.rank_N[back], value_N=made.value_N[back])
+    else:
+        made = method.rank_group(rows)
+    assert sorted(made.rank_N.tolist()) == list(range(len(rows.keys_N)))
+    return made
+
+
+def nearest_neighbours(features: np.ndarray, count: int, **settings) -> Neighbours:
+    """The graph, searched in one part."""
+    return join_parts([search_part(features, count, **settings)])
+
+
+def order_of(method: RankedOnGraph, rows: GroupRows, keys: list[str]) -> list[str]:
+    """Keys by rank."""
+    return [keys[i] for i in np.argsort(ordering(method, rows).rank_N)]
 
 
 def with_duplicates(rows: int, seed: int, dim: int = 12) -> np.ndarray:
@@ -110,7 +127,7 @@ def test_self_filter_takes_rows_as_the_slow_loop_does(rows: int, seed: int, k: i
 
 
 @pytest.mark.parametrize("method", [D2Pruning(), SelfFilter()])
-def test_the_order_of_rows_changes_nothing(method: Ranked) -> None:
+def test_the_order_of_rows_changes_nothing(method: RankedOnGraph) -> None:
     """Ties and duplicates break by key, not by place."""
     features, keys = with_duplicates(60, 5), sample_keys(60)
     score = np.random.default_rng(2).choice([0.1, 0.5], 60)
@@ -126,7 +143,7 @@ def test_all_rows_alike_keep_the_budget_by_key(method, ratio: float) -> None:
     """One cluster of copies with one score: exactly the target, the lowest keys."""
     keys = sample_keys(250)
     features = np.repeat(unit_features(1, 8, 0), 250, axis=0)
-    made = method.rank_group(group(features, keys, similarity=np.full(250, 0.5), score=np.full(250, 0.5)))
+    made = ordering(method, group(features, keys, similarity=np.full(250, 0.5), score=np.full(250, 0.5)))
     table = pa.table({"key": keys, "rank": made.rank_N, "value": made.value_N})
     ((_, decided),) = select_rows(method, SelectionTables(num_rows=250), Goal(ratio=ratio), lambda: [table])
     assert decided.kept_N.sum() == round(250 * ratio)
@@ -158,6 +175,40 @@ def test_an_inverted_file_finds_nearly_all_neighbours() -> None:
     assert np.array_equal(found.ids_NK, again.ids_NK)
     same = [len(set(a) & set(b)) for a, b in zip(exact.ids_NK.tolist(), found.ids_NK.tolist(), strict=True)]
     assert sum(same) / (5 * len(features)) > 0.95
+
+
+@pytest.mark.parametrize("exact_rows", [100, 20_000])
+def test_a_graph_is_the_same_in_any_number_of_parts(exact_rows: int, monkeypatch) -> None:
+    """Exact and approximate, more parts than blocks included; every row is in one part."""
+    monkeypatch.setattr(neighbours, "SEARCH_ROWS", 128)
+    features = unit_features(1000, 16, 4)
+    whole = nearest_neighbours(features, 4, exact_rows=exact_rows)
+    for parts in (2, 3, 9):
+        found = [search_part(features, 4, part, parts, exact_rows=exact_rows) for part in range(parts)]
+        assert sorted(row for part in found for row in part.rows_B.tolist()) == list(range(1000))
+        joined = join_parts(found[::-1])
+        assert np.array_equal(joined.ids_NK, whole.ids_NK)
+        assert np.array_equal(joined.cosine_NK, whole.cosine_NK)
+
+
+@given(seed=st.integers(0, 500), rows=st.integers(0, 60), k=st.integers(1, 4))
+def test_the_greedy_order_is_that_of_a_slow_loop(seed: int, rows: int, k: int) -> None:
+    """Ties, missing neighbours, scores below zero that grow, weights of zero: the same picks and the same numbers."""
+    random = np.random.default_rng(seed)
+    score = random.integers(-3, 4, rows).astype(float)
+    ids = random.integers(-1, max(rows, 1), (rows, k))
+    weight = random.choice([0.0, 0.5, 1.0], (rows, k))
+    order, taken = greedy_order(score, ids, weight)
+    left, current, expected = set(range(rows)), score.copy(), []
+    while left:
+        best = min(left, key=lambda row: (-current[row], row))
+        left.remove(best)
+        expected.append(best)
+        for other, share in zip(ids[best].tolist(), weight[best].tolist(), strict=True):
+            if other in left:
+                current[other] -= current[best] * share
+    assert order.tolist() == expected
+    assert taken.tolist() == current.tolist()
 
 
 def test_a_missing_neighbour_is_no_neighbour() -> None:
