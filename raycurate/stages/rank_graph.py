@@ -2,9 +2,9 @@
 
     features (+ scores) --search--> parts of the graph --order--> rows by sample shard
 
-Each search task reads all rows that have a score, sorted by key, and finds the neighbours of its own blocks
-(``selection/neighbours.py``): the graph is the same for any number of tasks. The ordering task reads keys, scores and
-the graph, no features.
+Each search task reads the features of all rows that have a score, in the order of the keys, and finds the neighbours of
+its own blocks (``selection/neighbours.py``): the graph is the same for any number of tasks. The ordering task reads
+keys, scores and the graph, no features.
 
 Cost: a search task takes half of a node, so that a caller that holds some of its CPUs itself does not wait for ever.
 There are as many as fit into the cluster at once, at most one for ``PART_ROWS`` rows, since each builds the index
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from raycurate.config import RankConfig
 from raycurate.features.rows import features_of_table
@@ -63,8 +64,8 @@ def _search_part(
     noun: Noun, inputs: RankInputs, method: RankedOnGraph, shards: int, step: str, parts: int, number: int
 ) -> dict[str, Any]:
     """Task: the neighbours of every ``parts``-th block of rows."""
-    rows = _all_rows(inputs, shards, ["key", "features"])
-    found = search_part(features_of_table(rows), method.neighbours, number, parts, exact_rows=method.exact_rows)
+    features_ND = _features_of(inputs, shards, _all_rows(inputs, shards))
+    found = search_part(features_ND, method.neighbours, number, parts, exact_rows=method.exact_rows)
     content = io.BytesIO()
     np.savez(content, rows=found.rows_B, ids=found.ids_BK, cosine=found.cosine_BK)
     noun.write_bytes(step_name(step, number, "npz"), content.getvalue())
@@ -75,7 +76,7 @@ def _order_rows(
     noun: Noun, inputs: RankInputs, method: RankedOnGraph, shards: int, step: str, parts: int, number: int
 ) -> dict[str, Any]:
     """Task: order all rows by their scores and the whole graph."""
-    rows = _all_rows(inputs, shards, ["key"])
+    rows = _all_rows(inputs, shards)
     graph = join_parts([_read_part(noun, step_name(step, part, "npz")) for part in range(parts)])
     made = method.rank_on_graph(rows["score"].to_numpy(), graph)
     rows = rows.append_column("similarity", pa.nulls(rows.num_rows, pa.float32()))
@@ -88,13 +89,28 @@ def _read_part(noun: Noun, name: str) -> FoundPart:
         return FoundPart(found["rows"], found["ids"], found["cosine"])
 
 
-def _all_rows(inputs: RankInputs, shards: int, columns: list[str]) -> pa.Table:
-    """Columns of the features with score, shard and row, of the rows that can be ranked, by key."""
+def _all_rows(inputs: RankInputs, shards: int) -> pa.Table:
+    """Key, score, shard and row of the rows that can be ranked, by key."""
     tables = []
     for shard in range(shards):
-        rows = inputs.features.read_part(shard, columns)
+        rows = inputs.features.read_part(shard, ["key"])
         rows = rows.append_column("score", inputs.scores_of(shard, rows["key"]))
         rows = rows.append_column("shard", pa.array(np.full(rows.num_rows, shard, dtype=np.int32)))
         rows = rows.append_column("row", pa.array(np.arange(rows.num_rows, dtype=np.int32)))
         tables.append(rows if inputs.scores is None else rows.filter(rows["score"].is_valid()))
     return sort_table(pa.concat_tables(tables), "key")
+
+
+def _features_of(inputs: RankInputs, shards: int, rows: pa.Table) -> NDArray[Any]:
+    """The features of these rows, [N, D]: filled one shard at a time, so that they are held once."""
+    shard_N, row_N = rows["shard"].to_numpy(), rows["row"].to_numpy()
+    order_N = np.argsort(shard_N, kind="stable")
+    ends_S = np.searchsorted(shard_N[order_N], np.arange(shards), side="right")
+    features_ND = None
+    for shard, where_B in enumerate(np.split(order_N, ends_S[:-1])):
+        part_BD = features_of_table(inputs.features.read_part(shard, ["features"]))
+        if features_ND is None:
+            features_ND = np.empty((len(shard_N), part_BD.shape[1]), dtype=part_BD.dtype)
+        features_ND[where_B] = part_BD[row_N[where_B]]
+    assert features_ND is not None
+    return features_ND
