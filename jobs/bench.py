@@ -98,7 +98,7 @@ def _medium_vlm(path: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-    from raycurate.models.adapter import resolve_model
+    from raycurate.models.source import resolve_model
 
     source = resolve_model("tiny")
     config = AutoConfig.from_pretrained(source)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 from torch import nn
 
 from raycurate.errors import UserError
+from raycurate.models.source import resolve_model
 
 # Image content reaches these decoders outside the token sequence, so no position of it is a visual token.
 _CROSS_ATTENTION_TYPES = frozenset(
@@ -122,16 +122,6 @@ def auto_layers(num_layers: int) -> tuple[int, ...]:
         raise UserError(f"num_layers is {num_layers}; a decoder has at least 1 layer.")
     # floor(n*k/6 + 1/2) is the 1-based layer, in integers so that no depth depends on float rounding.
     return tuple(sorted({max((2 * num_layers * k + 6) // 12 - 1, 0) for k in range(1, 6)}))
-
-
-def resolve_model(model: str) -> str:
-    """The path or hub id to load; "tiny" is the model in this package."""
-    if model != "tiny":
-        return model
-    folder = Path(str(resources.files("raycurate.models") / "tiny" / "weights"))
-    if not (folder / "config.json").is_file():
-        raise UserError(f"the embedded model is not installed: no config.json in {folder}. Reinstall raycurate.")
-    return str(folder)
 
 
 def resolve_dtype(dtype: str, device: str) -> torch.dtype:

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 
 from raycurate.errors import UserError
 from raycurate.filesystem import exists
-from raycurate.stages.model_facts import model_fingerprint
+from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.store import Noun, Run
 
 ADAPTER_FILE = "adapter_config.json"
@@ -53,8 +53,6 @@ def find_checkpoint(run: Run, model: str) -> Checkpoint:
 
 def local_source(checkpoint: Checkpoint) -> str:
     """What transformers can load on this machine: a folder, or a hub id."""
-    from raycurate.models.adapter import resolve_model
-
     noun = checkpoint.noun
     if noun is None:
         return resolve_model(checkpoint.name)
@@ -92,7 +90,7 @@ def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_rem
     """(fingerprint of the files, dtype to run in); runs as a task, as it imports transformers."""
     from transformers import AutoConfig
 
-    from raycurate.models.adapter import check_supported, load_processor, resolve_dtype, resolve_model
+    from raycurate.models.adapter import check_supported, load_processor, resolve_dtype
 
     source = local_source(checkpoint)
     base = base_of(checkpoint, source)

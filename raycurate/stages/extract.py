@@ -6,7 +6,8 @@ A shard is read in windows of ``window_rows``; a window's batches depend on its 
 on the number of actors, on Ray's blocks or on arrival order. Batches travel as safetensors bytes through the object
 store; an actor writes the few unit rows of a batch as a fragment file and hands on a line of counts. When a shard has
 all its fragments the driver starts the task that merges them into the shard's part, with its rejects and its record.
-The driver holds counts only.
+The driver holds counts only. Features that are finished are found by the hash of the model's folder, without a worker
+that loads transformers (4 s); they keep the precision that they were made in, whichever `dtype=auto` would be here.
 
 Cost: the model's truncated forward pass per row; 2 * D bytes per row written twice and read once. Memory: a loader
 holds one window, an actor one batch. Ray Data's own checkpoint is not used: the shard records are the resume.
@@ -15,16 +16,18 @@ holds one window, an actor one batch. Ray Data's own checkpoint is not used: the
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 from raycurate.config import ExtractConfig
 from raycurate.filesystem import delete_folder
+from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
 from raycurate.stages.model_facts import ModelFacts, model_facts
 from raycurate.stages.shards import describe, map_tasks, skip_if_done, stage_progress
-from raycurate.store import Manifest, Run
+from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
 
@@ -34,6 +37,9 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     """Write the ``features`` noun: key and unit float16 row per sample, one part per samples shard."""
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
+    noun = run.noun("features", config.label)
+    if done := _finished(noun, config, sample_manifest):
+        return done
     gpus = gpus_of(config)
     facts: ModelFacts = next(map_tasks(model_facts, [(config, gpus > 0)], num_cpus=0.5))
     description = describe(
@@ -47,7 +53,6 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             "dtype": facts.dtype,
         },
     )
-    noun = run.noun("features", config.label)
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
@@ -74,3 +79,14 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             **rates,
         }
     )
+
+
+def _finished(noun: Noun, config: ExtractConfig, samples: Manifest) -> Manifest | None:
+    """The features that are there, if they are of these samples, this config and this model, and that is a folder."""
+    manifest = noun.manifest()
+    source = resolve_model(config.model)
+    if manifest is None or not Path(source).is_dir():
+        return None
+    inputs = manifest.description["inputs"]
+    inputs |= {"samples": samples.fingerprint, "model": model_fingerprint(source, None)}
+    return skip_if_done(noun, describe("extract", STAGE_VERSION, config, inputs))

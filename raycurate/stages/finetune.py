@@ -146,8 +146,8 @@ def _model_fingerprint(config: FinetuneConfig) -> str:
     """Hash of the model's files; runs as a task, as it imports transformers."""
     from transformers import AutoConfig
 
-    from raycurate.models.adapter import check_supported, resolve_model
-    from raycurate.stages.model_facts import model_fingerprint
+    from raycurate.models.adapter import check_supported
+    from raycurate.models.source import model_fingerprint, resolve_model
 
     source = resolve_model(config.model)
     try:

@@ -5,14 +5,11 @@ The network is built on the meta device (shapes without weights), so a 70B model
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raycurate.config import ExtractConfig, ScoreConfig
-
-SMALL_FILE = 64 << 20
+from raycurate.models.source import model_fingerprint, resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from raycurate.models.adapter import check_supported, load_processor, resolve_model, wrap_vlm
+    from raycurate.models.adapter import check_supported, load_processor, wrap_vlm
 
     source = resolve_model(model)
     processor = load_processor(model, trust_remote_code=trust_remote_code)
@@ -89,20 +86,3 @@ def model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
         dimension=extractor.feature_dim,
         dtype=str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu")),
     )
-
-
-def model_fingerprint(source: str, model_config: Any) -> str:
-    """A hash of a local folder's files (small ones whole, large ones by size and ends), or the hub's commit."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"{source}@{getattr(model_config, '_commit_hash', None)}"
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".jinja")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(SMALL_FILE))
-            if size > SMALL_FILE:
-                stream.seek(max(SMALL_FILE, size - SMALL_FILE))
-                digest.update(stream.read(SMALL_FILE))
-    return digest.hexdigest()

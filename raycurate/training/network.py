@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from raycurate.errors import UserError
-from raycurate.models.adapter import check_supported, resolve_model
+from raycurate.models.adapter import check_supported
+from raycurate.models.source import resolve_model
 
 _PROJECTOR_NAMES = (
     "multi_modal_projector",

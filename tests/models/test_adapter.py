@@ -10,8 +10,7 @@ import transformers as hf
 from torch import nn
 
 from raycurate.errors import UserError
-from raycurate.models import adapter
-from raycurate.models.adapter import auto_layers, load_processor, load_vlm, resolve_dtype, wrap_vlm
+from raycurate.models.adapter import auto_layers, check_supported, load_processor, load_vlm, resolve_dtype, wrap_vlm
 from tests.tiny_vlms import FAMILIES, NUM_LAYERS, WIDTH, make_tiny_vlm
 
 
@@ -69,13 +68,13 @@ def test_auto_dtype_follows_the_cpu(has_bf16, monkeypatch):
 def test_cross_attention_models_are_refused(config):
     """Models without visual tokens in the decoder are refused with the reason."""
     with pytest.raises(UserError, match="no visual tokens"):
-        adapter.check_supported("some/model", config())
+        check_supported("some/model", config())
 
 
 def test_model_without_image_token_is_refused():
     """A config without an image token id is refused."""
     with pytest.raises(UserError, match="no image_token_id"):
-        adapter.check_supported("some/model", hf.LlamaConfig())
+        check_supported("some/model", hf.LlamaConfig())
 
 
 class FakeLayer(nn.Module):
@@ -141,15 +140,3 @@ def test_text_model_has_no_processor(tmp_path):
     (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(UserError):
         load_processor(str(folder))
-
-
-def test_tiny_is_a_folder_of_the_package(tmp_path, monkeypatch):
-    """ "tiny" resolves inside the package, and its absence is a readable error; other names pass through."""
-    monkeypatch.setattr(adapter.resources, "files", lambda _package: tmp_path)
-    with pytest.raises(UserError, match="embedded model is not installed"):
-        adapter.resolve_model("tiny")
-    weights = tmp_path / "tiny" / "weights"
-    weights.mkdir(parents=True)
-    (weights / "config.json").write_text("{}", encoding="utf-8")
-    assert adapter.resolve_model("tiny") == str(weights)
-    assert adapter.resolve_model("some/model") == "some/model"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
-from raycurate.store import Run
+from raycurate.store import Run, fingerprint_of
 from tests.nouns import read_all
 from tests.tiny_vlms import SMALL_POOL as SETTINGS
 from tests.tiny_vlms import make_tiny_vlm
@@ -125,6 +127,29 @@ def test_actors_do_not_change_the_features(calm, tmp_path, model, source):
     extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "min_actors": 3, "max_actors": 3}))
     assert _features(run)[0] == _features(calm)[0]
     assert np.array_equal(_features(run)[1], _features(calm)[1])
+
+
+def test_finished_features_are_found_without_loading_the_model(calm, tmp_path, model, monkeypatch):
+    """No task runs for them, in whichever precision they were made; another file in the model's folder counts."""
+    run = Run(str(shutil.copytree(calm.uri, tmp_path / "run")))
+    made = run.noun("features").require("extract")
+    made.description["inputs"]["dtype"] = "torch.bfloat16"
+    made = replace(made, fingerprint=fingerprint_of(made.description))
+    run.noun("features").write_json("manifest.json", asdict(made))
+    config = make_config(ExtractConfig, {"model": model, **SETTINGS, "max_actors": 1})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a task was started")
+
+    monkeypatch.setattr("raycurate.stages.extract.map_tasks", refuse)
+    assert extract(run, config) == made
+    other = Path(model) / "other.json"
+    other.write_text("{}", encoding="utf-8")
+    try:
+        with pytest.raises(AssertionError, match="a task was started"):
+            extract(run, config)
+    finally:
+        other.unlink()
 
 
 def test_a_lost_image_is_one_quarantined_row(ray_cluster, tmp_path, model, source):
