@@ -59,8 +59,8 @@ class OnGraph(ByScore):
         """Label and column of the score at the start."""
 
     def rank_bytes_per_row(self, dim: int) -> int:
-        """Return the bytes of the graph's search and of the sorted rows."""
-        return 2 * dim + bytes_per_row(dim, self.neighbours)
+        """Return the bytes of the graph's search."""
+        return bytes_per_row(dim, self.neighbours)
 
     @abstractmethod
     def rank_on_graph(self, score_N: NDArray[np.float64], graph: Neighbours) -> Ordering:
