@@ -17,8 +17,8 @@ nearest rows that are left at every pick, which scans all N. Where neighbours ha
 easier.
 
 Cost: 2 N^2 D FLOP for the graph (less beyond 20,000 rows, `neighbours.py`), in parts on the whole cluster; N k log N
-for the order, in one task. Memory: global. All features, their index and the graph (8 N D + 12 N k bytes, 2 N D for
-sorting) must fit in one task's node.
+for the order, in one task. Memory: global. All features, their index and the graph (10 N D + 12 N k bytes at
+most) must fit in one task's node.
 """
 
 from __future__ import annotations

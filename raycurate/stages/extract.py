@@ -87,6 +87,5 @@ def _finished(noun: Noun, config: ExtractConfig, samples: Manifest) -> Manifest 
     source = resolve_model(config.model)
     if manifest is None or not Path(source).is_dir():
         return None
-    inputs = manifest.description["inputs"]
-    inputs |= {"samples": samples.fingerprint, "model": model_fingerprint(source, None)}
-    return skip_if_done(noun, describe("extract", STAGE_VERSION, config, inputs))
+    now = {"samples": samples.fingerprint, "model": model_fingerprint(source, None)}
+    return skip_if_done(noun, describe("extract", STAGE_VERSION, config, manifest.description["inputs"] | now))
