@@ -2,11 +2,10 @@
 
     python tests/nodes/grow_nodes.py FOLDER     writes FOLDER/found.json: where the work was done and what came out
 
-Every actor and training process asks for more than half of a node, so each needs a node of its own. An extraction actor
-waits with its first batch until all have started: they are handed work as soon as they are there, and the first would
-be through with so few rows before the last has loaded its model. Each is handed up to four shards at once, so there are
-more than three can hold. The DeepSpeed training runs once with its two processes on one node and once with one process
-on each of two.
+Every actor and training process asks for more than half of a node, so each needs a node of its own. Loaders may be
+slower than one actor, and of idle actors Ray Data feeds the same one again and again. So an extraction actor holds its
+first batch until every actor has one. Each is handed up to four shards at once, so there are more than three can hold.
+The DeepSpeed training runs once with its two processes on one node and once with one process on each of two.
 """
 
 from __future__ import annotations
@@ -36,17 +35,15 @@ TRAINER = "RayTrainWorker"
 
 
 def together(count: int, folder: Path) -> type[ExtractionActor]:
-    """An actor that begins when so many have started."""
+    """An actor that begins when so many have a batch."""
     folder.mkdir()
 
     class Waiting(ExtractionActor):
-        def __init__(self, **settings: Any) -> None:
-            super().__init__(**settings)
-            (folder / ray.get_runtime_context().get_actor_id()).touch()
-
         def __call__(self, table: pa.Table) -> pa.Table:
+            (folder / ray.get_runtime_context().get_actor_id()).touch()
             deadline = time.monotonic() + DEADLINE
-            while len(list(folder.iterdir())) < count and time.monotonic() < deadline:
+            while len(list(folder.iterdir())) < count:
+                assert time.monotonic() < deadline, "an actor was handed nothing"
                 time.sleep(0.1)
             return super().__call__(table)
 
