@@ -132,12 +132,11 @@ class AnsweringActor:
     """Actor: the model on its device; a batch of questions in, its answers as JSON out."""
 
     def __init__(self, checkpoint: Checkpoint, facts: tuple[str, str], config: EvaluateConfig, on_gpu: bool) -> None:
-        import torch
-
         from raycurate.evaluation.generate import Generator
+        from raycurate.models.cpu import prepare_cpu
 
         if not on_gpu:
-            torch.set_num_threads(config.threads)
+            prepare_cpu(config.threads)
         vlm = load_checkpoint(
             checkpoint,
             device="cuda" if on_gpu else "cpu",

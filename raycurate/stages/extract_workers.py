@@ -82,13 +82,12 @@ class ExtractionActor:
     """Actor: the model on its device; a batch in, a fragment file and a line of counts out."""
 
     def __init__(self, noun: Noun, config: ExtractConfig, facts: ModelFacts, on_gpu: bool) -> None:
-        import torch
-
         from raycurate.features.extractor import ActivationExtractor
         from raycurate.models.adapter import load_vlm
+        from raycurate.models.cpu import prepare_cpu
 
         if not on_gpu:
-            torch.set_num_threads(config.threads)
+            prepare_cpu(config.threads)
         vlm = load_vlm(
             config.model,
             device="cuda" if on_gpu else "cpu",

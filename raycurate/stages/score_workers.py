@@ -140,10 +140,10 @@ class _Actor(abc.ABC):
     """What both actors do with a batch's numbers."""
 
     def __init__(self, nouns: Nouns, config: ScoreConfig, on_gpu: bool) -> None:
-        import torch
+        from raycurate.models.cpu import prepare_cpu
 
         if not on_gpu:
-            torch.set_num_threads(config.threads)
+            prepare_cpu(config.threads)
         self.fragments = next(iter(nouns.values()))
         self.config = config
         self.device = "cuda" if on_gpu else "cpu"
