@@ -310,7 +310,7 @@ BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "methods", "vitw")
 
 @click.command(context_settings={"show_default": True})
 @click.option("--only", multiple=True, type=click.Choice(BENCHES), help="Which to run; default: all.")
-@click.option("--rows", default=600, help="Rows of the extraction bench.")
+@click.option("--rows", default=2400, help="Rows of the extraction bench.")
 @click.option("--sweep-rows", default=50_325, help="Demo rows of the benches sweep and methods.")
 @click.option("--method-rows", default=2000, help="Rows of the bench methods with the larger model.")
 @click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
