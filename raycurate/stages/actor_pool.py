@@ -10,6 +10,7 @@ that its pool is given back when it ends.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from raycurate.config import PoolConfig
 from raycurate.errors import UserError
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_cpus, cluster_gpus, this_node
-from raycurate.stages.shards import count_record, get_result
+from raycurate.stages.shards import count_record, get_result, pending_tasks
 from raycurate.store import ShardRecord
 
 BLOCK_BYTES = 8 << 20
@@ -124,35 +125,57 @@ def commit_shards(
     `merge(shard, {window: batches})` runs as a task and returns the record of what it committed.
     """
     ledger = _Ledger()
-
-    def call(shard: int, batches: dict[int, int]) -> ShardRecord:  # ray.remote takes plain functions only
-        return merge(shard, batches)
-
-    remote = ray.remote(call).options(num_cpus=0.1)
-    pending: list[ray.ObjectRef] = []
     rejected = 0
 
-    def collect(block: bool) -> None:
+    def complete(line: dict[str, Any]) -> tuple[int, dict[int, int]] | None:
+        batches = ledger.add(line)
+        return None if batches is None else (line["shard"], batches)
+
+    def note(record: ShardRecord) -> None:
         nonlocal rejected
+        rejected = count_record(progress, record, strict=strict, quarantined=rejected)
+
+    drive_pipeline(dataset, complete, merge, note)
+    assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
+    return ledger.metrics
+
+
+def drive_pipeline(
+    dataset: ray.data.Dataset,
+    complete: Callable[[dict[str, Any]], tuple[Any, ...] | None],
+    commit: Callable[..., ShardRecord],
+    note: Callable[[ShardRecord], None],
+) -> None:
+    """Pull the actors' lines; run ``commit`` as a task for each line that completes a shard; note its record.
+
+    ``complete(line)`` gives the arguments of ``commit``, or None as long as batches of that shard are missing. An
+    error of a commit or of the pipeline ends the other commits and the pool.
+    """
+
+    def call(*values: Any) -> ShardRecord:  # ray.remote takes plain functions only
+        return commit(*values)
+
+    remote = ray.remote(call).options(num_cpus=0.1)
+
+    def collect(pending: list[ray.ObjectRef], block: bool) -> None:
         while pending:
             ready, _ = ray.wait(pending, num_returns=1, timeout=None if block else 0)
             if not ready:
                 return
             pending.remove(ready[0])
-            record = get_result(ready[0])
-            rejected = count_record(progress, record, strict=strict, quarantined=rejected)
+            note(get_result(ready[0]))
 
-    try:
-        for line in dataset.iter_rows():
-            batches = ledger.add(line)
-            if batches is not None:
-                pending.append(remote.remote(line["shard"], batches))
-            collect(block=False)
-    except ray.exceptions.RayError as error:
-        raise readable_error(error) from error
-    collect(block=True)
-    assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
-    return ledger.metrics
+    with pending_tasks() as pending:
+        try:
+            with contextlib.closing(iter(dataset.iter_rows())) as lines:  # ends the pool after an error, too
+                for line in lines:
+                    arguments = complete(line)
+                    if arguments is not None:
+                        pending.append(remote.remote(*arguments))
+                    collect(pending, block=False)
+        except ray.exceptions.RayError as error:
+            raise readable_error(error) from error
+        collect(pending, block=True)
 
 
 def readable_error(error: ray.exceptions.RayError) -> Exception:

@@ -36,7 +36,7 @@ from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.progress import Progress
 from raycurate.ray_session import one_writer
-from raycurate.stages.actor_pool import gpus_of, pool_dataset, readable_error
+from raycurate.stages.actor_pool import drive_pipeline, gpus_of, pool_dataset
 from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
 from raycurate.stages.evaluate_workers import (
     ANSWER_FIELDS,
@@ -215,29 +215,17 @@ def _commit_shards(
 ) -> None:
     """Drive the pipeline; start a commit task for each complete shard."""
     gathered: dict[int, dict[tuple[int, int], Mapping[str, Any]]] = {}
-    commit = ray.remote(commit_answers).options(num_cpus=0.1)
-    pending: list[ray.ObjectRef] = []
 
-    def collect(block: bool) -> None:
-        while pending:
-            ready, _ = ray.wait(pending, num_returns=1, timeout=None if block else 0)
-            if not ready:
-                return
-            pending.remove(ready[0])
-            _note(progress, get_result(ready[0]), strict=config.strict)
+    def complete(line: dict[str, Any]) -> tuple[Any, ...] | None:
+        lines = gathered.setdefault(line["shard"], {})
+        lines[line["window"], line["batch"]] = line  # a batch that came twice counts once
+        if not _is_complete(lines, line["windows"]):
+            return None
+        done = gathered.pop(line["shard"])
+        texts = [{name: each[name] for name in ("answers", "rejects")} for each in done.values()]
+        return samples, noun, wanted, line["shard"], texts
 
-    try:
-        for line in dataset.iter_rows():
-            lines = gathered.setdefault(line["shard"], {})
-            lines[line["window"], line["batch"]] = line  # a batch that came twice counts once
-            if _is_complete(lines, line["windows"]):
-                done = gathered.pop(line["shard"])
-                texts = [{name: each[name] for name in ("answers", "rejects")} for each in done.values()]
-                pending.append(commit.remote(samples, noun, wanted, line["shard"], texts))
-            collect(block=False)
-    except ray.exceptions.RayError as error:
-        raise readable_error(error) from error
-    collect(block=True)
+    drive_pipeline(dataset, complete, commit_answers, functools.partial(_note, progress, strict=config.strict))
     assert not gathered, f"shards left incomplete: {sorted(gathered)}"
 
 

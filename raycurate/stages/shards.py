@@ -18,6 +18,7 @@ from raycurate.errors import UserError
 from raycurate.progress import Progress
 from raycurate.store import Manifest, Noun, ShardRecord
 
+CANCEL_SECONDS = 30.0
 Result = TypeVar("Result")
 MapShards = Callable[..., Iterator[Any]]
 
@@ -37,24 +38,37 @@ def map_tasks(
 ) -> Iterator[Result]:
     """Results of ``function(*arguments)`` as Ray tasks, in the order they finish, at most ``max_tasks`` in flight.
 
-    An error of a task is raised here as the error it was, the others are cancelled.
+    An error of a task is raised here as the error it was, the others are killed.
     """
 
     def call(*values: Any) -> Result:  # ray.remote takes plain functions only, not partials
         return function(*values)
 
     remote = ray.remote(call).options(num_cpus=num_cpus, max_retries=3, memory=memory)
-    pending: list[ray.ObjectRef] = []
-    try:
+    with pending_tasks() as pending:
         for values in arguments:
             if len(pending) >= max_tasks:
                 yield _next_result(pending)
             pending.append(remote.remote(*values))
         while pending:
             yield _next_result(pending)
+
+
+@contextlib.contextmanager
+def pending_tasks() -> Iterator[list[ray.ObjectRef]]:
+    """A list for tasks under way. Those still in it at the end, after an error, are killed and waited for.
+
+    A stage that failed thus writes nothing more once it has given its lock back: a late commit would be taken for a
+    part of what the next job writes there. Commits are safe to kill.
+    """
+    pending: list[ray.ObjectRef] = []
+    try:
+        yield pending
     finally:
         for reference in pending:
-            ray.cancel(reference)
+            ray.cancel(reference, force=True)
+        if pending:
+            ray.wait(pending, num_returns=len(pending), timeout=CANCEL_SECONDS, fetch_local=False)
 
 
 def map_here(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], **_: Any) -> Iterator[Result]:
