@@ -30,17 +30,18 @@ class Proxy:
         self.target: int | None = None
         self.down = False
         self.cuts = 0
-        self._planned: list[tuple[bytes, float | None]] = []
+        self._planned: list[tuple[bytes, float | None, str | None]] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_inside(self, request: str, seconds: float | None = None) -> None:
+    def cut_inside(self, request: str, seconds: float | None = None, after: str | None = None) -> None:
         """Go down inside the body of the first request that begins so, for ``seconds`` or until `restore`.
 
-        Several calls are done in their order.
+        With ``after`` the request is held back until the object of that path is there; a client that loses patience
+        and asks again is held back, too. Several calls are done in their order.
         """
-        self._planned.append((request.encode(), seconds))
+        self._planned.append((request.encode(), seconds, after))
 
     def cut(self) -> None:
         """Break every connection and refuse new ones."""
@@ -72,11 +73,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 if upstream and self._planned and data.startswith(self._planned[0][0]):
-                    _, seconds = self._planned.pop(0)
-                    sink.sendall(data[: data.index(b"\r\n\r\n") + 4 + BODY_BYTES])
-                    self.cut()
-                    if seconds is not None:
-                        threading.Timer(seconds, self.restore).start()
+                    self._do_planned(self._planned[0], data, sink)
                     return
                 sink.sendall(data)
         for end in (source, sink):
@@ -84,6 +81,25 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
         with self._lock:
             self._open -= {source, sink}
+
+    def _do_planned(self, plan: tuple[bytes, float | None, str | None], data: bytes, sink: socket.socket) -> None:
+        _, seconds, after = plan
+        while after is not None and not self._is_stored(after):
+            time.sleep(0.05)
+        with self._lock:
+            if plan not in self._planned:
+                return
+            self._planned.remove(plan)
+        sink.sendall(data[: data.index(b"\r\n\r\n") + 4 + BODY_BYTES])
+        self.cut()
+        if seconds is not None:
+            threading.Timer(seconds, self.restore).start()
+
+    def _is_stored(self, path: str) -> bool:
+        assert self.target is not None, "a request came through, so there is a server"
+        with contextlib.closing(HTTPConnection("127.0.0.1", self.target, timeout=30)) as connection:
+            connection.request("HEAD", path)
+            return connection.getresponse().status == 200
 
 
 def use_endpoint(port: int) -> None:

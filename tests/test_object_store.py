@@ -46,13 +46,14 @@ def test_a_curation_on_s3_survives_cut_connections_and_ends_as_on_a_disk(ray_clu
         write_bytes(*resolve(f"{remote}/{file.name}"), file.read_bytes())
     run = Run(f"{remote}/run")
     s3.cut_inside(f"PUT /bucket/{name}/run/samples/main/part-00001", seconds=1.0)
-    s3.cut_inside(f"PUT /bucket/{name}/run/features/main/part-00002")
+    features = f"/bucket/{name}/run/features/main"
+    s3.cut_inside(f"PUT {features}/part-00002", after=f"{features}/records/00000.json")
     with pytest.raises(Exception, match="NETWORK_CONNECTION"):
         curate(remote, remote, data / "model")
     assert s3.cuts == 2
     s3.restore()
     before = written(run)
-    assert before
+    assert 0 in before
     assert 2 not in before
     shown = CliRunner().invoke(main, ["status", run.uri])
     assert "features/main" in shown.stdout
