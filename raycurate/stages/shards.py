@@ -128,11 +128,11 @@ def run_missing_shards(
     map_shards: MapShards = map_tasks,
 ) -> None:
     """Make every shard of ``noun`` that has no record yet."""
-    missing = noun.missing(num_shards)
+    missing = ((shard,) for shard in noun.missing(num_shards))
     with stage_progress(stage, noun, total_rows) as progress:
         rejected = 0
-        tasks = map_shards(make_shard, ((shard,) for shard in missing), num_cpus=num_cpus, max_tasks=max_tasks)
-        for record in tasks:
+        # No name for the tasks: an error of this loop must end them, not wait for whoever looks at its traceback.
+        for record in map_shards(make_shard, missing, num_cpus=num_cpus, max_tasks=max_tasks):
             rejected = count_record(progress, record, strict=strict, quarantined=rejected)
 
 

@@ -13,7 +13,8 @@ from raycurate.config import PoolConfig, make_config
 from raycurate.errors import UserError
 from raycurate.progress import Progress
 from raycurate.stages.actor_pool import PLACE, commit_shards, pool_dataset
-from raycurate.stages.shards import map_tasks
+from raycurate.stages.shards import map_tasks, run_missing_shards
+from raycurate.store import Run, ShardRecord
 
 
 @pytest.fixture
@@ -42,6 +43,19 @@ def works_still(pid: int) -> bool:
 def test_an_error_ends_the_other_tasks_before_it_is_raised(ray_cluster, tmp_path, fail_beside_a_long_task):
     with pytest.raises(UserError, match="a task has failed"):
         list(map_tasks(fail_beside_a_long_task, [(0,), (1,)], num_cpus=0.5))
+    assert not works_still(int((tmp_path / "pid").read_text()))
+
+
+def test_a_rejected_row_of_a_strict_stage_ends_its_other_tasks(ray_cluster, tmp_path, fail_beside_a_long_task):
+    def make_shard(number: int) -> ShardRecord:
+        with contextlib.suppress(UserError):
+            fail_beside_a_long_task(number)
+        return ShardRecord(shard=number, rows_in=1, rows_out=0, quarantined={"broken": 1})
+
+    noun = Run(str(tmp_path / "run")).noun("notes")
+    noun.begin({})
+    with pytest.raises(UserError, match="--strict: 1 rows of shard 1"):
+        run_missing_shards("stage", noun, make_shard, num_shards=2, total_rows=2, strict=True, num_cpus=0.5)
     assert not works_still(int((tmp_path / "pid").read_text()))
 
 
