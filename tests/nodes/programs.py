@@ -20,6 +20,7 @@ def output_of(program: str, folder: Path) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_health_check_period_ms": "1000"}
     environment["RAY_AUTH_MODE"] = "disabled"  # a program that wants tokens sets its own
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # for `ray` and `python`
+    environment["RAY_worker_niceness"] = "0"  # else the workers wait behind whatever this machine does besides
     environment["RAY_idle_worker_killing_time_threshold_ms"] = "60000"
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name(program)), str(folder)],

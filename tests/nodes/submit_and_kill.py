@@ -130,7 +130,7 @@ def main(place: Path) -> None:
     data = place / "data"
     build_demo_dataset(data, scale=scale_for_rows(ROWS))
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **token, "RAY_worker_niceness": "0"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **token}
     environment.pop("RAY_ADDRESS", None)
     struck, calm = Run(str(place / "struck")), Run(str(place / "calm"))
     # Ray's sockets need a short path.
