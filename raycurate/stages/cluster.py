@@ -136,6 +136,8 @@ class Fit:
         """Do ``action`` again from the saved state whenever a worker is lost on the way."""
         while True:
             try:
+                if not self.pool.whole:
+                    self.pool.fill()
                 if self.generation != self.pool.generation:
                     self._catch_up()
                 return action()
@@ -143,7 +145,6 @@ class Fit:
                 self.losses += 1
                 if self.losses > MAX_LOSSES:
                     raise RuntimeError(f"cluster: {self.losses} workers were lost; the last one: {lost}") from lost
-                self.pool.revive()
 
     def run(self) -> FitState:
         """Iterate until the centroids stand; the state of the finished fit."""

@@ -36,7 +36,7 @@ class WorkerLost(Exception):
 class KMeansPool:
     """Workers ``0 .. W-1``; worker n owns the feature parts n, n + W, ... Use as a context.
 
-    ``generation`` grows whenever a worker was replaced.
+    It starts empty: `fill` it, and again whenever it is not ``whole``. ``generation`` grows with every `fill`.
     """
 
     def __init__(
@@ -46,18 +46,16 @@ class KMeansPool:
         count = len(job.ranges)
         self.shards = [tuple(range(number, num_shards, count)) for number in range(count)]
         self.generation = 0
-        self.actors: list[Any] = []
+        self.whole = False
+        self.actors: list[Any] = [None] * count
 
     def __enter__(self) -> KMeansPool:
-        self.actors = [self._new(number) for number in range(len(self.shards))]
-        self._await_start(self.actors)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for actor in self.actors:
-            ray.kill(actor)
+        _kill(self.actors)
 
     def _new(self, number: int) -> Any:
         name = f"raycurate-{self.run_id}-kmeans-{number}-{uuid.uuid4().hex[:6]}"
@@ -79,18 +77,33 @@ class KMeansPool:
                     "cluster.cpus_per_worker lower, or add nodes."
                 )
 
-    def revive(self) -> None:
-        """Put a new worker in the place of every dead one. A busy worker answers when it is done."""
-        replaced = []
+    def fill(self) -> None:
+        """Put a new worker in every place that is empty or whose worker is dead. A busy worker answers when it is done.
+
+        ``WorkerLost`` where a new one dies while it starts: Ray gives a lost node work until it has noticed the loss.
+        """
+        started = []
         for number, actor in enumerate(self.actors):
-            try:
-                self.get([actor.process_id.remote()])
-            except WorkerLost as lost:
-                log.warning("cluster: worker %d was lost (%s); starting another", number, lost)
+            if not self._lives(number, actor):
                 self.actors[number] = self._new(number)
-                replaced.append(self.actors[number])
-        self._await_start(replaced)
+                started.append(self.actors[number])
+        try:
+            self._await_start(started)
+        except WorkerLost:
+            _kill(started)  # else the next call would wait without limit for one of them that finds no place
+            raise
         self.generation += 1
+        self.whole = True
+
+    def _lives(self, number: int, actor: Any) -> bool:
+        if actor is None:
+            return False
+        try:
+            self.get([actor.process_id.remote()])
+        except WorkerLost as lost:
+            log.warning("cluster: worker %d was lost (%s); starting another", number, lost)
+            return False
+        return True
 
     def all(self, method: str, *arguments: Any) -> list[Any]:
         """The results of one method of every worker."""
@@ -123,5 +136,12 @@ class KMeansPool:
             return [get_result(reference) for reference in references]
         except ray.exceptions.RayError as error:
             if isinstance(error, LOST) or isinstance(getattr(error, "cause", None), LOST):
+                self.whole = False
                 raise WorkerLost(str(error).splitlines()[0]) from error
             raise
+
+
+def _kill(actors: Sequence[Any]) -> None:
+    for actor in actors:
+        if actor is not None:
+            ray.kill(actor)

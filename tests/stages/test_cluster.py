@@ -146,6 +146,33 @@ def test_a_killed_worker_changes_nothing(made, monkeypatch):
     assert None in [report["moved"] for report in manifest.metrics["history"]]
 
 
+def test_workers_lost_while_they_start_change_nothing(made, monkeypatch):
+    """A first worker, and then the one in a killed one's place: both are gone before they answered."""
+    run, *_ = made
+    new, save = KMeansPool._new, stage.Fit._save
+    doomed, unborn = ["a first one"], []
+
+    def new_and_kill(self, number):
+        actor = new(self, number)
+        if doomed:
+            unborn.append(doomed.pop())
+            ray.kill(actor)
+        return actor
+
+    def save_and_kill(self, *, force):
+        save(self, force=force)
+        if self.state.upcoming == 3 and len(unborn) == 1:
+            doomed.append("one in a killed one's place")
+            ray.kill(self.pool.actors[1])
+
+    monkeypatch.setattr(stage, "CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(KMeansPool, "_new", new_and_kill)
+    monkeypatch.setattr(stage.Fit, "_save", save_and_kill)
+    cluster(run, config_of(label="unborn"))
+    assert unborn == ["a first one", "one in a killed one's place"]
+    assert_same(outcome(run), outcome(run, "unborn"))
+
+
 def test_a_killed_driver_goes_on_at_the_next_iteration(made, monkeypatch):
     """The first attempt dies after three iterations; the second does the remaining ones with another pool."""
     run, *_ = made
