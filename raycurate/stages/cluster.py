@@ -127,7 +127,7 @@ class Fit:
     def __init__(self, job: KMeansJob, pool: KMeansPool, progress: Progress, rows: int) -> None:
         self.job, self.pool, self.progress, self.rows = job, pool, progress, rows
         self.state = FitState.load(job.clusters)
-        self.generation = -1
+        self.caught_up = False
         self.pieces: Sequence[Any] = ()
         self.losses = 0
         self.saved_at = self.save_seconds = 0.0
@@ -136,12 +136,12 @@ class Fit:
         """Do ``action`` again from the saved state whenever a worker is lost on the way."""
         while True:
             try:
-                if not self.pool.whole:
+                if not self.caught_up:
                     self.pool.fill()
-                if self.generation != self.pool.generation:
                     self._catch_up()
                 return action()
             except WorkerLost as lost:
+                self.caught_up = False
                 self.losses += 1
                 if self.losses > MAX_LOSSES:
                     raise RuntimeError(f"cluster: {self.losses} workers were lost; the last one: {lost}") from lost
@@ -151,7 +151,7 @@ class Fit:
         while not self.state.fitted:
             self.surviving(self._advance)
             if self.state.fitted:
-                self.generation = -1  # everybody takes the final centroids from where they were saved
+                self.caught_up = False  # everybody takes the final centroids from where they were saved
         return self.state
 
     def check(self) -> int:
@@ -171,7 +171,7 @@ class Fit:
             check_counts(self.job.config.clusters, sum(loaded))
         if self.state.pieces:
             self.pool.all("restore", self.state.name, self.state.pieces, self.state.splits)
-        self.generation = self.pool.generation
+        self.caught_up = True
 
     def _sample_threshold(self, count: int) -> int | None:
         """The hash that ``count`` rows do not exceed; None where there are no more rows than that."""

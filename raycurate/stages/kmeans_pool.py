@@ -36,7 +36,7 @@ class WorkerLost(Exception):
 class KMeansPool:
     """Workers ``0 .. W-1``; worker n owns the feature parts n, n + W, ... Use as a context.
 
-    It starts empty: `fill` it, and again whenever it is not ``whole``. ``generation`` grows with every `fill`.
+    It starts empty: `fill` it, and again after every ``WorkerLost``.
     """
 
     def __init__(
@@ -45,8 +45,6 @@ class KMeansPool:
         self.job, self.resources, self.run_id, self.progress = job, resources, run_id, progress
         count = len(job.ranges)
         self.shards = [tuple(range(number, num_shards, count)) for number in range(count)]
-        self.generation = 0
-        self.whole = False
         self.actors: list[Any] = [None] * count
 
     def __enter__(self) -> KMeansPool:
@@ -92,8 +90,6 @@ class KMeansPool:
         except WorkerLost:
             _kill(started)  # else the next call would wait without limit for one of them that finds no place
             raise
-        self.generation += 1
-        self.whole = True
 
     def _lives(self, number: int, actor: Any) -> bool:
         if actor is None:
@@ -136,7 +132,6 @@ class KMeansPool:
             return [get_result(reference) for reference in references]
         except ray.exceptions.RayError as error:
             if isinstance(error, LOST) or isinstance(getattr(error, "cause", None), LOST):
-                self.whole = False
                 raise WorkerLost(str(error).splitlines()[0]) from error
             raise
 
