@@ -23,6 +23,11 @@ def execution(default: Any, **kwargs: Any) -> Any:
     return Field(default=default, json_schema_extra={"execution": True}, **kwargs)
 
 
+def rejected_share() -> Any:
+    """The field that says how many rejected rows are too many; `stages/rejects.py` looks."""
+    return execution(0.5, ge=0, le=1, description="fail when a larger share of the rows is rejected; 1: never")
+
+
 def node_labels() -> Any:
     """The field that keeps a stage's workers on some nodes of the cluster."""
     return execution({}, description="labels of the nodes to run on, for example {raycurate/use: extract}; {}: any")
@@ -71,6 +76,7 @@ class IngestConfig(StageConfig):
     buckets: int = Field(1024, ge=1, le=65536, description="fine hash ranges; a shard is a run of them")
     slice_rows: int = execution(10_000, ge=1, description="source rows that one reading task takes")
     strict: bool = execution(False, description="the first rejected row is an error")
+    max_rejected: float = rejected_share()
     label: Label = execution("main", description="label of the samples that are written")
     max_tasks: int = execution(64, ge=1, description="tasks in flight")
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
@@ -95,6 +101,7 @@ class PoolConfig(StageConfig):
     nodes: dict[str, str] = node_labels()
     images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
+    max_rejected: float = rejected_share()
     stall_seconds: float = execution(1800.0, gt=0, description="a stage that moves nothing this long fails")
 
 

@@ -46,6 +46,7 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
+from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
@@ -147,6 +148,7 @@ def _predict(
         if missing:
             dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus)
             _commit_shards(samples, noun, dataset, wanted, progress, config)
+    check_rejects("evaluate", noun, config.max_rejected, samples=samples)
     noun.finish(metrics=_count(noun))
     return noun
 

@@ -26,6 +26,7 @@ from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
 from raycurate.stages.model_facts import ModelFacts, model_facts
+from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import describe, map_tasks, skip_if_done, stage_progress
 from raycurate.store import Manifest, Noun, Run
 
@@ -64,8 +65,9 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             load = functools.partial(load_shards, samples, config, facts, images)
             actor = {"noun": noun, "config": config, "facts": facts, "on_gpu": gpus > 0}
             dataset = pool_dataset(missing, load, ExtractionActor, actor, config, gpus)
-            merge = functools.partial(merge_shard, samples, noun)
+            merge = functools.partial(merge_shard, samples, noun, config.max_rejected)
             rates = commit_shards(dataset, merge, progress, strict=config.strict)
+    check_rejects("extract", noun, config.max_rejected, samples=samples)
     delete_folder(noun.filesystem, f"{noun.folder}/fragments")
     return noun.finish(
         metrics={

@@ -19,7 +19,6 @@ from raycurate.stages.actor_pool import line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
     as_samples,
-    check_some_good,
     delete_fragments,
     read_fragments,
     rejects_of,
@@ -27,6 +26,7 @@ from raycurate.stages.fragments import (
 )
 from raycurate.stages.model_facts import ModelFacts
 from raycurate.stages.preparers import preparer_of
+from raycurate.stages.rejects import check_some_good
 from raycurate.store import Noun, ShardRecord
 
 BATCH_SCHEMA = pa.schema(
@@ -138,7 +138,7 @@ class ExtractionActor:
         return line_of(row, len(positions))
 
 
-def merge_shard(samples: Noun, noun: Noun, shard: int, batches: dict[int, int]) -> ShardRecord:
+def merge_shard(samples: Noun, noun: Noun, max_rejected: float, shard: int, batches: dict[int, int]) -> ShardRecord:
     """Put the fragments of one shard together, in the order of its samples, and commit them."""
     merged = read_fragments(noun, shard, batches)
     order = np.argsort(merged["row"].to_numpy(), kind="stable")
@@ -151,7 +151,7 @@ def merge_shard(samples: Noun, noun: Noun, shard: int, batches: dict[int, int]) 
     table = pa.table({"key": source["key"].take(pa.array(good)), "features": features_column(features_ND)})
     failed = merged.take(pa.array(order[bad]))
     rejects = rejects_of(source, bad, failed["reason"].to_pylist(), failed["detail"].to_pylist())
-    check_some_good(shard, source.num_rows, rejects)
+    check_some_good(shard, source.num_rows, rejects, max_rejected)
     record = noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects, compression="none")
     delete_fragments(noun, shard, batches)
     return record

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raycurate.errors import UserError
 from raycurate.filesystem import read_bytes, write_bytes
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.store import Noun
@@ -83,12 +82,3 @@ def rejects_of(
     columns["detail"] = pa.array(list(details), pa.string())
     columns["excerpt"] = pa.array(excerpts, pa.string())
     return pa.table(columns).cast(QUARANTINE_SCHEMA)
-
-
-def check_some_good(shard: int, rows: int, rejects: pa.Table) -> None:
-    """Raise UserError if not one row of a shard could be used: the model or the settings are wrong then."""
-    if rows and rejects.num_rows == rows:
-        raise UserError(
-            f"every one of the {rows} rows of shard {shard} failed, the first with "
-            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the model and the image root."
-        )

@@ -15,7 +15,6 @@ Cost: texts and embedded images are written twice and read once more; one decode
 from __future__ import annotations
 
 import functools
-import logging
 from collections import Counter
 from typing import Any
 
@@ -34,6 +33,7 @@ from raycurate.samples.readers import open_source
 from raycurate.samples.rows import Reader, ReadOptions, Slice
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.tasks import load_task_map
+from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import (
     count_record,
     describe,
@@ -48,8 +48,6 @@ from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
 PIECE_BYTES = 64 << 20
-MANY_REJECTS = 0.05
-log = logging.getLogger("raycurate")
 
 
 @in_session
@@ -101,25 +99,12 @@ def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
             f"no row of {config.source} could be used: {dict(reasons)}. {noun.quarantine_folder} says why, row by row; "
             "is the format right, and is --images the folder that the image paths start from?"
         )
-    _warn_of_rejects(sum(tasks.values()), reasons, noun)
+    check_rejects("ingest", noun, config.max_rejected)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
     counts: dict[str, Any] = {"tasks": dict(sorted(tasks.items()))}
     if config.hash_range is not None:
         counts["out_of_range"] = outside
     return noun.finish(metrics=counts)
-
-
-def _warn_of_rejects(good: int, reasons: Counter[str], noun: Noun) -> None:
-    """A few bad rows are normal; many mean a wrong format, image root or limit."""
-    rejected = sum(reasons.values())
-    if rejected > MANY_REJECTS * (good + rejected):
-        told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        log.warning(
-            "ingest: %.0f %% of the rows were rejected (%s); %s says why, row by row",
-            100 * rejected / (good + rejected),
-            told,
-            noun.quarantine_folder,
-        )
 
 
 def _file_facts(reader: Reader) -> list[list[Any]]:

@@ -35,6 +35,7 @@ from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
 from raycurate.stages.model_facts import ModelFacts, clip_model_facts, scoring_facts
+from raycurate.stages.rejects import check_rejects
 from raycurate.stages.score_workers import (
     CLIP_EMBEDDING,
     CLIP_SCORE,
@@ -92,9 +93,9 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
             load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
             settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
             dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus)
-            return dataset, functools.partial(merge_scores, samples, nouns, config.blind)
+            return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
 
-        manifests += _run_pass(config, sample_manifest, facts, outputs, start)
+        manifests += _run_pass(config, samples, facts, outputs, start)
     if "clip" in config.scores:
         clip_facts, limits = next(map_tasks(clip_model_facts, [(config, gpus > 0)], num_cpus=0.5))
         outputs = [_output(run, config, sample_manifest, clip_facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
@@ -104,9 +105,9 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
             load = functools.partial(load_clip, samples, config, clip_facts, limits, images)
             settings = {"nouns": nouns, "config": config, "facts": clip_facts, "on_gpu": gpus > 0}
             dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus)
-            return dataset, functools.partial(merge_clip, samples, nouns)
+            return dataset, functools.partial(merge_clip, samples, nouns, config, clip_facts)
 
-        manifests += _run_pass(config, sample_manifest, clip_facts, outputs, start_clip)
+        manifests += _run_pass(config, samples, clip_facts, outputs, start_clip)
     return manifests
 
 
@@ -130,23 +131,26 @@ def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts,
 
 def _run_pass(
     config: ScoreConfig,
-    samples: Manifest,
+    samples: Noun,
     facts: ModelFacts,
     outputs: Sequence[Output],
     start: Callable[[Sequence[Output], list[int]], tuple[Any, Callable[..., ShardRecord]]],
 ) -> list[Manifest]:
     """Make those outputs of one model that are not done; the manifests of all."""
     wanted = [output for output in outputs if not output.noun.is_done(output.description)]
+    sample_manifest = samples.require("ingest")
     for output in wanted:
         output.noun.begin(output.description)
     if wanted:
         first = wanted[0].noun
-        missing = sorted({shard for output in wanted for shard in output.noun.missing(samples.shards)})
+        missing = sorted({shard for output in wanted for shard in output.noun.missing(sample_manifest.shards)})
         rates: dict[str, Any] = {}
-        with stage_progress("score", first, samples.rows_out) as progress:
+        with stage_progress("score", first, sample_manifest.rows_out) as progress:
             if missing:
                 dataset, merge = start(wanted, missing)
                 rates = commit_shards(dataset, merge, progress, strict=config.strict)
+        for output in wanted:
+            check_rejects("score", output.noun, config.max_rejected, samples=samples)
         delete_folder(first.filesystem, f"{first.folder}/fragments")
         _finish(wanted, facts, rates, config)
     manifests = [output.noun.manifest() for output in outputs]
@@ -200,6 +204,7 @@ def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: M
         num_cpus=0.5,
         max_tasks=config.max_tasks,
     )
+    check_rejects("score", noun, config.max_rejected, samples=samples)
     return noun.finish()
 
 

@@ -21,7 +21,6 @@ from raycurate.stages.actor_pool import PLACE, line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
     as_samples,
-    check_some_good,
     delete_fragments,
     read_fragments,
     rejects_of,
@@ -29,6 +28,7 @@ from raycurate.stages.fragments import (
 )
 from raycurate.stages.model_facts import ModelFacts
 from raycurate.stages.preparers import preparer_of
+from raycurate.stages.rejects import check_some_good
 from raycurate.store import Noun, ShardRecord
 
 TOKEN_LOSSES, LAST_TOKEN, MEAN_TOKEN = "token_losses", "last_token", "mean_token"
@@ -248,7 +248,8 @@ class ClipActor(_Actor):
 class _Rows:
     """The merged rows of a shard, in the order of its samples."""
 
-    def __init__(self, samples: Noun, fragments: pa.Table, shard: int) -> None:
+    def __init__(self, samples: Noun, fragments: pa.Table, config: ScoreConfig, facts: ModelFacts, shard: int) -> None:
+        self.dimension, self.max_rejected = facts.dimension, config.max_rejected
         self.source = samples.read_part(shard, SOURCE_COLUMNS)
         blind_N = fragments["blind"].to_numpy()
         seen = fragments.filter(pa.array(~blind_N))
@@ -273,12 +274,11 @@ class _Rows:
 
     def features(self, name: str) -> np.ndarray:
         """An embedding column, float16 [N, D]; zero where a row has none."""
+        features_ND = np.zeros((self.source.num_rows, self.dimension), dtype=np.float16)
         good = self.seen[name].is_valid().to_numpy() if name in self.seen.column_names else np.zeros(0, dtype=bool)
         if not good.any():
-            return np.zeros((self.source.num_rows, 1), dtype=np.float16)
-        found_MD = features_of_table(self.seen.filter(pa.array(good)), name)
-        features_ND = np.zeros((self.source.num_rows, found_MD.shape[1]), dtype=np.float16)
-        features_ND[good] = found_MD
+            return features_ND
+        features_ND[good] = features_of_table(self.seen.filter(pa.array(good)), name)
         return features_ND
 
     def commit(
@@ -289,18 +289,20 @@ class _Rows:
         failed = np.flatnonzero(reasons != None)  # noqa: E711
         good_N = pa.array(reasons == None)  # noqa: E711
         rejects = rejects_of(self.source, failed, reasons[failed].tolist(), self.details[failed].tolist())
-        check_some_good(shard, self.source.num_rows, rejects)
+        check_some_good(shard, self.source.num_rows, rejects, self.max_rejected)
         table = pa.table({"key": self.source["key"], **columns}).filter(good_N)
         rows = self.source.num_rows
         return noun.commit_part(shard, table, rows_in=rows, rejects=rejects, compression=compression)
 
 
-def merge_scores(samples: Noun, nouns: Nouns, blind: bool, shard: int, batches: dict[int, int]) -> ShardRecord:
+def merge_scores(
+    samples: Noun, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, shard: int, batches: dict[int, int]
+) -> ShardRecord:
     """Commit one shard of every noun that the pass makes; the record of the one that lost most rows."""
     fragments = next(iter(nouns.values()))
-    rows = _Rows(samples, read_fragments(fragments, shard, batches), shard)
+    rows = _Rows(samples, read_fragments(fragments, shard, batches), config, facts, shard)
     records = [
-        _commit_losses(rows, nouns[name], shard, blind)
+        _commit_losses(rows, nouns[name], shard, config.blind)
         if name == TOKEN_LOSSES
         else _commit_features(rows, nouns[name], shard, name)
         for name in nouns
@@ -336,10 +338,12 @@ def _commit_losses(rows: _Rows, noun: Noun, shard: int, blind: bool) -> ShardRec
     return rows.commit(noun, shard, columns, bad_N)
 
 
-def merge_clip(samples: Noun, nouns: Nouns, shard: int, batches: dict[int, int]) -> ShardRecord:
+def merge_clip(
+    samples: Noun, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, shard: int, batches: dict[int, int]
+) -> ShardRecord:
     """Commit one shard of the CLIP scores and embeddings that are wanted."""
     fragments = next(iter(nouns.values()))
-    rows = _Rows(samples, read_fragments(fragments, shard, batches), shard)
+    rows = _Rows(samples, read_fragments(fragments, shard, batches), config, facts, shard)
     features_ND = rows.features("embedding")
     # A NaN of the network shows in the embedding; a score that is NaN otherwise says that there is no image.
     bad_N = ~np.isfinite(features_ND).all(axis=1) | ~features_ND.any(axis=1)

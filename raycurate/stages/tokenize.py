@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from raycurate.errors import UserError
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.fragments import as_samples
+from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import MapShards, map_tasks, run_missing_shards
 from raycurate.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.training.config import FinetuneConfig
@@ -77,7 +78,7 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
         max_tasks=config.max_tasks,
         map_shards=map_shards,
     )
-    _finish(noun)
+    _finish(noun, samples, config)
     return noun
 
 
@@ -97,13 +98,14 @@ def _quotas(counts: np.ndarray, limit: int | None, seed: int) -> np.ndarray | No
     return np.random.default_rng(seed).multivariate_hypergeometric(counts, limit, method="marginals")
 
 
-def _finish(noun: Noun) -> Manifest:
+def _finish(noun: Noun, samples: Noun, config: FinetuneConfig) -> Manifest:
     records = noun.records().values()
     tasks: Counter[str] = Counter()
     for record in records:
         tasks.update(record.extra["tasks"])
     if not tasks:
         raise UserError(f"every row was rejected; {noun.quarantine_folder} says why, row by row.")
+    check_rejects("tokenize", noun, config.max_rejected, samples=samples)
     return noun.finish(
         metrics={
             "tasks": dict(sorted(tasks.items())),

@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution, node_labels
+from raycurate.config import Label, StageConfig, execution, node_labels, rejected_share
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
@@ -109,6 +109,7 @@ class FinetuneConfig(StageConfig):
     start_seconds: float = execution(900.0, gt=0, description="longest wait for the workers to start, at each attempt")
     trackers: tuple[Literal["tensorboard", "mlflow"], ...] = execution(("tensorboard",))
     strict: bool = execution(False)
+    max_rejected: float = rejected_share()
     max_tasks: int = execution(64, ge=1)
 
     @model_validator(mode="after")

@@ -170,6 +170,22 @@ def test_a_lost_image_is_one_quarantined_row(ray_cluster, tmp_path, model, sourc
         extract(run, strict)
 
 
+def test_many_lost_images_fail_and_a_rerun_that_allows_them_only_finishes(ray_cluster, tmp_path, model, source):
+    """All images gone: no features of the text-only rows alone, unless asked for; the rows are not done twice."""
+    images = Path(shutil.copytree(source, tmp_path / "images"))
+    run = _ingested(tmp_path / "run", images)
+    for path in images.glob("*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"135 of 150 rows were rejected \(undecodable_image 135\).*max_rejected=1"):
+        extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS}))
+    assert run.noun("features").manifest() is None
+    parts = [Path(run.noun("features").part_path(shard)) for shard in range(4)]
+    written = [part.stat().st_mtime_ns for part in parts]
+    manifest = extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "max_rejected": 1}))
+    assert manifest.rows_out == 15
+    assert [part.stat().st_mtime_ns for part in parts] == written
+
+
 def test_a_model_that_cannot_be_used_is_one_message(ray_cluster, tmp_path, source):
     """A wrong path fails before any actor starts."""
     run = _ingested(tmp_path / "run", source)
