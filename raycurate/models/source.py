@@ -1,15 +1,31 @@
-"""Which files a model's name means, and whether they are the same as before. Imports no network code."""
+"""Which files a model's name means, and whether they are the same as before. Asks no network.
+
+A folder is known by the content of its files: every weight format, configuration, tokenizer, template and code, the
+folders inside it too. Left out is what no loader reads: documentation and licences, pictures, hidden files, what a
+trainer keeps for itself (optimizer states, logs, its checkpoint folders) and copies in formats for other programs.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from raycurate.errors import UserError
+from raycurate.models.file_hashes import hash_files
 
-SMALL_FILE = 64 << 20
+NOT_READ = re.compile(
+    r"(readme|licen[cs]e|notice|notes?|copying|changelog|citation|use_policy|requirements)([._-].*)?"
+    r"|.*\.(md|rst|log|pdf|png|jpe?g|gif|webp|svg|mp4|onnx|pyc|lock|tmp)"
+    r"|(optimizer|scheduler|scaler|rng_state|training_args|trainer_state|events\.out)[._].*|rng_state.*|events\..*",
+    re.IGNORECASE,
+)
+FOLDERS_NOT_READ = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|onnx|openvino|coreml|original|__pycache__")
 
 
 def resolve_model(model: str) -> str:
@@ -23,17 +39,60 @@ def resolve_model(model: str) -> str:
 
 
 def model_fingerprint(source: str, model_config: Any) -> str:
-    """A hash of a local folder's files (small ones whole, large ones by size and ends), or the hub's commit."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return f"{source}@{getattr(model_config, '_commit_hash', None)}"
+    """A hash of what a local folder holds, or the hub's id with the commit that its config came from.
+
+    Raises:
+        UserError: a hub id whose commit is not known: it could be any state of the model.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return hash_folder(folder)
+    commit = getattr(model_config, "_commit_hash", None) or _cached_commit(source)
+    if commit is None:
+        raise UserError(
+            f"the version of the model '{source}' is not known: neither its config nor the hub's cache names a commit. "
+            "Download it into a folder (`hf download`) and give that, so that a changed model is seen."
+        )
+    return f"{source}@{commit}"
+
+
+def _cached_commit(source: str) -> str | None:
+    """The commit of the cached `main` of a hub id, which is what was loaded just before; no network is asked."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def hash_folder(folder: Path) -> str:
+    """Hex blake2b-128 of the names and contents of all files in a folder that a loader may read."""
+    names = sorted(_read_files(folder))
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".safetensors", ".jinja")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as stream:
-            digest.update(stream.read(SMALL_FILE))
-            if size > SMALL_FILE:
-                stream.seek(max(SMALL_FILE, size - SMALL_FILE))
-                digest.update(stream.read(SMALL_FILE))
+    for name, content in zip(names, hash_files([folder / name for name in names]), strict=True):
+        digest.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _read_files(folder: Path) -> Iterator[str]:
+    """Names, below the folder, of the files that count."""
+    entered: set[str] = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in entered:  # a link that leads back
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = [name for name in folders if name[0] != "." and not FOLDERS_NOT_READ.fullmatch(name)]
+        inside = os.path.relpath(path, folder)
+        for name in files:
+            if name[0] != "." and not NOT_READ.fullmatch(name) and os.path.isfile(os.path.join(path, name)):
+                yield os.path.normpath(os.path.join(inside, name))
+
+
+def image_backend() -> str:
+    """What transformers' image processors resize with here: torchvision, where it is installed, gives other pixels."""
+    return "torchvision" if importlib.util.find_spec("torchvision") else "pillow"

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 from raycurate.errors import UserError
 from raycurate.filesystem import exists
 from raycurate.models.source import model_fingerprint, resolve_model
-from raycurate.store import Noun, Run
+from raycurate.store import Noun, Run, fingerprint_of
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -60,7 +60,9 @@ def local_source(checkpoint: Checkpoint) -> str:
     remote = f"{noun.folder}/{name}"
     if isinstance(noun.filesystem, pafs.LocalFileSystem):
         return remote
-    folder = Path(tempfile.gettempdir()) / f"raycurate-{os.getuid()}" / f"models-{noun.require('finetune').fingerprint}"
+    # By the whole manifest: a model that was trained again, even alike, is another one.
+    made = fingerprint_of(asdict(noun.require("finetune")))
+    folder = Path(tempfile.gettempdir()) / f"raycurate-{os.getuid()}" / f"models-{made}"
     if not folder.is_dir():
         partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
         partial.mkdir(parents=True)

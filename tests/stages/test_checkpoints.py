@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +90,35 @@ def test_a_model_of_the_run_is_found_by_its_label(base, tmp_path):
     noun.filesystem.create_dir(f"{noun.folder}/merged")
     assert local_source(found) == f"{noun.folder}/merged"
     assert find_checkpoint(run, "tiny") == Checkpoint("tiny")
+
+
+def test_a_model_that_was_trained_again_has_another_fingerprint(base, tmp_path):
+    """One weight in the middle of `models/LABEL` changed, under one label and description: other scores are due."""
+    run = Run(str(tmp_path))
+    noun = run.noun("models", "mine")
+    noun.begin({"stage": "finetune", "config": {"model": base}})
+    shutil.copytree(base, f"{noun.folder}/final")
+    noun.finish()
+    checkpoint = find_checkpoint(run, "models/mine")
+    before = checkpoint_facts(checkpoint, "float32", False, False)
+    assert checkpoint_facts(checkpoint, "float32", False, False) == before
+    weights = Path(noun.folder) / "final" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert checkpoint_facts(checkpoint, "float32", False, False) != before
+
+
+def test_a_retrained_model_of_a_remote_run_is_not_answered_from_the_copy_of_the_old_one(s3, tmp_path, monkeypatch):
+    """The local copy of `models/LABEL` belongs to one training, not to the description that trainings share."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    noun = Run("s3://bucket/retrained").noun("models", "mine")
+    found = []
+    for weights in (b"old", b"new"):
+        noun.clear()
+        noun.begin({"stage": "finetune", "config": {"model": "tiny"}})
+        noun.write_bytes("final/model.safetensors", weights)
+        noun.finish()
+        noun.write_json("manifest.json", {**asdict(noun.require("finetune")), "created": f"after {weights!r}"})
+        found.append((Path(local_source(Checkpoint("models/mine", noun))) / "model.safetensors").read_bytes())
+    assert found == [b"old", b"new"]
