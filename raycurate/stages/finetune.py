@@ -1,13 +1,15 @@
 """``finetune``: train the target model on the kept rows with Ray Train, write the ``models`` noun.
 
-    tokens --TorchTrainer: one VitwTrainer per worker, DDP or DeepSpeed--> models/<label>/{final, merged, history.json}
+    tokens --TorchTrainer: one VitwTrainer per worker, DDP or DeepSpeed--> models/<label>/{final, history.json}
+    final --one task, where asked--> models/<label>/merged
 
 A process that is there already can train by itself instead (`in_process`): many short trainings then start it once.
 
-Ray Train places the workers, connects them and starts them again after a failure; the training itself is
-`training/loop.py`, which knows no Ray. A restarted group goes on from the last complete checkpoint, and so does a run
-that is started again: the checkpoints lie in the noun's folder until it is finished. Every row is counted once, however
-often that happened. Checkpoints do not pass through Ray's storage, which would copy them once more on every rank.
+Ray Train places the workers and connects them; the training itself is `training/loop.py`, which knows no Ray. A group
+that lost a worker is started again, one with an error that would come again is not (`training/faults.py`). A restarted
+group goes on from the last complete checkpoint, and so does a run that is started again: the checkpoints lie in the
+noun's folder until it is finished. Every row is counted once, however often that happened. Checkpoints do not pass
+through Ray's storage, which would copy them once more on every rank.
 
 The run directory must be reachable under the same URI from every machine. On a shared folder checkpoints are written
 in place; on an object store they are written locally and copied (`training/mirror.py`).
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import threading
 import uuid
@@ -27,12 +30,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray
+import ray.train
 
 from raycurate.errors import UserError
-from raycurate.filesystem import delete_folder, resolve
+from raycurate.filesystem import delete_folder, exists, resolve
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
+from raycurate.stages.finetune_merge import write_merged
 from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
 from raycurate.stages.score_net import score_features, write_difficulties
 from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
@@ -42,6 +48,7 @@ from raycurate.training.config import FinetuneConfig
 from raycurate.training.weights import weights_of
 
 STAGE_VERSION = 1
+log = logging.getLogger("raycurate")
 
 
 @one_writer
@@ -79,12 +86,15 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         weights=weights,
         on_gpu=gpus > 0,
         folder=os.getcwd(),
+        run_id=run.id,
     )
     if in_process:
         with _watch(noun):
             outcome = train_here(order)
     else:
         outcome = _fit(run, order, gpus)
+    if config.merge and config.method == "lora":
+        write_merged(order, outcome["parameters"], in_process=in_process)
     noun.write_json("history.json", outcome.pop("history"))
     noun.write_json("tasks.json", outcome["tasks"])
     manifest = _finish(noun, rows, outcome)
@@ -159,14 +169,41 @@ def _model_fingerprint(config: FinetuneConfig) -> str:
 
 
 def _fit(run: Run, order: Order, gpus: float) -> dict[str, Any]:
-    """Run the workers to the end; the outcome of rank 0."""
+    """Run the workers to the end, again after a loss; the outcome of rank 0.
+
+    Ray Train itself starts the group again after any error. Here only what may go well the next time counts as a loss
+    (`training/faults.py`): the workers leave word of an error that would come again.
+    """
+    noun, failures, allowed = order.noun, 0, order.config.max_failures
+    filesystem, _ = resolve(run.uri)
+    fault = f"{noun.folder}/{FAULT_FILE}"
+    _delete_file(filesystem, fault)
+    with _quiet_train(order.config.start_seconds), _watch(noun):
+        while True:
+            try:
+                outcome = _trainer(run, order, gpus).fit().return_value
+                break
+            except ray.train.TrainingFailedError as error:
+                if told := noun.read_json(FAULT_FILE):
+                    raise UserError(told) from error
+                failures += 1
+                if isinstance(error, ray.train.ControllerError) or 0 <= allowed < failures:
+                    raise UserError(_explain(error, failures - 1)) from error
+                log.warning("finetune: %s; starting again (%d of %d)", _losses(error), failures, allowed)
+            finally:
+                delete_folder(filesystem, f"{noun.folder}/ray")
+                _delete_file(filesystem, fault)
+    assert outcome is not None, "rank 0 returned its outcome"
+    return dict(outcome)
+
+
+def _trainer(run: Run, order: Order, gpus: float) -> Any:
+    """One start of the workers. Ray's own restarts are left to preempted nodes and to workers that come late."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     config, noun = order.config, order.noun
-    filesystem, _ = resolve(run.uri)
-    attempt = uuid.uuid4().hex[:8]
-    trainer = TorchTrainer(
+    return TorchTrainer(
         lambda settings: train_on_worker(settings["order"]),
         train_loop_config={"order": order},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
@@ -177,39 +214,34 @@ def _fit(run: Run, order: Order, gpus: float) -> dict[str, Any]:
             label_selector=config.nodes or None,
         ),
         run_config=RunConfig(
-            name=f"raycurate-{run.id}-{attempt}",
+            name=f"raycurate-{run.id}-{uuid.uuid4().hex[:8]}",
             storage_path=f"{noun.folder}/ray",
-            storage_filesystem=filesystem,
+            storage_filesystem=noun.filesystem,
             # Ray's default is to wait for workers that never come for ever; a start that failed counts like a restart.
-            failure_config=FailureConfig(
-                max_failures=config.max_failures, controller_failure_limit=config.max_failures
-            ),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=config.max_failures),
         ),
     )
-    noun.write_json(FAULT_FILE, None)
-    with _quiet_train(config.start_seconds), _watch(noun):
-        try:
-            outcome = trainer.fit().return_value
-        except ray.train.TrainingFailedError as error:
-            raise UserError(_explain(error, config)) from error
-        finally:
-            delete_folder(filesystem, f"{noun.folder}/ray")
-    fault = noun.read_json(FAULT_FILE)
-    if fault:
-        raise UserError(fault)
-    assert outcome is not None, "rank 0 returned its outcome"
-    return dict(outcome)
 
 
-def _explain(error: Exception, config: FinetuneConfig) -> str:
+def _losses(error: Exception) -> str:
     """The workers' own errors, one line each."""
     failures = getattr(error, "worker_failures", None) or {0: error}
     lines = {rank: (str(cause).strip() or type(cause).__name__).splitlines()[-1] for rank, cause in failures.items()}
-    told = "; ".join(f"worker {rank}: {line}" for rank, line in sorted(lines.items())[:4])
+    return "; ".join(f"worker {rank}: {line}" for rank, line in sorted(lines.items())[:4])
+
+
+def _explain(error: Exception, restarts: int) -> str:
+    """Why there is no further start, and what can be done."""
     return (
-        f"the training failed after {config.max_failures} restarts. {told}. Run the same command to go on from the "
-        "last checkpoint; RAYCURATE_RAY_LOGS=1 shows the workers' logs."
+        f"the training failed after {restarts} restarts. {_losses(error)}. Run the same command to go on from the "
+        "last checkpoint; RAYCURATE_RAY_LOGS=1 shows the workers' logs, which lie in Ray's session folder "
+        "(/tmp/ray/session_latest/logs on each machine)."
     )
+
+
+def _delete_file(filesystem: pafs.FileSystem, path: str) -> None:
+    if exists(filesystem, path):
+        filesystem.delete_file(path)
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from raycurate.errors import UserError
 from raycurate.store import Noun
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenSource
+from raycurate.training.faults import comes_again, explain
 
 POLL_SECONDS = 1.0
 STEP_FILE = "step.json"
@@ -30,6 +34,7 @@ class Order:
         noun: `models`, where the result goes.
         score_features: what a score-net that is trained as well reads.
         folder: the driver's working directory, where relative paths start.
+        run_id: of the run: it names the local folders of what lies on an object store.
     """
 
     config: FinetuneConfig
@@ -41,28 +46,45 @@ class Order:
     weights: tuple[float, ...]
     on_gpu: bool
     folder: str
+    run_id: str
 
 
 def train_here(order: Order) -> dict[str, Any]:
-    """Train in this process alone; the outcome."""
+    """Train in this process alone; the outcome. An error that comes again is a `UserError` that tells what to do."""
     _keep_to_device(order)
-    return asdict(_Worker(order, rank=0, local_rank=0, name="here").run())
+    with _told(order, rank=0):
+        return asdict(_Worker(order, rank=0, local_rank=0, on_train=False).run())
 
 
 def train_on_worker(order: Order) -> dict[str, Any] | None:
-    """One worker's training; rank 0's return value is the outcome. A `UserError` ends it without a restart."""
+    """One worker's training; rank 0's return value is the outcome. An error that comes again is left for the driver."""
     _keep_to_device(order)
     if os.path.isdir(order.folder):  # Ray Train moves its workers elsewhere; relative paths are the driver's
         os.chdir(order.folder)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     try:
-        worker = _Worker(order, rank=rank, local_rank=context.get_local_rank(), name=context.get_experiment_name())
-        return asdict(worker.run())
+        with _told(order, rank=rank):
+            outcome = _Worker(order, rank=rank, local_rank=context.get_local_rank(), on_train=True).run()
     except UserError as error:
-        if rank == 0:
-            order.noun.write_json(FAULT_FILE, str(error))
-        return None
+        order.noun.write_json(FAULT_FILE, str(error))
+        raise
+    return asdict(outcome) if rank == 0 else None
+
+
+@contextlib.contextmanager
+def _told(order: Order, *, rank: int) -> Iterator[None]:
+    """Turn an error that would come again into a `UserError` with what to do; its traceback stays in the noun."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, ray.exceptions.RayError) or not comes_again(error):
+            raise
+        name = f"logs/failed-worker-{rank}.txt"
+        order.noun.write_bytes(name, traceback.format_exc().encode())
+        raise UserError(explain(error, order.config, order.noun.uri_of(name))) from error
 
 
 def _keep_to_device(order: Order) -> None:
@@ -74,18 +96,18 @@ def _keep_to_device(order: Order) -> None:
 class _Worker:
     """A training process."""
 
-    def __init__(self, order: Order, *, rank: int, local_rank: int, name: str) -> None:
+    def __init__(self, order: Order, *, rank: int, local_rank: int, on_train: bool) -> None:
         from raycurate.training.mirror import Mirror
 
         self.order, self.config, self.noun = order, order.config, order.noun
-        self.rank, self.local_rank, self.on_train = rank, local_rank, name != "here"
+        self.rank, self.local_rank, self.on_train = rank, local_rank, on_train
         self.first: float | None = None
         self.last_note = 0.0
         self.scratch = self.config.scratch or f"{tempfile.gettempdir()}/raycurate-{os.getuid()}"
         filesystem, self.output = self.noun.filesystem, self.noun.folder
         self.mirror = None
         if not isinstance(filesystem, pafs.LocalFileSystem):
-            self.output = f"{self.scratch}/models-{self.noun.label}-{name}"
+            self.output = f"{self.scratch}/models-{order.run_id}-{self.noun.label}"
             self.mirror = Mirror(Path(self.output), filesystem, self.noun.folder)
 
     def run(self) -> Any:
@@ -111,7 +133,7 @@ class _Worker:
             self._report,
         )
         if self.mirror is not None and self.rank == 0:
-            self.mirror.send("final", "merged", "logs")
+            self.mirror.send("final", "logs")
         return outcome
 
     def _report(self, numbers: dict[str, float], checkpoint: str | None) -> None:

@@ -39,7 +39,6 @@ from raycurate.training.network import (
     count_parameters,
     freeze,
     load_network,
-    merge_adapter,
     projector_paths,
     save_processor,
 )
@@ -97,7 +96,7 @@ class Outcome:
 
 
 def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
-    """Train on this rank; returns when the final model is saved in `output/final` (and `output/merged`).
+    """Train on this rank; returns when the final model is saved in `output/final`.
 
     Args:
         settings: the same on every rank.
@@ -266,6 +265,7 @@ def build_network(config: FinetuneConfig, arguments: TrainingArguments) -> tuple
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             saved_modules=projector if config.train_projector else (),
+            float32=config.deepspeed is None,
         )
     if config.deepspeed is None:
         for parameter in network.parameters():
@@ -318,7 +318,7 @@ class _Reporter(TrainerCallback):
 
 
 def _save_final(settings: LoopSettings, trainer: VitwTrainer, processor: Any) -> None:
-    """`final`: the model or adapter with the processor, made aside and renamed; `merged` where asked."""
+    """`final`: the model or adapter with the processor, made aside and renamed."""
     config, output = settings.config, Path(settings.output)
     partial = output / ".final"
     trainer.save_model(str(partial))
@@ -326,7 +326,5 @@ def _save_final(settings: LoopSettings, trainer: VitwTrainer, processor: Any) ->
         save_processor(config.model, processor, partial)
         shutil.rmtree(output / "final", ignore_errors=True)
         os.replace(partial, output / "final")
-        if config.merge and config.method == "lora":
-            merge_adapter(config.model, output / "final", output / "merged", trust_remote_code=config.trust_remote_code)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -141,8 +141,20 @@ def lora_targets(network: Any) -> str:
     return rf"{re.escape(prefix)}\.\d+\.(?:{'|'.join(map(re.escape, suffixes))})"
 
 
-def add_lora(network: Any, *, rank: int, alpha: float, dropout: float, saved_modules: Sequence[str]) -> Any:
-    """A peft model: LoRA on the decoder, `saved_modules` trained fully, everything else frozen."""
+def add_lora(
+    network: Any,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    saved_modules: Sequence[str],
+    float32: bool = True,
+) -> Any:
+    """A peft model: LoRA on the decoder, `saved_modules` trained fully, everything else frozen.
+
+    LoRA's weights are float32, or the model's type where `float32` is off: ZeRO keeps float32 copies itself, and
+    ZeRO-3 takes trained weights of one type only.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -153,7 +165,7 @@ def add_lora(network: Any, *, rank: int, alpha: float, dropout: float, saved_mod
         target_modules=lora_targets(network),
         modules_to_save=list(saved_modules) or None,
     )
-    return get_peft_model(network, config)
+    return get_peft_model(network, config, autocast_adapter_dtype=float32)
 
 
 def freeze(

@@ -67,9 +67,11 @@ def generate(folder: Path, adapter: Path | None = None) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(ray_cluster, tmp_path_factory, model):
-    """A LoRA finetune on half of 48 rows, merged; the run directory is given by a relative path."""
+    """A LoRA finetune on half of 48 rows over two ZeRO-3 workers, merged; its run is given by a relative path."""
     run = write_run(Path(os.path.relpath(tmp_path_factory.mktemp("run"))), 48, keep_every=2)
-    config = settings(model, weights=dict.fromkeys(TASKS, 1.0) | {"text": 2.0}, merge=True, epochs=2)
+    weights = dict.fromkeys(TASKS, 1.0) | {"text": 2.0}
+    spread = {"batch_rows": 8, "workers": 2, "deepspeed": "zero3", "precision": "bfloat16"}
+    config = settings(model, weights=weights, merge=True, epochs=2, **spread)
     return run, config, finetune(run, config)
 
 
@@ -79,11 +81,11 @@ def test_finetune_counts_every_kept_row(trained):
     run, _, manifest = trained
     assert (manifest.rows_in, manifest.rows_out) == (24, 24)
     assert manifest.metrics["rows_seen"] == 48
-    assert manifest.metrics["steps"] == 12
+    assert manifest.metrics["steps"] == 6
     assert {task: entry["rows"] for task, entry in manifest.metrics["tasks"].items()} == dict.fromkeys(TASKS, 16)
     assert sum(entry["share"] for entry in manifest.metrics["tasks"].values()) == pytest.approx(1.0)
     history = run.noun("models").read_json("history.json")
-    assert [entry["step"] for entry in history] == list(range(1, 13))
+    assert [entry["step"] for entry in history] == list(range(1, 7))
     assert history[-1]["loss"] < history[0]["loss"]
     assert manifest.metrics["trained_parameters"] < manifest.metrics["parameters"]
 
@@ -114,6 +116,19 @@ def test_wrong_weights_fail_before_any_work(ray_cluster, tmp_path, model):
     with pytest.raises(UserError, match=r"'cuont'. Did you mean 'count'"):
         finetune(run, config)
     assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.slow
+def test_wrong_configuration_is_told_at_once(ray_cluster, tmp_path, model, caplog):
+    """An error that would come again ends the training without a restart, names itself and where its traceback is."""
+    (tmp_path / "wrong.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "many"}}')
+    run = write_run(tmp_path / "run", 12)
+    config = settings(model, selection=None, deepspeed=str(tmp_path / "wrong.json"), workers=2)
+    with pytest.raises(UserError, match=r"reduce_bucket_size.*failed-worker-\d.txt") as caught:
+        finetune(run, config)
+    assert "starting again" not in caplog.text
+    (log,) = (Path(name.rstrip(".")) for name in str(caught.value).split() if "failed-worker" in name)
+    assert "Traceback" in log.read_text()
 
 
 def kill_when_saved(folder: Path, killed: list[int]) -> None:

@@ -1,0 +1,84 @@
+"""One process that trains every combination of a list: `python -m tests.training.matrix_worker ORDER.json`.
+
+Each is one step with a checkpoint, and a second training that goes on from there by one more step. Writes what came
+out; libraries keep what they know of a training per process, which is forgotten in between.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def main(path: str) -> None:
+    """Run the order in a JSON file."""
+    import torch
+    import torch.distributed
+
+    from raycurate.store import Noun
+    from raycurate.training.config import FinetuneConfig
+    from raycurate.training.data import TokenSource
+    from raycurate.training.loop import LoopSettings
+
+    order: dict[str, Any] = json.loads(Path(path).read_text())
+    world = int(os.environ["WORLD_SIZE"])
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    for name, values in order["combinations"].items():
+        settings = LoopSettings(
+            config=FinetuneConfig(**{**order["config"], **values, "workers": world, "threads": 1}),
+            sources=(TokenSource(Noun(*order["tokens"])),),
+            tasks=tuple(order["tasks"]),
+            task_weights=(1.0,) * len(order["tasks"]),
+            output=f"{order['output']}/{name}",
+            scratch=order["scratch"],
+        )
+        try:
+            found = _train_twice(settings)
+        except Exception:
+            found = {"error": traceback.format_exc()}
+        if int(os.environ["RANK"]) == 0:
+            Path(settings.output).mkdir(exist_ok=True)
+            Path(settings.output, "found.json").write_text(json.dumps(found))
+        if "error" in found:
+            break  # the other ranks may wait in a collective: nothing after this would mean anything
+    torch.distributed.destroy_process_group()
+
+
+def _train_twice(settings: Any) -> dict[str, Any]:
+    import dataclasses
+
+    from raycurate.training import loop
+
+    found = []
+    for steps in (1, 2):
+        config = settings.config.model_copy(update={"max_steps": steps})
+        outcome = loop.train(dataclasses.replace(settings, config=config))
+        found.append({"steps": outcome.steps, "resumed_from": outcome.resumed_from, "loss": outcome.loss})
+        found[-1]["parallelism"] = outcome.parallelism
+        _forget()
+    return {"trainings": found}
+
+
+def _forget() -> None:
+    """Let libraries forget the training of before, as the end of its process would."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    gc.collect()
+    unset_hf_deepspeed_config()
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,101 @@
+"""Every way to spread a training, of every kind of trained weights, in both precisions, on one rank and on two."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from raycurate.training.network import merge_adapter
+from tests.tiny_vlms import make_tiny_vlm
+from tests.training.made_runs import TASKS, write_run, write_tokens
+
+COMBINATIONS = {
+    f"{deepspeed or 'ddp'}-{method}-{precision}": {"deepspeed": deepspeed, "method": method, "precision": precision}
+    for deepspeed, method, precision in itertools.product(
+        (None, "zero2", "zero3"), ("lora", "full", "projector"), ("bfloat16", "float32")
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A tiny LLaVA with random weights."""
+    return str(make_tiny_vlm("llava", tmp_path_factory.mktemp("llava")))
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory, model):
+    """Eight rows of three tasks."""
+    return write_tokens(write_run(tmp_path_factory.mktemp("run"), 8), model)
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def trained(request, tmp_path_factory, model, tokens) -> Path:
+    """The folder with what each combination left, all trained by one group of processes."""
+    folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
+    order = {
+        "combinations": COMBINATIONS,
+        "config": {
+            "model": model,
+            "batch_rows": 4,
+            "lora_rank": 2,
+            "lora_alpha": 4,
+            "learning_rate": 1e-3,
+            "schedule": "constant",
+            "save_steps": 1,
+            "trackers": [],
+        },
+        "tokens": [tokens.run_uri, tokens.noun, tokens.label],
+        "tasks": TASKS,
+        "output": str(folder),
+        "scratch": str(folder / "scratch"),
+    }
+    (folder / "order.json").write_text(json.dumps(order))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    logs = [folder / f"rank-{r}.log" for r in range(request.param)]
+    processes = []
+    for r, log in enumerate(logs):
+        with open(log, "w") as stream:  # a pipe that nobody reads would fill and stop the rank that writes to it
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.training.matrix_worker", str(folder / "order.json")],
+                env={**environment, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(request.param)},
+                stderr=stream,
+            )
+        processes.append(process)
+    try:
+        codes = [process.wait(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(codes), logs[0].read_text()[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_trains_saves_and_goes_on(trained, name):
+    """One step, a checkpoint, one more step from it; the saved model is one that plain transformers loads."""
+    from transformers import AutoModelForImageTextToText
+
+    found = json.loads((trained / name / "found.json").read_text())
+    assert "error" not in found, found["error"]
+    first, second = found["trainings"]
+    assert (first["steps"], first["resumed_from"]) == (1, None)
+    assert (second["steps"], second["resumed_from"]) == (2, 1)
+    assert 0 < second["loss"] < 100
+    if "lora" in name:
+        order = json.loads((trained / "order.json").read_text())
+        merge_adapter(order["config"]["model"], trained / name / "final", trained / name / "merged")
+    saved = AutoModelForImageTextToText.from_pretrained(trained / name / ("merged" if "lora" in name else "final"))
+    assert all(torch.isfinite(weight).all() for weight in saved.parameters())
