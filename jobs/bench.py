@@ -3,6 +3,7 @@
     extraction  the Ray pipeline against the same batches in a bare in-memory torch loop
     kmeans      spherical k-means against ``faiss.Kmeans(spherical=True)``, same data, start, iterations and threads
     mmd         incremental greedy MMD against the published O(n^2 M^2) form, same picks
+    features    a part of features, written and read by the run directory, against the same bytes as one plain column
     memory      peak resident memory of the processes of each stage at N and 10 N rows
     sweep       one more (temperature, ratio) against the first run, extraction included
     methods     a second and a third method on the scores of the first, against the first with its pass; two models
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -305,7 +307,49 @@ def bench_vitw() -> None:
     say("finetune step with VITW", ours, ours / found["ratio"], "tok/s", "32 rows of the embedded model")
 
 
-BENCHES = ("extraction", "kmeans", "mmd", "memory", "sweep", "methods", "vitw")
+# features on disk
+
+
+def bench_features(folder: Path, rows: int, dim: int) -> None:
+    """A part of the run directory, checksum, record and keys included, beside pyarrow alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from raycurate.features.rows import features_column, features_of_table, with_row_facts
+    from raycurate.store import Run
+
+    pa.set_cpu_count(1)
+    noun = Run(str(folder / "run")).noun("features")
+    noun.begin({"stage": "extract"})
+    rows_ND = np.random.default_rng(0).standard_normal((rows, dim), dtype=np.float32).astype(np.float16)
+    keys = pa.array([f"{i:040d}-0" for i in range(rows)])
+    plain = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * dim), rows, [None, pa.py_buffer(rows_ND)])
+
+    def write() -> None:
+        table = with_row_facts(pa.table({"key": keys, "features": features_column(rows_ND)}))
+        noun.commit_part(0, table, rows_in=rows, compression="none")
+
+    def write_plain() -> None:
+        pq.write_table(pa.table({"f": plain}), folder / "plain.parquet", compression="none", use_dictionary=False)
+
+    def read() -> None:
+        assert features_of_table(noun.read_part(0)).shape == rows_ND.shape
+
+    def read_plain() -> None:
+        assert pq.read_table(folder / "plain.parquet", use_threads=False).num_rows == rows
+
+    for name, ours, peer in (("write", write, write_plain), ("read", read, read_plain)):
+        rate, peers = (rows_ND.nbytes / 1e9 / min(_seconds(call) for _ in range(5)) for call in (ours, peer))
+        say(f"features, {name}", rate, peers, "GB/s", f"{rows} x {dim} float16, file system included")
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+BENCHES = ("extraction", "kmeans", "mmd", "features", "memory", "sweep", "methods", "vitw")
 
 
 @click.command(context_settings={"show_default": True})
@@ -332,6 +376,8 @@ def main(only: tuple[str, ...], rows: int, sweep_rows: int, method_rows: int, me
             bench_mmd((66, 200, 600, 5000))
         if "kmeans" in chosen:
             bench_kmeans(folder / "kmeans", 50_000, 2560, 500, 10, repeats)
+        if "features" in chosen:
+            bench_features(folder / "features", 8192, 20_480)
         if "extraction" in chosen:
             bench_extraction(folder / "extraction", rows)
         if "sweep" in chosen:

@@ -84,9 +84,7 @@ def write_clusters(
         )
         noun.commit_part(shard, table, rows_in=len(part))
     clusters = len(centroids_KD)
-    centroid = pa.FixedSizeListArray.from_arrays(
-        pa.array(centroids_KD.astype(np.float32).reshape(-1)), centroids_KD.shape[1]
-    )
+    centroid = features_column(centroids_KD, np.float32)
     sizes = np.bincount(labels_N, minlength=clusters)
     noun.write_table(
         "centroids.parquet",

@@ -1,10 +1,10 @@
 """Float16 rows that are read many times, partly in memory, the rest in a raw file on the node's disk.
 
-Decoding Parquet lists of halves runs at 0.2 GB/s a core, ``pread`` of raw bytes from the page cache at 4 GB/s (both
-measured), and k-means reads every row once per iteration. So the first pass keeps as many rows as a memory budget
-allows (on the device that computes) and appends the others to a scratch file, which later passes read with ``pread``
-into reused buffers, a block ahead of the arithmetic. The file is unlinked as soon as it is open: it vanishes with the
-process, however that ends.
+k-means reads every row once per iteration: ``pread`` of raw bytes from the page cache runs at 4 GB/s (measured), an
+object store at a fraction of that, and the rows of a projection or a sample lie nowhere else. So the first pass keeps
+as many rows as a memory budget allows (on the device that computes) and appends the others to a scratch file, which
+later passes read with ``pread`` into reused buffers, a block ahead of the arithmetic. The file is unlinked as soon as
+it is open: it vanishes with the process, however that ends.
 
 Memory: the budget and two blocks. Disk: 2 D bytes for each row outside the budget.
 """

@@ -35,6 +35,7 @@ from raycurate.experiments.figures import new_figure
 from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.results import Row
 from raycurate.experiments.tables import write_figures, write_table
+from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_session
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.shards import describe
@@ -104,7 +105,7 @@ def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest
     probes = _probes(config, sources, targets)
     results = run_probes(run, noun, "trained", probes, max_concurrent=config.max_concurrent)
     alone_T, joint_ST = _losses(results, len(sources), len(targets))
-    centroids_KD = table["centroid"].combine_chunks().flatten().to_numpy().reshape(len(size_K), -1)
+    centroids_KD = features_of_table(table, "centroid", np.float32)
     block_dim = int(found.metrics["block_dim"])
     proxy_K = transferability(centroids_KD, size_K, reading=config.reading, block_dim=block_dim)
     near_S = _mean_cosines(centroids_KD[sources], centroids_KD[targets])

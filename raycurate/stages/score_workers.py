@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import ScoreConfig
-from raycurate.features.rows import features_column, features_of_table
+from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.stages.actor_pool import PLACE, line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
@@ -291,6 +291,8 @@ class _Rows:
         rejects = rejects_of(self.source, failed, reasons[failed].tolist(), self.details[failed].tolist())
         check_some_good(shard, self.source.num_rows, rejects, self.max_rejected)
         table = pa.table({"key": self.source["key"], **columns}).filter(good_N)
+        if "features" in columns:
+            table = with_row_facts(table)
         rows = self.source.num_rows
         return noun.commit_part(shard, table, rows_in=rows, rejects=rejects, compression=compression)
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from raycurate.config import Label, StageConfig, execution
-from raycurate.features.rows import features_of_table
+from raycurate.features.rows import features_column, features_of_table
 from raycurate.ray_session import in_session
 from raycurate.selection.sketch import SketchSum, frequencies, sketch_rows, sum_sketches
 from raycurate.stages.shards import describe, run_missing_shards, skip_if_done
@@ -71,15 +71,13 @@ def read_total(noun: Noun) -> SketchSum:
 
 def sketch_of_table(table: pa.Table) -> np.ndarray:
     """The int16 [N, 2 M] array of a part."""
-    column = table["sketch"].combine_chunks()
-    return column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    return features_of_table(table, "sketch", np.int16)
 
 
 def _sketch_shard(noun: Noun, features: Noun, dimension: int, config: SketchConfig, shard: int) -> ShardRecord:
     rows = features.read_part(shard)
     frequency_DM = frequencies(dimension, config.frequencies, config.seed)
     sketch_NF = sketch_rows(features_of_table(rows), frequency_DM, config.sigma)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(sketch_NF.reshape(-1)), sketch_NF.shape[1])
-    table = pa.table({"key": rows["key"], "sketch": column})
+    table = pa.table({"key": rows["key"], "sketch": features_column(sketch_NF, np.int16)})
     total = sum_sketches(sketch_NF).total_F.tolist()
     return noun.commit_part(shard, table, rows_in=rows.num_rows, extra={"total": total})

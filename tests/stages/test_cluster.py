@@ -60,7 +60,7 @@ def outcome(run: Run, label: str = "main") -> tuple[np.ndarray, list, list, list
     parts = list(noun.iter_parts())
     history = noun.manifest().metrics["history"]
     return (
-        features_of_table(noun.read_table("centroids.parquet"), "centroid"),
+        features_of_table(noun.read_table("centroids.parquet"), "centroid", np.float32),
         [value for part in parts for value in part["cluster"].to_pylist()],
         [value for part in parts for value in part["similarity"].to_pylist()],
         [report["objective"] for report in history],

@@ -70,13 +70,8 @@ def _write_selection(run: Run, samples: Noun, parts: list[np.ndarray], keep_ever
 
 def write_tokens(run: Run, model: str, **settings) -> Noun:
     """The `tokens` noun of every sample of a run, made without Ray."""
-    from raycurate.stages.tokenize import _finish, _make_shard
+    from raycurate.stages.shards import map_here
+    from raycurate.stages.tokenize import tokenize
     from raycurate.training.config import FinetuneConfig
 
-    config = FinetuneConfig(model=model, selection=None, **settings)
-    samples, noun = run.noun("samples"), run.noun("tokens", "made")
-    noun.begin({"stage": "tokenize", "config": config.determining()})
-    for shard in range(samples.require("ingest").shards):
-        _make_shard(samples, None, noun, config, None, None, shard)
-    _finish(noun)
-    return noun
+    return tokenize(run, FinetuneConfig(model=model, selection=None, **settings), "made", map_here)

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycurate.features.rows import features_column
+from raycurate.features.rows import features_column, features_of_table
 from raycurate.samples.schema import SAMPLE_SCHEMA, ImageRef, Message, Sample, sample_to_row
 from raycurate.store import Noun, Run
 from raycurate.training import loop
@@ -134,7 +134,7 @@ def _difficulty(run: Run, folder: Path) -> dict[str, float]:
     net = ScoreNet(DIM, betas=(0.9, 0.999), weight_decay=0.0)
     net.load(folder / "final" / "score_net.safetensors")
     table = run.noun("features", "clip").read_part(0)
-    rows_ND = torch.tensor(table["features"].to_pylist(), dtype=torch.float64)
+    rows_ND = torch.from_numpy(features_of_table(table).astype(np.float64))
     return dict(zip(table["key"].to_pylist(), (-net.scores(rows_ND)).tolist(), strict=True))
 
 
