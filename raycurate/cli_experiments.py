@@ -118,6 +118,7 @@ def transferability(
     Example:
       raycurate transferability runs/llava --sources 50 --targets 50 --rows 200 --set finetune.batch_rows=16
     """
+    from raycurate.balancing.correlation import Correlation
     from raycurate.experiments.transferability import TransferabilityConfig, measure_transferability
 
     values: dict[str, Any] = {
@@ -132,9 +133,10 @@ def transferability(
     config = config_of(TransferabilityConfig, values, overrides)
     made = _in_session(lambda: measure_transferability(Run(run), config), config.finetune)
     for name in ("pearson", "spearman"):
-        found = made.metrics[name]
-        text = f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
-        out.print(f"{name.capitalize()}'s correlation of T with S: {text}", markup=False, highlight=False)
+        found = Correlation(**made.metrics[name])
+        out.print(f"{name.capitalize()}'s correlation of T with S: {found}", markup=False, highlight=False)
+    if "why_none" in made.metrics:
+        out.print(f"[bold yellow]warning:[/] {plain(made.metrics['why_none'])}", highlight=False)
     folder = plain(Run(run).noun("transferability", label).folder)
     out.print(f"[bold]transferability[/] {made.metrics['pairs']} pairs -> {folder}", highlight=False)
 

@@ -7,14 +7,20 @@ stage's fingerprint, so changing it makes the stage run again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raycurate.errors import UserError, unknown_name
+from raycurate.names import plain_label
 
-Label = str
+Label = Annotated[str, AfterValidator(plain_label)]
+"""The name of a noun inside a run."""
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+"""What numpy's and torch's generators both take."""
+ALTERNATIVES = ("str", "int", "float", "bool", "tuple", "dict", "none")
+"""What pydantic calls the alternatives of a field, beside names with brackets."""
 ConfigT = TypeVar("ConfigT", bound="StageConfig")
 
 
@@ -36,7 +42,7 @@ def node_labels() -> Any:
 class StageConfig(BaseModel):
     """What every stage's config can do."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     def determining(self) -> dict[str, Any]:
         """The fields that determine the result, as plain values.
@@ -148,7 +154,7 @@ class ClusterConfig(StageConfig):
 
     clusters: int = Field(ge=1, description="K")
     iterations: int = Field(50, ge=1)
-    seed: int = 1234
+    seed: Seed = 1234
     init: Literal["random", "kmeans++"] = "random"
     precision: Literal["exact", "fast"] = "exact"
     tolerance: float = Field(
@@ -190,7 +196,7 @@ class SelectConfig(StageConfig):
 
     method: str = Field("coincide", description="a method's name or package.module:object")
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples to keep")
-    seed: int = Field(0, description="of every random draw")
+    seed: Seed = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
     samples: Label = "main"
     clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")
@@ -228,17 +234,47 @@ def make_config(kind: type[ConfigT], values: Mapping[str, Any], where: str = "")
 
 
 def _explain(kind: type[StageConfig], error: ValidationError, where: str) -> str:
-    lines = []
-    for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"])
+    """One part per field: the alternatives of a field that takes several are one part."""
+    found: dict[str, list[Any]] = {}
+    problems = error.errors()
+    deep = {problem["loc"][:-1] for problem in problems}
+    for problem in problems:
+        if problem["type"] == "too_short" and problem["loc"] in deep:  # without the items that are wrong themselves
+            continue
         if problem["type"] == "extra_forbidden":
             owner = _owner_of(kind, problem["loc"][:-1])
-            lines.append(f"{path}: {unknown_name('setting', str(problem['loc'][-1]), owner.model_fields)}")
+            told = str(unknown_name("setting", str(problem["loc"][-1]), owner.model_fields))
         elif problem["type"] == "missing":
-            lines.append(f"{path}: is required")
+            told = "is required"
+        elif problem["type"] == "value_error":  # raised by a check of our own: its text says what was given
+            told = str(problem["ctx"]["error"])
         else:
-            lines.append(f"{path}: {problem['msg']} (got {problem['input']!r})")
+            found.setdefault(_path(problem["loc"]), []).append(problem)
+            continue
+        found.setdefault(_path(problem["loc"]), []).append(told)
+    lines = [f"{path}: {_told(problems)}" if path else _told(problems) for path, problems in found.items()]
     return f"{where}{': ' if where else ''}" + "; ".join(lines)
+
+
+def _path(loc: Sequence[Any]) -> str:
+    """The place of a value, without the names that pydantic gives to the alternatives of a type."""
+    parts: list[str] = []
+    for part in loc:
+        if isinstance(part, str) and ("[" in part or part in ALTERNATIVES):
+            break
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _told(problems: Sequence[Any]) -> str:
+    """What is wrong with one value."""
+    texts = [problem for problem in problems if isinstance(problem, str)]
+    others = [problem for problem in problems if not isinstance(problem, str)]
+    if others:
+        wanted = " or ".join(dict.fromkeys(problem["msg"].removeprefix("Input should be ") for problem in others))
+        start = "Input should be " if others[0]["msg"].startswith("Input should be ") else ""
+        texts.append(f"{start}{wanted} (got {others[0]['input']!r})")
+    return "; ".join(texts)
 
 
 def _owner_of(kind: type[StageConfig], path: Sequence[Any]) -> type[BaseModel]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+from raycurate.errors import UserError
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,9 +61,42 @@ def read_bytes(filesystem: pafs.FileSystem, path: str) -> bytes:
         return stream.read()
 
 
-def write_json(filesystem: pafs.FileSystem, path: str, value: Any) -> None:
-    """A small JSON file, readable by people."""
-    write_bytes(filesystem, path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+def json_text(value: Any, where: str, *, sort_keys: bool = True) -> str:
+    """A value as JSON that every reader takes: a number that is not finite has no place in it.
+
+    Raises:
+        UserError: a number is nan or infinite, with its place; whoever writes decides what it means (`or_null`).
+    """
+    try:
+        return json.dumps(value, indent=2, sort_keys=sort_keys, allow_nan=False) + "\n"
+    except ValueError as error:
+        place = next(_not_finite(value, ""), None)
+        if place is None:
+            raise
+        raise UserError(f"{where} is not written: {place}, which JSON cannot hold") from error
+
+
+def or_null(value: Any) -> Any:
+    """Plain values with None for every number that is nan or infinite: a reader sees that there is none."""
+    if isinstance(value, dict):
+        return {key: or_null(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [or_null(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """The places of the numbers that are not finite, as `metrics.loss is nan`."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, part in parts:
+        yield from _not_finite(part, f"{place}.{name}" if place else str(name))
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place or 'the value'} is {value}"
+
+
+def write_json(filesystem: pafs.FileSystem, path: str, value: Any, *, sort_keys: bool = True) -> None:
+    """A small JSON file, readable by people; raises as `json_text`."""
+    write_bytes(filesystem, path, json_text(value, path, sort_keys=sort_keys).encode())
 
 
 def read_json(filesystem: pafs.FileSystem, path: str) -> Any | None:

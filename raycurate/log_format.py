@@ -12,6 +12,8 @@ import logging
 import os
 import time
 
+from raycurate.filesystem import or_null
+
 ASKED_BY = "RAYCURATE_LOG"
 FIELDS = "raycurate_fields"
 """Where a log record keeps the fields that its JSON form shows beside the message."""
@@ -36,4 +38,4 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(or_null(line), allow_nan=False)

@@ -27,7 +27,8 @@ class Meters:
     """The metrics of one attempt of one stage. Without a connected cluster nothing is counted."""
 
     def __init__(self, run: str, stage: str, label: str, unit: str) -> None:
-        self._tags = {"run": run, "stage": stage, "label": label}
+        # Ray takes ASCII only.
+        self._tags = {"run": run, "stage": stage, "label": label.encode("ascii", "backslashreplace").decode()}
         self._unit = {**self._tags, "unit": unit}
         self._done = Counter(f"{PREFIX}_units", "Units of work done", tag_keys=(*TAGS, "unit"))
         self._rejected = Counter(f"{PREFIX}_quarantined", "Rejected rows by reason", tag_keys=(*TAGS, "reason"))

@@ -41,6 +41,7 @@ from raycurate.filesystem import (
     write_bytes,
     write_json,
 )
+from raycurate.names import plain_label
 
 RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
 
@@ -269,9 +270,9 @@ class Noun:
         """A small file inside the noun's folder, atomically."""
         write_bytes(self.filesystem, f"{self.folder}/{name}", data)
 
-    def write_json(self, name: str, value: Any) -> None:
-        """A small JSON file inside the noun's folder."""
-        write_json(self.filesystem, f"{self.folder}/{name}", value)
+    def write_json(self, name: str, value: Any, *, sort_keys: bool = True) -> None:
+        """A small JSON file inside the noun's folder; a number that is not finite is an error."""
+        write_json(self.filesystem, f"{self.folder}/{name}", value, sort_keys=sort_keys)
 
     def read_json(self, name: str) -> Any | None:
         """A small JSON file inside the noun's folder, None where there is none."""
@@ -285,10 +286,8 @@ class Run:
     uri: str
 
     def noun(self, noun: str, label: str = "main") -> Noun:
-        """A noun of the run, made or not."""
-        if not label or "/" in label or label.startswith("."):
-            raise UserError(f"label '{label}' is not a plain name. Use letters, digits, '-', '_', '.' and '='.")
-        return Noun(self.uri.rstrip("/"), noun, label)
+        """A noun of the run, made or not. Raises `UserError` for a label that is no plain name."""
+        return Noun(self.uri.rstrip("/"), noun, plain_label(label))
 
     @property
     def id(self) -> str:

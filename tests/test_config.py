@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import ClusterConfig, ExtractConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
+from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.recipe import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "jobs" / "recipes"
@@ -66,3 +67,25 @@ def test_batch_shape_determines():
     """What changes the rounding of a forward pass is part of the fingerprint."""
     small = make_config(ExtractConfig, {"batch_tokens": 1024})
     assert small.determining() != make_config(ExtractConfig, {}).determining()
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (ExtractConfig, {"layers": ["foo", "1"]}, r"layers: Input should be 'auto' or a valid integer.*\(got "),
+        (IngestConfig, {"source": "a", "hash_range": [0.5, 0.1]}, r"hash_range \[0.5, 0.1\] must ascend"),
+        (SelectConfig, {"ratio": float("nan")}, r"ratio: Input should be a finite number \(got nan\)"),
+        (SelectConfig, {"seed": -1}, r"seed: Input should be greater than or equal to 0 \(got -1\)"),
+        (SelectConfig, {"seed": 1 << 40}, "seed: Input should be less than 4294967296"),
+        (CompareConfig, {"seeds": ["x"]}, "seeds.0: Input should be a valid integer"),
+        (ClusterConfig, {}, "^clusters: is required$"),
+        (EvaluateConfig, {"model": "tiny"}, "^give either data "),
+    ],
+)
+def test_every_wrong_setting_is_one_readable_part(kind, values, message):
+    """No union of types, no 'Value error', no empty name of a field."""
+    with pytest.raises(UserError, match=message) as caught:
+        make_config(kind, values)
+    assert "Value error" not in str(caught.value)
+    assert "[int, ...]" not in str(caught.value)
+    assert ";" not in str(caught.value)

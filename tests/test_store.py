@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from raycurate.errors import UserError
+from raycurate.filesystem import or_null
 from raycurate.store import Noun, Run
 
 REJECTS = pa.table({"reason": ["image_corrupt", "image_corrupt", "no_answer"]})
@@ -100,3 +101,13 @@ def test_a_run_works_on_other_filesystems(tmp_path):
     noun.commit_part(0, _table(3), rows_in=3)
     noun.finish()
     assert Run(str(tmp_path / "run")).noun("samples").read_part(0).num_rows == 3
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_what_json_cannot_hold_is_named_and_not_written(noun, number):
+    """No `NaN` in a file that calls itself JSON: whoever writes must say what it means."""
+    with pytest.raises(UserError, match=f"results.json is not written: trials.1.loss is {number}, "):
+        noun.write_json("results.json", {"trials": [{"loss": 0.5}, {"loss": number}]})
+    assert noun.read_json("results.json") is None
+    noun.write_json("results.json", or_null({"trials": [{"loss": number}, (1.0, "nan")]}))
+    assert noun.read_json("results.json") == {"trials": [{"loss": None}, [1.0, "nan"]]}

@@ -25,12 +25,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Correlation:
-    """A coefficient with the bounds of its interval; all nan where one side is constant."""
+    """A coefficient with the bounds of its interval; all None where one side is constant."""
 
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     undefined: int
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "none"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def correlate(
@@ -75,6 +80,6 @@ def _with_interval(values_B: Array, level: float) -> Correlation:
     defined = values_B[1:][np.isfinite(values_B[1:])]
     undefined = len(values_B) - 1 - len(defined)
     if not np.isfinite(values_B[0]) or not len(defined):
-        return Correlation(float("nan"), float("nan"), float("nan"), undefined)
+        return Correlation(None, None, None, undefined)
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Correlation(float(values_B[0]), float(low), float(high), undefined)

@@ -40,6 +40,16 @@ class MeasuredTransferability:
     pearson: Correlation
     spearman: Correlation
 
+    @property
+    def why_none(self) -> str | None:
+        """Why T and S have no correlation, where they have none."""
+        for name, values_S in (("T", self.measured_S[self.targets_S > 0]), ("S", self.proxy_S[self.targets_S > 0])):
+            if np.ptp(values_S) == 0:
+                return f"all {len(values_S)} values of {name} are {values_S[0]:g}: equal numbers have no correlation"
+        if self.pearson.value is None:
+            return "T and S vary too little for a correlation"
+        return None
+
 
 def measured_transferability(alone_T: Array, joint_ST: Array) -> tuple[Array, NDArray[np.int64]]:
     """Return T of Eq. 4, float64 [S], and the number of targets behind each.

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, PoolConfig, StageConfig, execution
+from raycurate.config import Label, PoolConfig, Seed, StageConfig, execution
 
 FULL = "full"
 
@@ -54,7 +54,7 @@ class CompareConfig(StageConfig):
     methods: tuple[str, ...] = Field(
         (FULL, "random", "stratified", "coincide"), min_length=1, description="selection methods; 'full' = all rows"
     )
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="of the selection and of the training")
+    seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="of the selection and of the training")
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples that a method keeps")
     options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
     finetune: dict[str, Any] = Field({}, description="settings of `finetune`, the same for every line")

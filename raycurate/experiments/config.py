@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution
+from raycurate.config import Label, Seed, StageConfig, execution
 from raycurate.evaluation.config import FULL
 
 # A probe's model is deleted with its logs.
@@ -26,7 +26,7 @@ class SweepConfig(StageConfig):
     methods: tuple[str, ...] = Field(("coincide",), min_length=1, description="'full' = all rows, with finetune only")
     temperatures: tuple[float, ...] = Field((), description="of the methods that have one; none: each method's default")
     ratios: tuple[float, ...] = Field((0.2,), min_length=1, description="parts of all samples to keep")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of the selection, and of the training")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="of the selection, and of the training")
     options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
     samples: Label = "main"
     clusters: Label = "main"

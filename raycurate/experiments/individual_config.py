@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from raycurate.balancing.individual_select import Rule
-from raycurate.config import Label, StageConfig, execution
+from raycurate.config import Label, Seed, StageConfig, execution
 from raycurate.errors import UserError, unknown_name
 from raycurate.experiments.config import check_section
 
@@ -27,7 +27,7 @@ class IndividualSelectConfig(StageConfig):
     mode: Literal["parallel", "sequential"] = Field(
         "parallel", description="sequential: an accepted dataset joins the baseline before the next is tried"
     )
-    seeds: tuple[int, ...] = Field((0, 1), min_length=2, description="of the baseline's trainings: its mean and sd")
+    seeds: tuple[Seed, ...] = Field((0, 1), min_length=2, description="of the baseline's trainings: its mean and sd")
     candidate_seeds: int = Field(1, ge=1, description="train each candidate with the first so many seeds; their mean")
     threshold_sds: float = Field(1.0, ge=0, description="keep a gain above so many deviations of the baseline")
     largest_drop: float | None = Field(None, ge=0, description="points that no benchmark may fall; null: no bound")

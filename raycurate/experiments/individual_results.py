@@ -10,7 +10,6 @@ figures/       gains, deltas, curve
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +75,7 @@ def write_outcome(noun: Noun, outcome: Outcome) -> None:
         "curve": points,
         "soups": list(outcome.soups),
     }
-    noun.write_bytes("results.json", (json.dumps(value, indent=1) + "\n").encode())
+    noun.write_json("results.json", value, sort_keys=False)
     write_table(noun, "decisions", decisions)
     write_table(noun, "curve", points)
     if outcome.soups:

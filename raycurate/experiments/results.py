@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -78,7 +77,7 @@ def write_results(noun: Noun, sweep: Sweep) -> None:
         {"label": a, **dict(zip(labels, line, strict=True))} for a, line in zip(labels, sweep.overlap, strict=True)
     ]
     value = {"config": sweep.config.determining(), "rows": sum(sweep.tasks.values()), "trials": rows, "tasks": tasks}
-    noun.write_bytes("results.json", (json.dumps(value, indent=1) + "\n").encode())
+    noun.write_json("results.json", value, sort_keys=False)
     for name, table in (("results", rows), ("tasks", tasks), ("overlap", overlap), ("timings", times)):
         noun.write_bytes(f"{name}.csv", to_csv(table).encode())
     delete_folder(noun.filesystem, f"{noun.folder}/figures")

@@ -13,7 +13,6 @@ hold the steps fix `finetune.max_steps`.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -119,7 +118,7 @@ def summarize(rows: Sequence[Row]) -> list[Row]:
 def _write(noun: Noun, config: ScalingConfig, rows: Sequence[Row]) -> None:
     sizes = summarize(rows)
     value = {"config": config.determining(), "sizes": sizes, "trainings": list(rows)}
-    noun.write_bytes("results.json", (json.dumps(value, indent=1) + "\n").encode())
+    noun.write_json("results.json", value, sort_keys=False)
     write_table(noun, "trainings", rows)
     write_table(noun, "scaling", sizes)
     title = f"# Score by rows, {config.stage}\n\nMean of the benchmarks on 0 to 100; sd over seeds.\n\n"

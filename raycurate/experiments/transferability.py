@@ -17,7 +17,6 @@ alone, as in the paper, so T holds the gain of more steps too, which is alike fo
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
-from raycurate.config import Label, StageConfig, execution, make_config
+from raycurate.config import Label, Seed, StageConfig, execution, make_config
 from raycurate.errors import UserError
 from raycurate.experiments.config import PROBE_DEFAULTS, check_section
 from raycurate.experiments.figures import new_figure
@@ -58,7 +57,7 @@ class TransferabilityConfig(StageConfig):
     pairs: int | None = Field(None, ge=3, description="at most so many pairs, by fewer targets")
     samples: Label = "main"
     clusters: Label = "main"
-    seed: int = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
+    seed: Seed = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
     finetune: dict[str, Any] = Field({}, description="settings of `finetune`")
     reading: TransferabilityReading = Field("paper", description="of Eq. 5: paper, or code as the authors' program")
     resamples: int = Field(2000, ge=1, description="of the bootstrap")
@@ -114,6 +113,8 @@ def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest
         for proxy_S in (proxy_K[sources], near_S)
     )
     _write(noun, config, (sources, targets), (alone_T, joint_ST), (whole, near), size_K)
+    if whole.why_none is not None:
+        log.warning("transferability: %s", whole.why_none)
     return noun.finish(metrics={"pairs": joint_ST.size, **_correlations(whole)})
 
 
@@ -175,7 +176,9 @@ def _mean_cosines(left_SD: Array, right_TD: Array) -> Array:
 
 
 def _correlations(found: MeasuredTransferability) -> dict[str, Any]:
-    return {"pearson": dataclasses.asdict(found.pearson), "spearman": dataclasses.asdict(found.spearman)}
+    """Both coefficients, null where there are none, and then the reason."""
+    why = {} if found.why_none is None else {"why_none": found.why_none}
+    return {"pearson": dataclasses.asdict(found.pearson), "spearman": dataclasses.asdict(found.spearman), **why}
 
 
 def _write(
@@ -210,7 +213,7 @@ def _write(
         "sources": rows,
         "pairs": pairs,
     }
-    noun.write_bytes("results.json", (json.dumps(value, indent=1) + "\n").encode())
+    noun.write_json("results.json", value, sort_keys=False)
     write_table(noun, "sources", rows)
     write_table(noun, "pairs", pairs)
     write_figures(noun, _figures(whole, alone_T - joint_ST, sources.tolist(), targets.tolist()))
@@ -223,10 +226,7 @@ def _figures(
     scatter = new_figure(5.5, 4.5)
     axes = scatter.add_subplot()
     axes.plot(found.proxy_S, found.measured_S, marker="o", linestyle="none")
-    texts = [
-        f"{name} {each.value:.2f} [{each.low:.2f}, {each.high:.2f}]"
-        for name, each in (("Pearson", found.pearson), ("Spearman", found.spearman))
-    ]
+    texts = [f"Pearson {found.pearson}", f"Spearman {found.spearman}"]
     axes.set(xlabel="S: mean cosine to all clusters", ylabel="T: mean fall of the loss")
     axes.set_title(", ".join(texts), fontsize="small")
     gains = new_figure(2.5 + 0.3 * len(targets), 1.5 + 0.22 * len(sources))

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
-from raycurate.config import Label, StageConfig, execution
+from raycurate.config import Label, Seed, StageConfig, execution
 
 COTBAL = "cotbal"
 FINETUNE_OWN = (
@@ -58,7 +58,7 @@ class BalanceProbesConfig(ProbeSettings, BalanceConfig):
     validation: Label = Field(description="label of the samples that score the probes; no row of the test set")
     mini: float = Field(1 / 32, gt=0, le=1, description="part of every task in the mini sets")
     large: float = Field(1.0, gt=0, le=1, description="part of the probed task; the mini sets lie inside it")
-    seed: int = Field(0, description="of the choice of rows and of the training")
+    seed: Seed = Field(0, description="of the choice of rows and of the training")
     groups: dict[str, tuple[str, ...]] | None = Field(None, description="group -> tasks, which share one weight")
     fixed_unscored: Positive | None = Field(
         None, description="weight of tasks for which there is no ratio of scores; null: such a task is an error"
@@ -83,9 +83,9 @@ class CompareWeightsConfig(ProbeSettings):
     weightings: tuple[Literal["ew", "tla", "rlw", "dwa", "igb", "cotbal"], ...] = Field(
         ("ew", "tla", "rlw", "dwa", "igb", "cotbal"), min_length=1, description="lines of the table beside STL"
     )
-    seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="of the training; all train on the same rows")
+    seeds: tuple[Seed, ...] = Field((0, 1), min_length=1, description="of the training; all train on the same rows")
     part: float = Field(1.0, gt=0, le=1, description="part of every task to train on")
-    rows_seed: int = Field(0, description="of the choice of rows")
+    rows_seed: Seed = Field(0, description="of the choice of rows")
     data: Label = Field("test", description="label of the test set's samples")
 
     @model_validator(mode="after")

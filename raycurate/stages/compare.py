@@ -14,7 +14,6 @@ Evaluation is not part of a line's cost. Seconds are those of the manifests, all
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -23,6 +22,7 @@ from typing import Any
 from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig
+from raycurate.names import as_label
 from raycurate.ray_session import one_writer
 from raycurate.selection import build_selector
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
@@ -98,7 +98,7 @@ def compare(run: Run, config: CompareConfig) -> Manifest:
 
 def line_label(config: CompareConfig, method: str, seed: int) -> str:
     """The label of a line's selection, model and scores."""
-    name = f"{re.sub(r'[^A-Za-z0-9._-]', '-', method)}-s{seed}"
+    name = f"{as_label(method)}-s{seed}"
     return name if config.label == "main" else f"{config.label}-{name}"
 
 

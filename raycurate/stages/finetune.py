@@ -35,7 +35,7 @@ import ray
 import ray.train
 
 from raycurate.errors import UserError
-from raycurate.filesystem import delete_folder, exists, resolve
+from raycurate.filesystem import delete_folder, exists, or_null, resolve
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
 from raycurate.stages.finetune_merge import write_merged
@@ -95,7 +95,7 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         outcome = _fit(run, order, gpus)
     if config.merge and config.method == "lora":
         write_merged(order, outcome["parameters"], in_process=in_process)
-    noun.write_json("history.json", outcome.pop("history"))
+    noun.write_json("history.json", or_null(outcome.pop("history")))  # a gradient norm may be infinite
     noun.write_json("tasks.json", outcome["tasks"])
     manifest = _finish(noun, rows, outcome)
     # They hold the optimizer's state, several times the model, and nobody goes on from them any more.

@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution, node_labels, rejected_share
+from raycurate.config import Label, Seed, StageConfig, execution, node_labels, rejected_share
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
@@ -41,7 +41,7 @@ class FinetuneConfig(StageConfig):
     mixture: tuple[MixturePart, ...] | None = Field(
         None, min_length=1, description="rows of several sources, tasks or clusters, instead of samples and selection"
     )
-    mixture_seed: int = Field(0, description="of the choice of rows of a mixture; training has a seed of its own")
+    mixture_seed: Seed = Field(0, description="of the choice of rows of a mixture; training has a seed of its own")
     held_out: tuple[MixturePart, ...] | None = Field(
         None, min_length=1, description="rows whose loss is taken at the end"
     )
@@ -83,7 +83,7 @@ class FinetuneConfig(StageConfig):
     overlong: Literal["cut", "quarantine"] = Field("cut", description="cut at the end of a turn, or reject the row")
     group_by_length: bool = Field(True, description="batches of rows of like length")
     precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="auto: bfloat16 on a GPU")
-    seed: int = 0
+    seed: Seed = 0
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     merge: bool = Field(False, description="with LoRA: also write the merged model, which plain transformers loads")
 

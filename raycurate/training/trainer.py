@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from raycurate.balancing.online import OnlineWeighting
+from raycurate.errors import UserError
 from raycurate.training.collate import POSITIONS, TASK_IDS
 from raycurate.training.data import EpochSampler, TokenDataset
 from raycurate.training.task_weights import TaskWeights
@@ -218,6 +219,7 @@ class VitwTrainer(Trainer):
         """Log; a line with a loss gets tokens, loss and gradient share of each task since the last one."""
         if "loss" in logs:
             tokens_K, losses_K, _, weighted_K, _ = self._close_window()
+            self._check_finite(losses_K)
             shares_K = gradient_shares(weighted_K)
             logs["rows_seen"] = float(self.totals_5K[2].sum())
             logs["tokens_seen"] = float(self.totals_5K[0].sum())
@@ -229,6 +231,16 @@ class VitwTrainer(Trainer):
                 if self.task_weights.changes:
                     logs[f"weight/{task}"] = float(weighted_K[k] / tokens)
         super().log(logs, start_time)
+
+    def _check_finite(self, losses_K: torch.Tensor) -> None:
+        """Stop at once, on all ranks, when the loss is no number any more: the weights are spoilt."""
+        spoilt = [self.tasks[k] for k in (~torch.isfinite(losses_K)).nonzero().flatten().tolist()]
+        if spoilt:
+            raise UserError(
+                f"the loss is not a number any more at step {self.state.global_step}, first seen on the tasks "
+                f"{', '.join(spoilt[:5])}. Lower learning_rate ({self.args.learning_rate:g}), raise warmup_ratio, or "
+                "train with precision=float32"
+            )
 
     def _close_window(self) -> torch.Tensor:
         """The sums since the last log over all ranks, [5, K] on the CPU; they move to the totals."""

@@ -97,13 +97,24 @@ def test_interval_is_the_percentile_bootstrap() -> None:
 
 
 def test_constant_values_have_no_correlation() -> None:
-    """Undefined is nan and counted, not zero; few distinct values leave out the resamples that are constant."""
+    """Undefined is None and counted, not zero; few distinct values leave out the resamples that are constant."""
     pearson, spearman = correlate(np.full(5, 0.1), np.arange(5.0), resamples=20)
-    assert np.isnan([pearson.value, pearson.low, pearson.high, spearman.value]).all()
+    assert (pearson.value, pearson.low, pearson.high, spearman.value) == (None, None, None, None)
+    assert str(pearson) == "none"
     assert pearson.undefined == 20
     few, _ = correlate(np.array([0.1, 0.1, 0.1, 0.7]), np.array([1.0, 2.0, 3.0, 4.0]), resamples=500)
     assert 500 * 0.2 < few.undefined < 500 * 0.45  # (3/4)^4 = 0.32
     assert np.isfinite([few.value, few.low, few.high]).all()
+
+
+def test_equal_numbers_say_why_there_is_no_correlation() -> None:
+    """All trainings alike, or all sources alike to the proxy: the numbers that are equal are named."""
+    alike, varied = np.full((4, 2), 1.0), np.arange(8.0).reshape(4, 2)
+    told = compare_with_proxy(np.ones(2), alike, np.arange(4.0)).why_none
+    assert told == "all 4 values of T are 0: equal numbers have no correlation"
+    told = compare_with_proxy(np.ones(2), varied, np.full(4, 0.25)).why_none
+    assert told == "all 4 values of S are 0.25: equal numbers have no correlation"
+    assert compare_with_proxy(np.ones(2), varied, np.arange(4.0)).why_none is None
 
 
 def test_correlations_that_cannot_be() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import Collator
 from raycurate.training.data import TrainingRow
@@ -220,6 +221,25 @@ def test_a_step_without_tokens_is_skipped(model, tmp_path, monkeypatch):
     assert moved == [True, False, False, True]
     assert torch.isfinite(seen[-1]).all()
     assert trainer.totals_5K[2].sum() == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_training(model, tmp_path, monkeypatch):
+    """At the first such step, not after hours with spoilt weights that transformers' own log would hide."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    network = load_network(model, dtype=torch.float32)
+    with torch.no_grad():
+        network.get_output_embeddings().weight[0, 0] = float("inf")
+    rows = MaskedRows(model)
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=1, use_cpu=True, logging_steps=1, save_strategy="no",
+        report_to="none", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
+    trainer = VitwTrainer(
+        model=network, args=arguments, train_dataset=rows, data_collator=Collator(load_processor(model), rows),
+        tasks=TASKS, task_weights=WEIGHTS,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"not a number any more at step 1, .* Lower learning_rate \(5e-05\)"):
+        trainer.train()
 
 
 def test_projector_has_its_own_learning_rate(model, tmp_path):
