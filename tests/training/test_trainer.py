@@ -238,7 +238,7 @@ def test_a_loss_that_is_no_number_ends_the_training(model, tmp_path, monkeypatch
         model=network, args=arguments, train_dataset=rows, data_collator=Collator(load_processor(model), rows),
         tasks=TASKS, task_weights=WEIGHTS,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"not a number any more at step 1, .* Lower learning_rate \(5e-05\)"):
+    with pytest.raises(UserError, match=r"not a number any more at step 2, .* Lower learning_rate \(5e-05\)"):
         trainer.train()
 
 
