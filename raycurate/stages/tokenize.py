@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 from raycurate.errors import UserError
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.fragments import as_samples
-from raycurate.stages.rejects import check_rejects
+from raycurate.stages.rejects import check_rejects, check_some_good
 from raycurate.stages.shards import MapShards, map_tasks, run_missing_shards
 from raycurate.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 WINDOW_ROWS = 256
 ROW_GROUP = 1024
 SAMPLE_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
@@ -37,7 +37,7 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
     """The finished ``tokens`` noun of a finetune's rows, made now or found.
 
     Raises:
-        UserError: there are no rows to train on, or every row of a shard was rejected.
+        UserError: there are no rows to train on, or too many of them were rejected.
     """
     samples = run.noun("samples", config.samples)
     sample_manifest = samples.require("ingest")
@@ -103,8 +103,6 @@ def _finish(noun: Noun, samples: Noun, config: FinetuneConfig) -> Manifest:
     tasks: Counter[str] = Counter()
     for record in records:
         tasks.update(record.extra["tasks"])
-    if not tasks:
-        raise UserError(f"every row was rejected; {noun.quarantine_folder} says why, row by row.")
     check_rejects("tokenize", noun, config.max_rejected, samples=samples)
     return noun.finish(
         metrics={
@@ -160,17 +158,13 @@ def _make_shard(
                 good.append(_as_tokens(row, result))
             else:
                 rejects.append(_as_reject(row, result.reason, result.detail))
-    if rejects and not good:
-        first = rejects[0]
-        raise UserError(
-            f"every one of the {len(rejects)} rows of shard {shard} was rejected, the first with "
-            f"'{first['reason']}': {first['detail']}. Check the model, the image root and max_length."
-        )
+    refused = pa.Table.from_pylist(rejects, schema=QUARANTINE_SCHEMA)
+    check_some_good(shard, rows.num_rows, refused, config.max_rejected)
     return noun.commit_part(
         shard,
         pa.Table.from_pylist(good, schema=TOKENS_SCHEMA),
         rows_in=rows.num_rows,
-        rejects=pa.Table.from_pylist(rejects, schema=QUARANTINE_SCHEMA),
+        rejects=refused,
         row_group_rows=ROW_GROUP,
         extra={
             "tasks": dict(Counter(row["task"] for row in good)),

@@ -5,10 +5,13 @@ is placed by its character offsets, so ids are what the model's tokenizer gives 
 A row in which a token holds characters of a prompt and of an answer is tokenised piece by piece instead. Then each
 image placeholder is expanded to the run of tokens that the processor writes for that image (`features/images.py`).
 
+An answer whose message says `train: False` is context: its tokens are no labels. Turns after the last answer that is
+trained on are left out.
+
 A row over `max_length` is cut at the end of its last answer that fits, its later turns and their images left out, or,
 where not even the first fits or `overlong` is "quarantine", rejected. Every other row that cannot be used is rejected
-with its reason: `template_error`, `no_answer`, `unmaskable`, `image_count_mismatch`, `special_token_in_text`,
-`undecodable_image`, `image_processor_error`, `overlong`.
+with its reason: `template_error`, `no_answer`, `no_trained_answer`, `unmaskable`, `image_count_mismatch`,
+`special_token_in_text`, `undecodable_image`, `image_processor_error`, `overlong`.
 
 Cost per row: two template renderings, one tokenisation, one image decode and resize (which finds broken images before
 the training does). Memory: the images of a window. Limits: fast tokenizers only, as character offsets are needed.
@@ -32,7 +35,7 @@ from raycurate.training.answers import AnswerRenderer, Segment
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """A row ready to train on: ids int32 [T], the [start, stop) spans of its answers int32 [A, 2], images shown."""
+    """A row ready to train on: ids int32 [T], [start, stop) spans of its trained answers int32 [A, 2], images shown."""
 
     position: int
     ids_T: np.ndarray
@@ -128,16 +131,20 @@ class RowTokenizer:
         ids: list[int],
         offsets: list[tuple[int, int]],
         runs: Sequence[ImageRun],
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
     ) -> TokenRow:
         ids_T, spans_A2 = self._place(segments, ids, offsets)
+        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        trained = [number for number, i in enumerate(answers) if messages[i].get("train") is not False]
+        if not trained:
+            raise RowError("no_trained_answer", "the row says of every answer that it is not trained on")
+        spans_A2, answers = spans_A2[trained], [answers[number] for number in trained]
         stop = int(spans_A2[-1, 1])  # a special token that the tokenizer adds at the end is not the template's
         ids_T, spans_A2 = self._expand(ids_T[:stop], spans_A2, runs)
         fitting = spans_A2[:, 1] <= self._max_length
         if not fitting.all() and (not self._cuts or not fitting[0]):
             raise RowError("overlong", f"{len(ids_T)} tokens, the limit is {self._max_length}")
         kept = int(fitting.sum())
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         return TokenRow(
             position=position,
             ids_T=ids_T[: int(spans_A2[kept - 1, 1])],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,19 @@ def made_sample(number: int) -> Sample:
     return Sample(messages=turns, images=(image,), task=task, source_file="made", source_row=number)
 
 
-def write_run(folder: Path, rows: int, *, shards: int = 2, keep_every: int | None = None) -> Run:
-    """A run with `rows` samples and, with `keep_every`, a selection of every n-th."""
+def write_run(
+    folder: Path,
+    rows: int,
+    *,
+    shards: int = 2,
+    keep_every: int | None = None,
+    other: Mapping[int, Sample] | None = None,
+) -> Run:
+    """A run with `rows` samples, those of `other` in place of the made ones, and, with `keep_every`, a selection."""
     run = Run(str(folder))
     samples = run.noun("samples")
     samples.begin({"stage": "ingest", "config": {"images": None}, "rows": rows})
-    made = [made_sample(number) for number in range(rows)]
+    made = [(other or {}).get(number) or made_sample(number) for number in range(rows)]
     parts = np.array_split(np.arange(rows), shards)
     for shard, part in enumerate(parts):
         table = pa.Table.from_pylist([sample_to_row(made[i]) for i in part], schema=SAMPLE_SCHEMA)

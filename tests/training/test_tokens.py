@@ -123,6 +123,42 @@ def test_overlong_rows_are_cut_at_a_turn_or_rejected(processors):
     assert RowTokenizer(processor, max_length=20).tokenize([row])[0].reason == "overlong"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_answer_that_is_not_trained_on_is_context(processors, family):
+    """Its tokens are there without a label; turns after the last trained answer are left out with their images."""
+    processor = processors[family]
+    row = sample([picture(0), picture(1)], "<image>\na", "first", "b", "second", "<image>c", "third")
+    whole = RowTokenizer(processor, max_length=2048).tokenize([row])[0]
+    for message, train in zip(row["messages"][1::2], (False, True, False), strict=True):
+        message["train"] = train
+    result = RowTokenizer(processor, max_length=2048).tokenize([row])[0]
+    assert spans_text(processor, result) == ["second" + ENDINGS[family]]
+    np.testing.assert_array_equal(result.ids_T, whole.ids_T[: whole.spans_A2[1, 1]])
+    np.testing.assert_array_equal(result.spans_A2, whole.spans_A2[1:2])
+    assert (result.num_images, result.turns_cut) == (1, 0)
+    labels_T = labels_of(result.ids_T, result.spans_A2, [processor.image_token_id])
+    assert (labels_T != -100).sum() == np.diff(whole.spans_A2[1])
+
+
+def test_rows_are_cut_after_a_trained_answer(processors):
+    """Where only an answer that is context fits, nothing of the row can be trained on."""
+    processor = processors["qwen3_vl"]
+    row = sample([], "a", "first", "b", "second " * 20)
+    row["messages"][1]["train"] = False
+    whole = RowTokenizer(processor, max_length=2048).tokenize([row])[0]
+    assert RowTokenizer(processor, max_length=len(whole.ids_T) - 1).tokenize([row])[0].reason == "overlong"
+
+
+def test_a_row_without_a_trained_answer_is_rejected(processors):
+    """It has a reason of its own; a turn without the flag, or with none, is trained on."""
+    silent, plain, unknown = (sample([], "a", "b") for _ in range(3))
+    silent["messages"][1]["train"] = False
+    unknown["messages"][1]["train"] = None
+    results = RowTokenizer(processors["llava"], max_length=64).tokenize([silent, plain, unknown])
+    assert results[0].reason == "no_trained_answer"
+    assert [isinstance(result, TokenRow) for result in results[1:]] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
