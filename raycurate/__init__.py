@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from raycurate.stages.select import select as select
     from raycurate.store import Run as Run
 
-_STAGES = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
 _HOMES = {
     "Run": "store",
     "run_recipe": "pipeline",

@@ -12,14 +12,18 @@ from rich.table import Table
 from raycurate import __version__
 from raycurate.cli_balancing import balance, compare_weights
 from raycurate.cli_experiments import individual_select, scaling, transferability
+from raycurate.cli_results import print_result, show_table
+from raycurate.cli_settings import settings as settings_command
 from raycurate.cli_support import (
     Group,
+    MethodOption,
     config_of,
     in_session,
     out,
     parts,
     plain,
     print_manifest,
+    run_argument,
     set_up_logging,
     settings,
 )
@@ -34,7 +38,7 @@ from raycurate.config import (
     ScoreConfig,
     SelectConfig,
 )
-from raycurate.store import Run
+from raycurate.store import Manifest, Run
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -94,7 +98,7 @@ def ingest(
 
 
 @main.command()
-@click.argument("run")
+@run_argument
 @click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
 @click.option("--layers", default="auto", help="0-based decoder layers, comma-separated, or auto.")
 @click.option("--variant", default="attn", help="attn, ffn, last_layer, boolean.")
@@ -118,7 +122,7 @@ def extract(
 
 
 @main.command()
-@click.argument("run")
+@run_argument
 @click.option(
     "--scores", default="token_losses", help="token_losses, last_token, mean_token, clip; comma-separated, one pass."
 )
@@ -158,7 +162,7 @@ def score(
 
 
 @main.command()
-@click.argument("run")
+@run_argument
 @click.option("--clusters", type=int, required=True, help="K.")
 @click.option("--features", default="main", help="Label of the features: main (activations), last_token, ...")
 @click.option("--iterations", type=int, default=50)
@@ -200,7 +204,7 @@ def cluster(
 
 
 @main.command()
-@click.argument("run")
+@run_argument
 @settings
 def rank(run: str, label: str, overrides: tuple[str, ...]) -> None:
     """Order the rows of every group, and measure clusters (`select` does this when needed).
@@ -216,8 +220,8 @@ def rank(run: str, label: str, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
-@click.argument("run")
-@click.option("--method", default="coincide", help="A method's name, or package.module:object for your own.")
+@run_argument
+@click.option("--method", default="coincide", cls=MethodOption, help="A method's name:")
 @click.option("--ratio", type=float, default=0.2, help="Part of all samples to keep.")
 @click.option("--temperature", type=float, help="Of the budget's softmax (method coincide).")
 @click.option("--seed", type=int, default=0)
@@ -242,7 +246,7 @@ def select(
 
 
 @main.command()
-@click.argument("run")
+@run_argument
 @click.option("--format", "format_", default="llava", help="llava, parquet, messages, sharegpt.")
 @click.option("--out", "path", required=True, help="File to write.")
 @click.option("--selection", default="main", help="Label of the selection.")
@@ -279,11 +283,19 @@ def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         return
     from raycurate.pipeline import run_recipe
 
-    run_recipe(config, print_manifest)
+    run = Run(config.run)
+
+    def report(manifest: Manifest, seconds: float) -> None:
+        print_manifest(manifest, seconds)
+        print_result(run, manifest)
+
+    run_recipe(config, report)
+    if config.export is not None:
+        out.print(f"[bold]coreset[/]   {plain(config.export.out)} ({config.export.format})", highlight=False)
 
 
 @main.command()
-@click.argument("run")
+@run_argument
 def status(run: str) -> None:
     """Tell what is done, running and left in RUN.
 
@@ -297,10 +309,11 @@ def status(run: str) -> None:
     for line in run_status(Run(run)):
         total = "?" if line.total is None else f"{line.total:,}"
         table.add_row(line.name, line.state, f"{line.rows:,}", total, str(line.quarantined), f"{line.seconds:.1f}")
-    out.print(table)
+    show_table(table)
 
 
 for command in (
+    settings_command,
     balance,
     finetune,
     evaluate,

@@ -7,12 +7,11 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
-from raycurate.cli_support import config_of, out, plain, print_scoreboard, settings
+from raycurate.cli_results import show_table
+from raycurate.cli_support import config_of, out, plain, print_scoreboard, run_argument, settings
 from raycurate.errors import UserError
 from raycurate.filesystem import read_bytes, resolve, write_json
 from raycurate.store import Run
@@ -113,7 +112,7 @@ def _run_probes(run: str, values: dict[str, Any], model: str, overrides: tuple[s
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="JSON of `balance`: the line 'cotbal'.")
 @click.option("--weightings", default="ew,tla,rlw,dwa,igb,cotbal", help="Lines of the table, beside STL.")
 @click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
@@ -220,19 +219,13 @@ def print_balance(made: Mapping[str, Any]) -> None:
         table.add_row(escape(unit), *(f"{numbers[name]:.4f}" for name in names))
     for task, weight in made["settings"]["fixed"].items():
         table.add_row(escape(task), *["-"] * (len(headings) - 1), f"{weight:.4f}")
-    _show(table)
+    show_table(table)
     matrix = _table("Contributions: what the row gives to the column", ["", *map(escape, made["units"])])
     for unit, row in made["contributions"].items():
         matrix.add_row(escape(unit), *(f"{value:.3f}" for value in row.values()))
-    _show(matrix)
+    show_table(matrix)
     for line in (*made.get("notes", ()), *(concern["told"] for concern in made["concerns"])):
         out.print(f"[bold yellow]warning:[/] {plain(line)}", highlight=False)
-
-
-def _show(table: Table) -> None:
-    """Print a table in its own width: a number that is cut off is worse than a line that the terminal wraps."""
-    width = Measurement.get(out, out.options.update(width=10_000), table).maximum
-    Console(file=out.file, width=max(out.width, width)).print(table)
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycurate.cli_support import config_of, out, parts, plain, print_report, settings
+from raycurate.cli_support import config_of, out, parts, plain, print_report, run_argument, settings
 from raycurate.errors import UserError
 from raycurate.store import Run
 
@@ -93,7 +93,7 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--sources", default=50, help="Clusters whose help is measured.")
 @click.option("--targets", default=50, help="Clusters that they help.")
 @click.option("--rows", default=100, help="Rows of a cluster in a training.")
@@ -142,7 +142,7 @@ def transferability(
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--sizes", required=True, help="Rows of each subset, ascending: 1000,10000,...")
 @click.option("--stage", default="finetune", help="finetune; pretrain: the projector alone is trained.")
 @click.option("--seeds", default="0", help="Of the subsets and of the trainings.")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from raycurate.cli_balancing import print_balance
+from raycurate.cli_results import print_result
 from raycurate.cli_support import (
     ReadableCommand,
     out,
@@ -23,7 +24,7 @@ from raycurate.cli_support import (
 )
 from raycurate.cli_sweep import print_sweep
 from raycurate.errors import UserError
-from raycurate.store import Run
+from raycurate.store import Manifest, Run
 
 # Ray sets it for the entry point of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -64,7 +65,11 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
         raise UserError(f"{path} has none of the sections {', '.join(sections)}: add one (jobs/recipes/demo.yaml does)")
     from raycurate.pipeline import run_recipe
 
-    run_recipe(recipe, print_manifest, sections=sections)
+    def report(manifest: Manifest, seconds: float) -> None:
+        print_manifest(manifest, seconds)
+        print_result(run, manifest)
+
+    run_recipe(recipe, report, sections=sections)
     if "balance" in sections and recipe.balance is not None:
         print_balance(run.noun("balance", recipe.balance.label).read_json("weights.json") or {})
     if "compare_weights" in sections and recipe.compare_weights is not None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import pyarrow.fs as pafs
 from rich.console import Console
 
 from raycurate.config import StageConfig, apply_override, make_config
 from raycurate.errors import UserError
-from raycurate.filesystem import read_bytes
+from raycurate.filesystem import read_bytes, resolve
 from raycurate.log_format import JsonFormatter, wants_json
 
 if TYPE_CHECKING:
@@ -47,6 +49,24 @@ class ReadableCommand(click.Command):
 class Group(ReadableCommand, click.Group):
     """Several commands whose errors are readable."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run, with paths and output in UTF-8 whatever the locale says: a C locale cannot name all files."""
+        if sys.getfilesystemencoding() != "utf-8" and "RAYCURATE_UTF8" not in os.environ:
+            environment = {**os.environ, "PYTHONUTF8": "1", "RAYCURATE_UTF8": "1"}
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        return super().main(*args, **kwargs)
+
+
+class MethodOption(click.Option):
+    """An option whose help lists the methods, which are imported only when it is shown."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        from raycurate.selection import METHODS
+
+        names, text = super().get_help_record(ctx) or ("", "")
+        known = f"{self.help} {', '.join(METHODS)}; or package.module:object for your own."
+        return names, text.replace(str(self.help), known, 1)
+
 
 def set_up_logging(*, debug: bool, quiet: bool) -> None:
     """Progress lines on stderr, unless they are not wanted; as JSON with ``RAYCURATE_LOG=json``."""
@@ -62,10 +82,29 @@ def plain(text: str) -> str:
     return text.replace("[", "\\[")
 
 
+def run_argument(command: Command) -> Command:
+    """The argument RUN of a command that reads a run directory, which must be there."""
+    return click.argument("run", callback=_existing)(command)
+
+
+def _existing(_: click.Context, __: click.Parameter, uri: str) -> str:
+    filesystem, path = resolve(uri)
+    kind = filesystem.get_file_info(path).type
+    if kind == pafs.FileType.File:
+        raise UserError(f"{uri} is a file; give the run directory, the folder that `raycurate ingest --out` made")
+    if kind == pafs.FileType.NotFound:
+        raise UserError(f"there is no run directory at {uri}. `raycurate ingest SOURCE --out {uri}` makes one.")
+    return uri
+
+
 def settings(command: Command) -> Command:
     """Options that every stage has."""
     command = click.option(
-        "--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="Any other setting of the stage."
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Any other setting; `raycurate settings STAGE` lists all.",
     )(command)
     return click.option("--label", default="main", help="Name of the result inside the run.")(command)
 

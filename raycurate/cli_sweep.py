@@ -8,12 +8,13 @@ from typing import Any
 import click
 from rich.table import Table
 
-from raycurate.cli_support import config_of, out, parts, plain, settings
+from raycurate.cli_results import show_table
+from raycurate.cli_support import config_of, out, parts, plain, run_argument, settings
 from raycurate.store import Noun, Run
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--methods", "--method", default="coincide", help="Selection methods; full = all rows (--finetune).")
 @click.option("--temperatures", help="Of the methods that have one.  [default: each method's own]", show_default=False)
 @click.option("--ratios", default="0.2", help="Parts of all samples to keep.")
@@ -77,7 +78,7 @@ def print_sweep(noun: Noun) -> None:
         table.add_column(name, no_wrap=True, justify="left" if name == "method" else "right")
     for line in zip(*shown.values(), strict=True):
         table.add_row(*(plain(cell) for cell in line))
-    out.print(table)
+    show_table(table)
     out.print(f"[bold]sweep[/] {len(rows)} trials -> {plain(noun.folder)}", highlight=False)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from raycurate.cli_support import config_of, in_session, parts, print_scoreboard, settings
+from raycurate.cli_results import print_result
+from raycurate.cli_support import config_of, in_session, parts, print_scoreboard, run_argument, settings
 from raycurate.errors import UserError
 from raycurate.store import Run
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--model", default="tiny", help="Hub id, local folder, or 'tiny' (embedded).")
 @click.option("--selection", default="main", help="Label of the selection; 'none' trains on all samples.")
 @click.option("--weights", type=click.Path(exists=True, dir_okay=False), help="JSON of task -> weight.")
@@ -77,10 +78,11 @@ def finetune(
     from raycurate.stages.finetune import finetune as stage
 
     in_session(functools.partial(stage, Run(run), config), dashboard=True)
+    print_result(Run(run), Run(run).noun("models", config.label).require("finetune"))
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--model", required=True, help="Hub id, folder, 'tiny', or models/LABEL of the run.")
 @click.option("--data", help="Label of the test set's samples (`raycurate ingest TEST --out RUN --label test`).")
 @click.option("--metrics", default="auto", help="auto, or TASK=METRIC[,TASK=METRIC...]; patterns allowed.")
@@ -113,10 +115,11 @@ def evaluate(
     from raycurate.stages.evaluate import evaluate as stage
 
     in_session(functools.partial(stage, Run(run), config))
+    print_result(Run(run), Run(run).noun("scores", config.label).require("evaluate"))
 
 
 @click.command()
-@click.argument("run")
+@run_argument
 @click.option("--methods", default="full,random,stratified,coincide", help="Selection methods; full = all rows.")
 @click.option("--seeds", default="0,1,2", help="Of selection and training.")
 @click.option("--ratio", default=0.2, help="Part of all samples that a method keeps.")

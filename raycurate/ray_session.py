@@ -1,8 +1,10 @@
 """Start or join a Ray cluster, quietly, and leave it as it was found.
 
 A local cluster is started with ``address="local"`` so that a stale cluster of somebody else on the machine is never
-joined. Ray's banners and per-task log lines stay out of the user's terminal; errors of tasks and actors still reach the
-driver as exceptions, and what Ray printed while it started is shown if the start fails.
+joined. Its sockets lie in a short folder whatever `TMPDIR` says, as Linux allows 107 bytes for their paths, and it
+works without a home directory that can be written. Ray's banners and per-task log lines stay out of the user's
+terminal; errors of tasks and actors still reach the driver as exceptions, and what Ray printed while it started is
+shown if the start fails.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import contextlib
 import functools
 import logging
 import os
+import secrets
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -22,12 +26,19 @@ import psutil
 import ray
 
 from raycurate.config import SessionConfig
+from raycurate.errors import UserError
 from raycurate.lock import run_lock
 from raycurate.store import Run
 
 MIN_OBJECT_STORE = 128 << 20
 MAX_OBJECT_STORE = 2 << 30
 START_ATTEMPTS = 3
+CONNECT_SECONDS = 5.0
+LONGEST_FOLDER = 40
+"""Bytes of the folder that Ray puts its session into: 64 more lead to its sockets, which may have 107."""
+LONGEST_TMPDIR = 70
+"""Bytes of `TMPDIR`: Python's and the dashboard's processes have sockets in a folder of theirs inside it."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,30 +60,40 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = config.address or os.environ.get("RAY_ADDRESS")
-    with _held_stderr():
-        if address:
-            ray.init(address=address, **_quiet())
-        else:
-            _start_local(config)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.nullcontext() if address else _short_tmpdir():
+        with _held_stderr():
+            if address:
+                _connect(address, "the setting ray.address" if config.address else "RAY_ADDRESS")
+            else:
+                _start_local(config)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def in_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
     """A stage that may be called without a cluster: it then starts a local one for itself. It locks its run."""
-    locked = one_writer(stage)
+    return _in_session(stage, dashboard=False)
+
+
+def in_training_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
+    """As `in_session`, where Ray Train or Tune may ask the State API, which the dashboard serves."""
+    return _in_session(stage, dashboard=True)
+
+
+def _in_session(stage: Callable[Concatenate[Run, P], R], *, dashboard: bool) -> Callable[Concatenate[Run, P], R]:
+    locked = _one_writer(stage)
 
     @functools.wraps(stage)
     def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
-        with ray_session():
+        with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
             return locked(run, *args, **kwargs)
 
     return call
 
 
-def one_writer(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
+def _one_writer(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
     """A stage that holds the lock of its run directory while it works.
 
     The lock is the driver's: a stage that runs in a worker process, as in the trials of a sweep, works under it.
@@ -91,8 +112,76 @@ def in_worker() -> bool:
     return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
 
 
+def _connect(address: str, given_by: str) -> None:
+    """Join a cluster; one that is not there is told in seconds, not after Ray's minutes of trying."""
+    fix = f"Start that cluster (`ray start --head`), or correct {given_by}; without it a local cluster is started"
+    host, colon, port = address.rsplit("/", 1)[-1].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise UserError(f"no Ray cluster answers at '{address}' of {given_by}: {error}. {fix}") from None
+    try:
+        ray.init(address=address, **_quiet())
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"cannot join the Ray cluster '{address}' of {given_by}: {told}. {fix}; one that asks for a token needs "
+            "RAY_AUTH_MODE=token and its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        ) from error
+
+
+def session_folder() -> str | None:
+    """Where a local cluster puts its files, None for Ray's own choice: a short folder where that one is too long.
+
+    Raises:
+        UserError: no short folder can be written.
+    """
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(os.path.join(chosen, "ray"))) <= LONGEST_FOLDER and os.access(chosen, os.W_OK):
+        return None
+    for folder in SHORT_FOLDERS:
+        if os.access(folder, os.W_OK):
+            return f"{folder}/ray"
+    raise UserError(
+        f"Ray needs a folder for its sockets whose path has at most {LONGEST_FOLDER} bytes; '{chosen}' is longer or "
+        f"cannot be written, nor can {', '.join(SHORT_FOLDERS)}. Name one: RAY_TMPDIR=/short/folder"
+    )
+
+
+@contextlib.contextmanager
+def _short_tmpdir() -> Iterator[None]:
+    """Let the processes of a local cluster reach a `TMPDIR` with a long path by a short link; the files stay there."""
+    long = os.environ.get("TMPDIR", "")
+    folder = next((each for each in SHORT_FOLDERS if os.access(each, os.W_OK)), None)
+    if len(os.fsencode(long)) <= LONGEST_TMPDIR or folder is None:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="raycurate-", dir=folder) as own:
+        link = f"{own}/tmp"
+        os.symlink(os.path.abspath(long), link)
+        os.environ["TMPDIR"] = link
+        try:
+            yield
+        finally:
+            os.environ["TMPDIR"] = long
+
+
+def _keep_token() -> None:
+    """Give a local cluster its token by the environment where it cannot be kept in the home directory."""
+    home = os.path.expanduser("~")
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if any(name in os.environ for name in names) or os.path.exists(f"{home}/.ray/auth_token"):
+        return
+    folder = f"{home}/.ray" if os.path.isdir(f"{home}/.ray") else home
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
 def _start_local(config: SessionConfig) -> None:
     """Start Ray on this machine; a start that was too slow for Ray's own deadline is tried again."""
+    folder = session_folder()
+    _keep_token()
     memory = (config.object_store_mb or 0) << 20
     memory = memory or max(MIN_OBJECT_STORE, min(MAX_OBJECT_STORE, psutil.virtual_memory().available // 10))
     for attempt in range(START_ATTEMPTS):
@@ -102,6 +191,7 @@ def _start_local(config: SessionConfig) -> None:
                 num_cpus=config.num_cpus,
                 object_store_memory=memory,
                 include_dashboard=config.dashboard,
+                _temp_dir=folder,
                 **_quiet(),
             )
             return
@@ -124,9 +214,10 @@ def _held_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
-            held.seek(0)
-            os.write(saved, held.read())
+        except BaseException as error:
+            if not isinstance(error, UserError):  # which says it all
+                held.seek(0)
+                os.write(saved, held.read())
             raise
         finally:
             sys.stderr.flush()

@@ -304,6 +304,8 @@ class Run:
         filesystem, root = resolve(self.uri)
         if not exists(filesystem, root):
             raise UserError(f"there is no run directory at {self.uri}. `raycurate ingest SOURCE --out RUN` makes one.")
+        if filesystem.get_file_info(root).type == pafs.FileType.File:
+            raise UserError(f"{self.uri} is a file, not a run directory")
         infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
         order = (
             "samples",
@@ -323,4 +325,10 @@ class Run:
                 labels = filesystem.get_file_info(pafs.FileSelector(info.path))
                 found += [Noun(self.uri.rstrip("/"), info.base_name, i.base_name) for i in labels]
         found = [n for n in found if exists(n.filesystem, f"{n.folder}/work.json")]
+        if not found and "run.json" not in {info.base_name for info in infos}:
+            inside = ", ".join(sorted(info.base_name for info in infos)[:5]) or "nothing"
+            raise UserError(
+                f"{self.uri} is no run directory: it holds {inside}, and nothing that a stage has made. "
+                "`raycurate ingest SOURCE --out RUN` makes one."
+            )
         return sorted(found, key=lambda n: (order.index(n.noun) if n.noun in order else len(order), n.noun, n.label))

@@ -39,7 +39,7 @@ from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.results import to_csv
 from raycurate.experiments.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
 from raycurate.experiments.weights_config import BalanceProbesConfig
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_training_session
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.store import Manifest, Noun, Run
 
@@ -49,7 +49,7 @@ Rows = Mapping[str, int]
 log = logging.getLogger("raycurate")
 
 
-@in_session
+@in_training_session
 def balance(run: Run, config: BalanceProbesConfig) -> Manifest:
     """Run the probes that have no result yet, and write the tables, weights and figures.
 

@@ -22,7 +22,7 @@ from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, t
 from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.task_rows import mixture_config, part_of, task_sizes
 from raycurate.experiments.weights_config import COTBAL, CompareWeightsConfig
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_training_session
 from raycurate.store import Manifest, Run
 from raycurate.training.weights import weights_of
 
@@ -32,7 +32,7 @@ NAMES = {"ew": "EW", "tla": "TLA", "rlw": "RLW", "dwa": "DWA", "igb": "IGBv1", C
 Key = tuple[str, int]
 
 
-@in_session
+@in_training_session
 def compare_weights(run: Run, config: CompareWeightsConfig) -> Manifest:
     """Run every training that has no result yet, and write the scoreboard.
 

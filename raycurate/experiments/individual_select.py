@@ -44,7 +44,7 @@ from raycurate.experiments.individual_results import Outcome, Point, Trial, writ
 from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.soup import make_soups
 from raycurate.experiments.subsets import trainable_rows
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_training_session
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
@@ -53,7 +53,7 @@ Job = tuple[tuple[str, ...], int]
 """Names of the datasets on top of the baseline, and a seed."""
 
 
-@in_session
+@in_training_session
 def individual_select(run: Run, config: IndividualSelectConfig) -> Manifest:
     """Run every training that has no result yet; write `decisions.csv`, `curve.csv`, the report and the figures.
 

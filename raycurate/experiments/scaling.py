@@ -28,7 +28,7 @@ from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.results import Row
 from raycurate.experiments.subsets import proportional_rows, trainable_rows
 from raycurate.experiments.tables import to_markdown, write_figures, write_table
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_training_session
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
@@ -69,7 +69,7 @@ class ScalingConfig(StageConfig):
         return {**PROBE_DEFAULTS, **self.finetune, **method}
 
 
-@in_session
+@in_training_session
 def measure_scaling(run: Run, config: ScalingConfig) -> Manifest:
     """Run every training that has no result yet; write `trainings.csv`, `scaling.csv`, the report and the figure.
 

@@ -26,7 +26,7 @@ from raycurate.experiments.measure import Reference, count_shared, measure_selec
 from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.results import Outcome, Scores, Sweep, write_results
 from raycurate.experiments.trials import result_of, run_trials
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_training_session
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
 from raycurate.stages.compare import needs_of, seconds_of
@@ -41,7 +41,7 @@ GRID = ("methods", "temperatures", "ratios", "seeds", "options")
 log = logging.getLogger("raycurate")
 
 
-@in_session
+@in_training_session
 def sweep(run: Run, config: SweepConfig) -> Manifest:
     """Run every trial that has no result yet, and write the tables and figures.
 

@@ -35,7 +35,7 @@ from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.results import Row
 from raycurate.experiments.tables import write_figures, write_table
 from raycurate.features.rows import features_of_table
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_training_session
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.shards import describe
 from raycurate.store import Manifest, Noun, Run
@@ -79,7 +79,7 @@ class TransferabilityConfig(StageConfig):
         return self.targets if self.pairs is None else min(self.targets, self.pairs // self.sources)
 
 
-@in_session
+@in_training_session
 def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest:
     """Run every training that has no result yet; write `pairs.csv`, `sources.csv`, `results.json` and the figures.
 

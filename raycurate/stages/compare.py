@@ -23,7 +23,7 @@ from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig
 from raycurate.names import as_label
-from raycurate.ray_session import one_writer
+from raycurate.ray_session import in_training_session
 from raycurate.selection import build_selector
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune
@@ -67,7 +67,7 @@ class LineRecord:
         return sum(self.selection_seconds.values()) + self.training_seconds
 
 
-@one_writer
+@in_training_session
 def compare(run: Run, config: CompareConfig) -> Manifest:
     """Make every line that is not made yet, and write the scoreboard.
 

@@ -35,7 +35,7 @@ from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annota
 from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import one_writer
+from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import drive_pipeline, gpus_of, pool_dataset
 from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
 from raycurate.stages.evaluate_workers import (
@@ -58,7 +58,7 @@ SCORED_SCHEMA = pa.schema(
 )
 
 
-@one_writer
+@in_session
 def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
 

@@ -37,7 +37,7 @@ import ray.train
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, exists, or_null, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_gpus, one_writer, quiet_library
+from raycurate.ray_session import cluster_gpus, in_training_session, quiet_library
 from raycurate.stages.finetune_merge import write_merged
 from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
 from raycurate.stages.score_net import score_features, write_difficulties
@@ -51,7 +51,7 @@ STAGE_VERSION = 1
 log = logging.getLogger("raycurate")
 
 
-@one_writer
+@in_training_session
 def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``models`` noun: ``final`` (model or adapter, with processor), ``merged``, ``history.json``, logs.
 
