@@ -1,6 +1,7 @@
 # make demo : install and run the whole path on real data
 # make test : every check: lint, types, import contract, tests
 # make test-nodes: faults and growth on clusters of several nodes and on S3; CI runs it after `make test`
+# make test-gpu: the paths of a GPU against a CPU's results, on a machine with one
 # make bench: the figures of the README, side by side with their peers
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ export DS_BUILD_OPS := 0
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-nodes check bench clean
+.PHONY: demo test test-nodes test-gpu check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -37,6 +38,9 @@ test: check
 
 test-nodes: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m nodes
+
+test-gpu: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python jobs/bench.py

@@ -9,7 +9,8 @@ bounded by Cauchy-Schwarz. With unit roundoff u of the GEMM's input type, a of i
 A row whose runner-up scores below best - 2 eps is decided. Otherwise every candidate above that line is scored again:
 in float32 where the screen was bfloat16, then, for what is still open, by exact float64 dot products (see
 ``exactness``), ties going to the lowest cluster. The result is the true argmax: it cannot depend on block sizes,
-threads or the GEMM's kernel. ``fast`` takes the screen's own argmax.
+threads or the GEMM's kernel: a screen on a GPU forbids kernels that add in 16 bits, so parts of a split product are
+added with a as well. ``fast`` takes the screen's own argmax.
 
 Cost per row: 2 K D FLOP in the GEMM, and 2 D FLOP and about 12 D bytes for each candidate of an open row.
 Limits: K * (rows of a block) scores are held at once, SCORE_BYTES bounds them.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from raycurate.clustering.exactness import row_blocks
+from raycurate.device import keep_wide_sums
 
 MAX_ROW_NORM = 1.01
 ROUNDOFF = {torch.bfloat16: 2.0**-8 / 2, torch.float32: 0.0}
@@ -75,6 +77,8 @@ class Screen:
     def __init__(
         self, centroids_KD: torch.Tensor, *, precision: str = "exact", dtype: torch.dtype | None = None
     ) -> None:
+        if centroids_KD.device.type == "cuda":
+            keep_wide_sums()
         self.centroids_KD = centroids_KD
         self.precision = precision
         self.dtype = dtype or screen_dtype(centroids_KD.device)
