@@ -45,6 +45,8 @@ def _print_scores(run: Run, manifest: Manifest) -> None:
             name = metric if higher else f"{metric} (lower is better)"
             table.add_row(escape(task), escape(name), f"{scores[task][metric]:.4f}")
     show_table(table)
+    for note in manifest.metrics.get("notes", ()):
+        out.print(f"[bold yellow]warning:[/] {plain(note)}", highlight=False)
     out.print(f"[bold]scores[/] {plain(noun.uri_of('scores.json'))}", highlight=False)
 
 

@@ -1,13 +1,16 @@
 """Short answers: exact match, VQA soft accuracy, ChartQA's relaxed accuracy. All are means of row scores in 0..1.
 
-- Exact match, as CoTBal scores it: strip, lower, drop one trailing "."; right if equal to any reference.
+- Exact match, as CoTBal scores it: strip, lower, drop one trailing "."; right if equal to any reference. It is strict:
+  "The answer is (B)." is not "B"; the metric `choice` reads an option's letter out of such a sentence.
 - VQA soft accuracy (Antol et al. 2015): with n human answers, the mean over the n ways to leave one out of
   min(1, matches / 3). For n = 10 and m matches that is 0, .3, .6, .9, 1, 1, ... Both sides are normalised.
   With fewer than four answers the published 3 could never be reached, so it is min(3, n - 1) there, and a single
   answer is right or wrong.
 - Relaxed accuracy (Masry et al. 2022): numbers within 5 % of the reference, other texts equal without case.
 
-The normalisation follows the published evaluation: the marks ;/[]"{}()=+\\_-><@`,?! vanish where one stands
+Letters are compared composed (NFC) and full-width forms as plain ones (`text.py`): ASCII answers are not touched.
+
+The normalisation of VQA follows the published evaluation: the marks ;/[]"{}()=+\\_-><@`,?! vanish where one stands
 beside a space (or where the text has a comma between digits) and become a space elsewhere; a period that no
 digit follows vanishes; number words up to ten become digits; articles vanish; contractions get their apostrophe.
 Limits: English only; the official script skips it for rows whose ten answers agree, here every row has it.
@@ -20,6 +23,7 @@ import re
 from collections.abc import Sequence
 
 from raycurate.evaluation.base import Meta, Scores, mean_of_rows
+from raycurate.evaluation.text import plain_text
 
 RELAXED_TOLERANCE = 0.05
 _FULL_AGREEMENT = 3
@@ -67,7 +71,7 @@ def vqa_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]
 def relaxed_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]], _meta: Sequence[Meta]) -> Scores:
     """Return the part of rows within 5 % of a reference, or equal to it where either is no number."""
     hits = [
-        float(any(_relaxed_equal(prediction.strip(), answer.strip()) for answer in answers))
+        float(any(_relaxed_equal(plain_text(prediction).strip(), plain_text(answer).strip()) for answer in answers))
         for prediction, answers in zip(predictions, references, strict=True)
     ]
     return mean_of_rows("relaxed_accuracy", hits)
@@ -84,7 +88,7 @@ def soft_accuracy(matches: int, answers: int) -> float:
 
 def normalize_answer(text: str) -> str:
     """Return an answer as the VQA evaluation compares it: lower case, without marks, articles and number words."""
-    text = " ".join(text.lower().split())
+    text = " ".join(plain_text(text).lower().split())
     vanish = _DIGIT_COMMA.search(text) is not None
     cleaned = text
     for mark in _MARKS:
@@ -96,7 +100,7 @@ def normalize_answer(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.strip().lower().removesuffix(".")
+    return plain_text(text).strip().lower().removesuffix(".")
 
 
 def _relaxed_equal(prediction: str, target: str) -> bool:

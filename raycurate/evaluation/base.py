@@ -53,6 +53,7 @@ class Metric:
         score: the function of (predictions, references per row, meta per row).
         higher_is_better: the direction of the headline number.
         needs: the keys that `meta` must hold in every row.
+        misfit: why a row's references (and its meta) cannot be scored by it; None: all can.
     """
 
     name: str
@@ -60,6 +61,13 @@ class Metric:
     score: ScoreFunction
     higher_is_better: bool = True
     needs: tuple[str, ...] = ()
+    misfit: Callable[[Sequence[str], Meta], str | None] | None = None
+
+    def why_not(self, references: Sequence[str], meta: Meta) -> str | None:
+        """Why the metric cannot take a row, before anything is answered; None where it can."""
+        if missing := [key for key in self.needs if key not in meta]:
+            return f"the row has no meta['{missing[0]}'] (--set annotations=FILE gives it)"
+        return None if self.misfit is None else self.misfit(references, meta)
 
     def compute(
         self,

@@ -17,6 +17,7 @@ from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.evaluation.base import Meta, Scores, load_library, mean
+from raycurate.evaluation.text import plain_text
 
 # Strictly above one half: boxes of a few decimals differ from it by far more than this, rounding by far less.
 HIT_ABOVE = 0.5 + 1e-9
@@ -47,7 +48,7 @@ def iou(predictions: Sequence[str], references: Sequence[Sequence[str]], _meta: 
 
 def parse_box(text: str) -> Box | None:
     """Return the four numbers in the first [...] of `text`, or None where there are none or they span no area."""
-    found = _BRACKETS.search(text)
+    found = _BRACKETS.search(plain_text(text))
     if found is None:
         return None
     try:
@@ -58,6 +59,12 @@ def parse_box(text: str) -> Box | None:
         return None
     left, top, right, bottom = numbers
     return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def no_box(references: Sequence[str], _meta: Meta) -> str | None:
+    """Why the metric cannot take a row's references, None where it can."""
+    bad = next((text for text in references if parse_box(text) is None), None)
+    return None if bad is None else f"{bad[:80]!r} holds no box, such as [0.1, 0.2, 0.5, 0.6]"
 
 
 def _reference_box(row: int, text: str) -> Box:

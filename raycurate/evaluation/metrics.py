@@ -12,9 +12,10 @@ from typing import Any
 from raycurate.errors import UserError
 from raycurate.evaluation.answers import exact_match, relaxed_accuracy, vqa_accuracy
 from raycurate.evaluation.base import Meta, Metric, Scores
-from raycurate.evaluation.boxes import iou
+from raycurate.evaluation.boxes import iou, no_box
 from raycurate.evaluation.captions import cider, gleu
-from raycurate.evaluation.yes_no import mme, pope
+from raycurate.evaluation.choices import choice, no_option
+from raycurate.evaluation.yes_no import mme, neither_yes_nor_no, pope
 from raycurate.plugins import find_plugin
 
 _FRACTION = "part of rows, 0..1"
@@ -27,13 +28,15 @@ METRICS: Mapping[str, Metric] = {
         Metric(name="relaxed_accuracy", unit=_FRACTION, score=relaxed_accuracy),
         Metric(name="cider", unit="CIDEr-D, 0..10", score=cider),
         Metric(name="gleu", unit="GLEU, 0..1", score=gleu),
-        Metric(name="iou", unit="part of boxes with IoU above 0.5, 0..1", score=iou),
-        Metric(name="pope", unit="F1 of yes, 0..1", score=pope),
+        Metric(name="choice", unit=_FRACTION, score=choice, misfit=no_option),
+        Metric(name="iou", unit="part of boxes with IoU above 0.5, 0..1", score=iou, misfit=no_box),
+        Metric(name="pope", unit="F1 of yes, 0..1", score=pope, misfit=neither_yes_nor_no),
         Metric(
             name="mme",
             unit="points of 2000 (perception), or percent where a category is missing",
             score=mme,
             needs=("category", "image"),
+            misfit=neither_yes_nor_no,
         ),
     )
 }

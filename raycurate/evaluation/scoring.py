@@ -18,7 +18,7 @@ from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.evaluation.base import Metric
-from raycurate.evaluation.tasks import metrics_for_tasks
+from raycurate.evaluation.tasks import fits_of
 
 AnnotationKey = tuple[str, int]
 
@@ -40,12 +40,14 @@ class SetScores:
         headlines: task -> metric -> whether higher is better; a metric's name is also its headline number's.
         rows: name -> number, per answer in the order given.
         references: right answers, per answer in the order given.
+        notes: metrics that were guessed and could not take their task's rows.
     """
 
     tasks: dict[str, dict[str, float]]
     headlines: dict[str, dict[str, bool]]
     rows: list[dict[str, float]]
     references: list[tuple[str, ...]]
+    notes: list[str] = field(default_factory=list)
 
 
 def score_answers(
@@ -71,23 +73,29 @@ def score_answers(
         members.setdefault(row["task"], []).append(number)
     rows: list[dict[str, float]] = [{} for _ in answers]
     tasks: dict[str, dict[str, float]] = {}
-    metrics = metrics_for_tasks(sorted(members), overrides)
+    fits = fits_of(sorted(members), overrides)
+    metas = [{"image": row["image"], **a.meta} for a, row in zip(found, answers, strict=True)]
+    for row, own_references, meta in zip(answers, references, metas, strict=True):
+        fits[row["task"]].see(own_references, meta)
+    metrics = {task: fit.fitting() for task, fit in fits.items()}
     for task, chosen in metrics.items():
         own = members[task]
         tasks[task] = {}
         for metric in chosen:
-            scores = metric.compute(
-                [answers[i]["prediction"] for i in own],
-                [references[i] for i in own],
-                [{"image": answers[i]["image"], **found[i].meta} for i in own],
-            )
+            try:
+                scores = metric.compute(
+                    [answers[i]["prediction"] for i in own], [references[i] for i in own], [metas[i] for i in own]
+                )
+            except UserError as error:
+                raise UserError(f"task '{task}': {error}. Another metric: --metrics '{task}=METRIC'") from error
             names = _names(metric, scores.headline)
             tasks[task] |= {names(name): value for name, value in scores.values.items()}
             for name, values in scores.rows.items():
                 for i, value in zip(own, values, strict=True):
                     rows[i][names(name)] = float(value)
     headlines = {task: {metric.name: metric.higher_is_better for metric in own} for task, own in metrics.items()}
-    return SetScores(tasks=tasks, headlines=headlines, rows=rows, references=references)
+    notes = [fit.note for fit in fits.values() if fit.note is not None]
+    return SetScores(tasks=tasks, headlines=headlines, rows=rows, references=references, notes=notes)
 
 
 def _names(metric: Metric, headline: str) -> Any:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from raycurate.errors import unknown_name
-from raycurate.evaluation.base import Metric
+from raycurate.errors import UserError, unknown_name
+from raycurate.evaluation.base import Meta, Metric
 from raycurate.evaluation.metrics import get_metric
 
 DEFAULTS: tuple[tuple[str, str], ...] = (
@@ -57,9 +58,71 @@ def metrics_for_tasks(
     return {task: tuple(map(get_metric, _chosen(task, given))) for task in names}
 
 
+@dataclass(slots=True)
+class Fit:
+    """Whether the metrics of one task can take its rows; `see` every row, then ask for the metrics.
+
+    A metric that was guessed from the task's name and cannot take its rows gives way to exact match, and `note` says
+    so; one that the user named is an error.
+    """
+
+    task: str
+    metrics: tuple[Metric, ...]
+    guessed: bool
+    rows: int = 0
+    misfits: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def see(self, references: Sequence[str], meta: Meta) -> None:
+        """Count one row."""
+        self.rows += 1
+        for metric in self.metrics:
+            reason = metric.why_not(references, meta)
+            if reason is not None:
+                self.misfits[metric.name] = self.misfits.get(metric.name, 0) + 1
+                self.reasons.setdefault(metric.name, reason)
+
+    @property
+    def note(self) -> str | None:
+        """What does not fit, and what to do; None where all does."""
+        if not self.misfits:
+            return None
+        name, count = next(iter(self.misfits.items()))
+        told = f"task '{self.task}': metric '{name}' cannot take {count} of {self.rows} rows: {self.reasons[name]}"
+        if self.guessed:
+            return (
+                f"{told}. It was guessed from the task's name: {FALLBACK} is taken instead; name another with "
+                f"--metrics '{self.task}=METRIC'"
+            )
+        return f"{told}. Give the task another metric (--metrics '{self.task}=METRIC') or correct its answers"
+
+    def fitting(self) -> tuple[Metric, ...]:
+        """The metrics to score with. Raises `UserError` for one that the user named and that does not fit."""
+        note = self.note
+        if note is None:
+            return self.metrics
+        if not self.guessed:
+            raise UserError(note)
+        return (get_metric(FALLBACK),)
+
+
+def fits_of(tasks: Iterable[str], overrides: Mapping[str, str | Iterable[str]] | None = None) -> dict[str, Fit]:
+    """A `Fit` for every task, before its rows are seen; raises as `metrics_for_tasks`."""
+    metrics = metrics_for_tasks(tasks, overrides)
+    return {
+        task: Fit(task=task, metrics=own, guessed=not _named_for(task, overrides or {}))
+        for task, own in metrics.items()
+    }
+
+
+def _named_for(task: str, overrides: Mapping[str, str | Iterable[str]]) -> list[str]:
+    """The overrides that fit a task, the first of which counts."""
+    return [task] if task in overrides else [key for key in overrides if fnmatch.fnmatchcase(task, key)]
+
+
 def _chosen(task: str, overrides: Mapping[str, str | Iterable[str]]) -> tuple[str, ...]:
-    fits = [task] if task in overrides else [key for key in overrides if fnmatch.fnmatchcase(task, key)]
-    if not fits:
+    named = _named_for(task, overrides)
+    if not named:
         return (default_metric(task),)
-    chosen = overrides[fits[0]]
+    chosen = overrides[named[0]]
     return (chosen,) if isinstance(chosen, str) else tuple(chosen)

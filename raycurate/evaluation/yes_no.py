@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 
 from raycurate.errors import UserError
 from raycurate.evaluation.base import Meta, Scores, load_library, mean
+from raycurate.evaluation.text import plain_text
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -74,18 +75,29 @@ def mme(predictions: Sequence[str], references: Sequence[Sequence[str]], meta: S
 
 def pope_says_yes(text: str) -> bool:
     """Return whether LLaVA's POPE script reads `text` as yes."""
-    return _DENIALS.isdisjoint(text.split(".")[0].replace(",", "").split())
+    return _DENIALS.isdisjoint(plain_text(text).split(".")[0].replace(",", "").split())
 
 
 def mme_says_yes(text: str) -> bool | None:
     """Return whether MME's script reads `text` as yes (True), no (False) or neither (None)."""
-    start = text.strip().lower()[:4]
+    start = plain_text(text).strip().lower()[:4]
     return True if "yes" in start else False if "no" in start else None
 
 
+def neither_yes_nor_no(references: Sequence[str], _meta: Meta) -> str | None:
+    """Why these metrics cannot take a row's references, None where they can."""
+    if len(references) == 1 and _plain(references[0]) in ("yes", "no"):
+        return None
+    return f"{[text[:80] for text in references]} is not one answer, yes or no"
+
+
+def _plain(text: str) -> str:
+    return plain_text(text).strip().lower().removesuffix(".")
+
+
 def _is_yes(row: int, answers: Sequence[str]) -> bool:
-    answer = answers[0].strip().lower().removesuffix(".")
-    if len(answers) != 1 or answer not in ("yes", "no"):
+    answer = _plain(answers[0])
+    if neither_yes_nor_no(answers, {}) is not None:
         raise UserError(f"references of row {row} are {list(answers)!r}; this metric needs one, yes or no")
     return answer == "yes"
 

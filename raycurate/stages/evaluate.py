@@ -19,6 +19,7 @@ import dataclasses
 import fnmatch
 import functools
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -26,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
-from raycurate.evaluation.tasks import metrics_for_tasks
+from raycurate.evaluation.tasks import fits_of
 from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.progress import Progress
 from raycurate.ray_session import in_session
@@ -51,11 +53,13 @@ from raycurate.stages.shards import MapShards, describe, get_result, map_here, m
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
+SCORES_VERSION = 2
 SCORES_FILE = "scores.json"
 NOT_OF_PREDICTIONS = ("metrics", "annotations", "command")
 SCORED_SCHEMA = pa.schema(
     [*ANSWER_FIELDS, ("references", pa.list_(pa.string())), ("scores", pa.map_(pa.string(), pa.float64()))]
 )
+log = logging.getLogger("raycurate")
 
 
 @in_session
@@ -79,18 +83,18 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
         return _evaluate_outside(run, config, checkpoint, facts, None if in_process else gpus)
     assert config.data is not None, "the config has data or command"
     sample_manifest = run.noun("samples", config.data).require("ingest")
-    metrics_for_tasks(sample_manifest.metrics["tasks"], config.metrics)
     annotations, digest = _read_annotations(config.annotations)
+    _check_metrics(run, config, sample_manifest, annotations)
     predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
     inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
-    description = describe("evaluate", STAGE_VERSION, config, inputs)
+    description = describe("evaluate", SCORES_VERSION, config, inputs)
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done
     noun.begin(description)
     with Progress("score", found.rows_out, "answers", noun=noun) as progress:
-        headlines = next(map_shards(_score, [(predictions, noun, config, annotations)]))
+        headlines, notes = next(map_shards(_score, [(predictions, noun, config, annotations)]))
         progress.advance(found.rows_out)
     manifest = noun.finish(
         metrics={
@@ -98,6 +102,7 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
             "checkpoint": facts[0],
             "dtype": facts[1],
             "headlines": headlines,
+            "notes": notes,
             "rejected": sum(found.quarantined.values()),
             "unfinished": found.metrics["unfinished"],
             "generation_seconds": found.seconds,
@@ -106,6 +111,35 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     manifest = dataclasses.replace(manifest, rows_in=found.rows_in, quarantined=found.quarantined)
     noun.write_json("manifest.json", asdict(manifest))
     return manifest
+
+
+def _check_metrics(
+    run: Run, config: EvaluateConfig, samples: Manifest, annotations: Mapping[AnnotationKey, Annotation]
+) -> None:
+    """Find a metric that cannot take its task's rows before anything is answered; warn where it was guessed.
+
+    Raises:
+        UserError: a metric that the user named and that does not fit, with the task and a row's answer.
+    """
+    fits = fits_of(samples.metrics["tasks"], config.metrics)
+    picky = {task for task, fit in fits.items() if any(m.needs or m.misfit is not None for m in fit.metrics)}
+    if not picky:
+        return
+    noun = run.noun("samples", samples.label)
+    _, wanted = _wanted(noun, config)
+    for part in noun.iter_parts(["key", "task", "source_id", "messages"]):
+        for row in part.filter(pc.is_in(part["task"], pa.array(sorted(picky)))).to_pylist():
+            if not wanted.holds(row["key"], row["task"]):
+                continue
+            answers = [message["text"] for message in row["messages"] if message["role"] == "assistant"]
+            for turn, answer in enumerate(answers):
+                known = annotations.get((row["source_id"], turn), Annotation())
+                references = known.references or (answer,)
+                fits[row["task"]].see(references, {"image": "", **known.meta})
+    for task in sorted(picky):
+        fits[task].fitting()
+        if note := fits[task].note:
+            log.warning("evaluate: %s", note)
 
 
 def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation], str | None]:
@@ -251,8 +285,8 @@ def _note(progress: Progress, record: ShardRecord, *, strict: bool) -> None:
 
 def _score(
     predictions: Noun, noun: Noun, config: EvaluateConfig, annotations: dict[AnnotationKey, Annotation]
-) -> dict[str, dict[str, bool]]:
-    """Score all answers and write them shard by shard; returns the headlines. Runs as one task."""
+) -> tuple[dict[str, dict[str, bool]], list[str]]:
+    """Score all answers and write them shard by shard; the headlines and notes. Runs as one task."""
     parts = [part.to_pylist() for part in predictions.iter_parts()]
     answers = [row for part in parts for row in part]
     asked = sorted({row["task"] for row in answers})
@@ -263,7 +297,7 @@ def _score(
     for shard, part in enumerate(parts):
         noun.commit_part(shard, pa.Table.from_pylist(part, schema=SCORED_SCHEMA), rows_in=len(part))
     noun.write_json(SCORES_FILE, scores.tasks)
-    return scores.headlines
+    return scores.headlines, scores.notes
 
 
 def _evaluate_outside(

@@ -140,3 +140,42 @@ def test_bounds_and_order(name: str, rows: list[tuple[str, list[str]]]) -> None:
 def test_normalising_ignores_case(text: str) -> None:
     """Upper and lower case give the same answer."""
     assert normalize_answer(text.upper()) == normalize_answer(text.lower())
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "right"),
+    [
+        ("e\u0301te\u0301", "\u00e9t\u00e9", 1),
+        ("\u732b\u3002", "\u732b", 1),
+        ("\uff22", "b", 1),
+        ("\uff11\uff12", "12", 1),
+        ("ete", "\u00e9t\u00e9", 0),
+    ],
+)
+@pytest.mark.parametrize("metric", ["exact_match", "vqa_accuracy", "relaxed_accuracy"])
+def test_the_same_letters_of_another_keyboard_are_the_same(metric, prediction, answer, right) -> None:
+    """Letters and their marks apart, full-width forms and the full-width period; another letter stays another."""
+    if metric == "relaxed_accuracy":  # which forgives no period
+        prediction = prediction.removesuffix("\u3002")
+    assert score(metric, prediction, answer) == right
+
+
+@pytest.mark.parametrize(
+    "prediction",
+    ["B", "b", "(B)", "B.", "[b]", "B: a dog", "(B) a dog", "The answer is (B).", "The answer is B", "Answer: B",
+     "I think the correct answer is **B**.", "The best option is (B) since it barks.", "So I take (B).",
+     "Not A, the answer is B.", "\uff22\u3002", "\uff08\uff22\uff09", "It must be B"],
+)  # fmt: skip
+@pytest.mark.parametrize("answer", ["B", "(B)", "b.", "B. a dog"])
+def test_choice_reads_the_letter_of_an_option(prediction, answer) -> None:
+    """However the answer says it, and however the dataset writes it."""
+    assert score("choice", prediction, answer) == 1
+    assert score("choice", prediction, "C") == 0
+
+
+@pytest.mark.parametrize("prediction", ["", "dog", "A dog or a cat", "(A) or (B)", "B or C", "none of them", "I see a"])
+def test_choice_names_no_option_where_none_or_several_are_named(prediction) -> None:
+    """Wrong whatever is right, and not counted as parsed."""
+    for letter in "ABCI":
+        scores = METRICS["choice"].compute([prediction], [[letter]])
+        assert scores.values == {"accuracy": 0.0, "parsed": 0.0}

@@ -40,7 +40,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     """The message names the nearest metric and all others."""
     with pytest.raises(UserError, match="unknown metric 'cidre'. Did you mean 'cider'") as error:
         get_metric("cidre")
-    assert "Available: cider, exact_match" in str(error.value)
+    assert "Available: choice, cider, exact_match" in str(error.value)
 
 
 def test_a_metric_of_the_user_is_loaded_by_its_path() -> None:
