@@ -15,7 +15,7 @@ from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.stages.cluster import cluster
 from raycurate.stages.ingest import ingest
-from raycurate.stages.score import score
+from raycurate.stages.score import check_given, score
 from raycurate.stages.select import select
 from raycurate.store import Run
 from tests.nouns import read_all
@@ -177,9 +177,11 @@ def test_every_method_runs_on_these_scores(ray_cluster, scored, run, tmp_path):
         cluster(run, make_config(ClusterConfig, {"clusters": 4, "iterations": 5, "features": label, "label": label}))
     keys = [key for part in run.noun("samples").iter_parts(["key"]) for key in part["key"].to_pylist()]
     difficulty = [float("nan") if i == 3 else float(i % 7) for i in range(ROWS - 1)]
-    pq.write_table(pa.table({"key": keys[:-1], "difficulty": difficulty}), tmp_path / "given.parquet")
+    table = pa.table({"key": [*keys[:-1], "of another run"], "difficulty": [*difficulty, 1.0]})
+    pq.write_table(table, tmp_path / "given.parquet")
     (given,) = score(run, make_config(ScoreConfig, {"given": str(tmp_path / "given.parquet")}))
     assert given.quarantined == {"non_finite_score": 1, "not_given": 1}
+    assert given.metrics == {"given": ROWS, "unknown_keys": 1}
     methods = ("clip_score", "el2n", "perplexity", "semdedup", "d2_pruning", "self_sup", "self_filter")
     # A method of the user's kind: rows without a number take no part, even where all are asked for.
     gain = select(run, make_config(SelectConfig, {"method": GAIN, "ratio": 1.0, "label": "gain"}))
@@ -192,6 +194,27 @@ def test_every_method_runs_on_these_scores(ray_cluster, scored, run, tmp_path):
         assert manifest.metrics["kept"] == round(0.2 * ROWS), method
 
 
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        ({"key": ["a", "b", "a"], "difficulty": [1.0, 2.0, 3.0]}, "has 1 keys more than once, 'a' 2 times"),
+        ({"key": ["a"], "difficulty": ["1"]}, "the column difficulty of .* is string, not a number"),
+        ({"key": [1], "difficulty": [1.0]}, "the column key of .* is int64, not text"),
+        ({"key": ["a"], "score": [1.0]}, "has the columns key, score; give"),
+        (None, "cannot be read as Parquet"),
+    ],
+)
+def test_given_numbers_that_cannot_be_used_are_named(tmp_path, table, told):
+    """Which number counts, what a number is and where it stands are not guessed; a CSV is no Parquet file."""
+    path = tmp_path / "given.parquet"
+    if table is None:
+        path.write_text("key,difficulty\na,1\n")
+    else:
+        pq.write_table(pa.table(table), path)
+    with pytest.raises(UserError, match=told):
+        check_given(str(path))
+
+
 def test_what_cannot_be_scored_is_one_message(ray_cluster, run, tmp_path):
     """`clip` without a model names one; wrong paths and files without the columns say so before any actor starts."""
     with pytest.raises(UserError, match="give --clip openai/clip-vit-large-patch14-336, or --clip and a local folder"):
@@ -201,7 +224,7 @@ def test_what_cannot_be_scored_is_one_message(ray_cluster, run, tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         score(run, make_config(ScoreConfig, {"given": str(tmp_path / "none.parquet")}))
     pq.write_table(pa.table({"id": [1]}), tmp_path / "wrong.parquet")
-    with pytest.raises(UserError, match="it needs key and difficulty"):
+    with pytest.raises(UserError, match="has the columns id; give a Parquet file with the columns key"):
         score(run, make_config(ScoreConfig, {"given": str(tmp_path / "wrong.parquet")}))
     with pytest.raises(UserError, match="scores"):
         make_config(ScoreConfig, {"scores": ["clipp"]})
