@@ -152,6 +152,9 @@ def weigh_scores(noun: Noun, config: BalanceProbesConfig, groups: Groups, text: 
     table = parse_scores(text, where)
     given = None if config.groups is None else groups
     unscored = unmeasured_tasks(table, config, given)
+    weighed = [task for task in table.tasks if task not in unscored and task not in config.fixed]
+    if unscored and len(weighed) < 2:
+        raise UserError(_nothing_to_weigh(unscored, weighed, notes, where))
     full = _fix_unscored(config, unscored, where)
     result = arithmetic(table, full, given)
     made = record(result, full, path=where, data=text.encode(), groups=given)
@@ -166,6 +169,22 @@ def weigh_scores(noun: Noun, config: BalanceProbesConfig, groups: Groups, text: 
     for name, data in draw_balance(result):
         noun.write_bytes(f"figures/{name}", data)
     return noun.finish(metrics={"lines": len(table.probes), "config": config.model_dump(mode="json")})
+
+
+def _nothing_to_weigh(unscored: Mapping[str, str], weighed: Sequence[str], notes: Sequence[str], where: str) -> str:
+    """Why there are no weights though all probes have run."""
+    reasons: dict[str, list[str]] = {}
+    for task, why in unscored.items():
+        reasons.setdefault(why, []).append(task)
+    told = "; ".join(f"{', '.join(tasks)}: {why}" for why, tasks in reasons.items())
+    rest = f"only '{weighed[0]}' has" if weighed else "no task has"
+    more = "".join(f". Note: {note}" for note in notes)
+    return (
+        f"the probes have run, but {rest} scores that a weight can be made of ({told}). A model that gets next to "
+        "nothing right gives no weights: train longer (finetune.epochs, finetune.learning_rate, --mini, --large), take "
+        f"a better model, or metrics that count part of an answer (evaluate.metrics){more}. Finished probes are kept; "
+        f"scores: {where}"
+    )
 
 
 def _fix_unscored(config: BalanceProbesConfig, unscored: Mapping[str, str], where: str) -> BalanceProbesConfig:

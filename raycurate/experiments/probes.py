@@ -144,7 +144,7 @@ def _key(run: Run, probe: Probe) -> str:
     if probe.finetune.mixture is None and probe.finetune.selection is not None:
         nouns.append(run.noun("selection", probe.finetune.selection))
     inputs |= {f"{noun.noun}/{noun.label}": noun.require(noun.noun).fingerprint for noun in nouns}
-    configs = [probe.finetune.determining(), _evaluate_config(probe, "").determining() if given else None]
+    configs = [probe.finetune.determining(), _evaluate_config(probe, "probe").determining() if given else None]
     return fingerprint_of({"configs": configs, "inputs": inputs, "kept": probe.keep_model})[:16]
 
 

@@ -150,6 +150,18 @@ def test_a_task_without_a_ratio_is_an_error_that_names_the_way_out(tmp_path):
     assert len(made["notes"]) == 3
 
 
+@pytest.mark.parametrize("unscored", [None, 1.0])
+def test_probes_that_score_nothing_say_so(tmp_path, unscored):
+    """Not that one task alone has the weight 1: that no probe got anything right, and what would change it."""
+    tasks = sorted(ALONE)
+    rows = [["probe", *tasks], *([probe, *["0"] * len(tasks)] for probe in ("mini", *tasks))]
+    text = "".join(",".join(row) + "\n" for row in rows)
+    noun = Run(str(tmp_path)).noun("balance")
+    noun.begin({})
+    with pytest.raises(UserError, match=r"no task has scores .*scores 0 after training on it\).*train longer.*9 steps"):
+        weigh_scores(noun, config_of(fixed_unscored=unscored), ALONE, text, ["the shortest probe has 9 steps"])
+
+
 # on a cluster
 
 SETTINGS = {"mini": 0.25, "fixed_unscored": 1.0, "max_concurrent": 1, "evaluate": EVALUATE}
