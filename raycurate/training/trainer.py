@@ -33,8 +33,9 @@ from raycurate.balancing.online import OnlineWeighting
 from raycurate.errors import UserError
 from raycurate.training.collate import POSITIONS, TASK_IDS
 from raycurate.training.data import EpochSampler, TokenDataset
+from raycurate.training.head_losses import HeadLosses
 from raycurate.training.task_weights import TaskWeights
-from raycurate.training.vitw import LossSums, gradient_shares, token_counts, weight_sum, weighted_sums
+from raycurate.training.vitw import LossSums, gradient_shares, next_labels, token_counts, weight_sum, weighted_sums
 
 STATE_FILE = "task_sums.json"
 SUMS = 5
@@ -78,7 +79,9 @@ class VitwTrainer(Trainer):
         self.task_weights = TaskWeights(tasks, task_weights, weighting)
         self._group_by_length, self._order_seed = group_by_length, order_seed
         self._projector, self._projector_rate = tuple(projector_names), projector_learning_rate
-        self._leaves_out_logits = "logits_to_keep" in _forward_parameters(self.model)
+        network = _innermost(self.model)
+        keeps = "logits_to_keep" in inspect.signature(network.forward).parameters
+        self._head_losses = HeadLosses(network, keeps_positions=keeps)
         self._step_is_empty = False
         self._window_5K = torch.zeros(SUMS, len(tasks), dtype=torch.float64, device=self.args.device)
         self._step_5K = torch.zeros_like(self._window_5K)
@@ -148,12 +151,9 @@ class VitwTrainer(Trainer):
         """The forward pass of one micro-batch: its sums, and what the model gave. `weights_B` as in `weighted_sums`."""
         inputs = dict(inputs)
         labels_BT, tasks_B, positions_P = (inputs.pop(name) for name in ("labels", TASK_IDS, POSITIONS))
-        if self._leaves_out_logits:
-            inputs["logits_to_keep"] = positions_P
-        outputs = model(**inputs)
-        logits_BPV = outputs.logits if self._leaves_out_logits else outputs.logits[:, positions_P]
-        weights_K = self.task_weights.on(logits_BPV.device)
-        return weighted_sums(logits_BPV, labels_BT, tasks_B, weights_K, positions_P, weights_B), outputs
+        losses_BP, outputs = self._head_losses(model, inputs, labels_BT, positions_P)
+        weights_K = self.task_weights.on(losses_BP.device)
+        return weighted_sums(losses_BP, next_labels(labels_BT, positions_P), tasks_B, weights_K, weights_B), outputs
 
     # the optimizer and the order of rows
 
@@ -305,7 +305,6 @@ class VitwTrainer(Trainer):
         }
 
 
-def _forward_parameters(model: Any) -> set[str]:
-    """The parameters of the innermost model's forward."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return set(inspect.signature(inner.forward).parameters)
+def _innermost(model: Any) -> Any:
+    """The model within peft's."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

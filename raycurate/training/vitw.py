@@ -12,8 +12,8 @@ Only the ratios of lambda matter. The effective share of task i in the gradient 
 with T its valid tokens: that, not lambda, is what a report should show.
 
 Shapes: B rows, T tokens, P kept positions, V vocabulary, K tasks. Cross-entropy is taken in float32.
-Cost: one float32 copy of the kept logits, B * P * V * 4 bytes. `kept_positions` names the positions whose logits are
-needed, so that a model that can leave the others out never makes them: prompts and images are most of a row.
+`kept_positions` names the positions whose losses are needed, so that a model that can leave the others out never makes
+their logits: prompts and images are most of a row. `head_losses.py` makes the losses without ever holding all logits.
 """
 
 from __future__ import annotations
@@ -64,28 +64,37 @@ def weight_sum(labels_BT: torch.Tensor, tasks_B: torch.Tensor, weights_K: torch.
     return (token_counts(labels_BT, tasks_B, len(weights_K)) * weights_K.double()).sum()
 
 
-def weighted_sums(
-    logits_BPV: torch.Tensor,
-    labels_BT: torch.Tensor,
-    tasks_B: torch.Tensor,
-    weights_K: torch.Tensor,
-    positions_P: torch.Tensor,
-    weights_B: torch.Tensor | None = None,
-) -> LossSums:
-    """The sums of one micro-batch from the logits at `positions_P`.
+def next_labels(labels_BT: torch.Tensor, positions_P: torch.Tensor) -> torch.Tensor:
+    """The label that each position predicts, -100 after the last token."""
+    return functional.pad(labels_BT, (0, 1), value=IGNORED)[:, positions_P + 1]
 
-    Args:
-        logits_BPV: of any floating dtype; the gradient flows through `weighted` only.
-        labels_BT: token ids, -100 where a token is not trained on.
-        tasks_B: task number per row, int64.
-        weights_K: lambda per task.
-        positions_P: the positions that the logits are of; must hold all of `kept_positions(labels_BT)`.
-        weights_B: weight of each row's tokens, instead of its task's.
+
+def token_losses(logits_BPV: torch.Tensor, labels_BP: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each label, float32 [B, P], 0 where there is none; logits of any floating dtype.
+
+    Cost: a float32 copy of the logits and their gradient, about 16 bytes for each logit.
     """
-    labels_BP = _next_labels(labels_BT, positions_P)
-    losses_BP = functional.cross_entropy(
+    return functional.cross_entropy(
         logits_BPV.flatten(0, 1).float(), labels_BP.flatten(), reduction="none", ignore_index=IGNORED
     ).view_as(labels_BP)
+
+
+def weighted_sums(
+    losses_BP: torch.Tensor,
+    labels_BP: torch.Tensor,
+    tasks_B: torch.Tensor,
+    weights_K: torch.Tensor,
+    weights_B: torch.Tensor | None = None,
+) -> LossSums:
+    """The sums of one micro-batch from the losses of its labels.
+
+    Args:
+        losses_BP: of each label, 0 where there is none; the gradient flows through `weighted` only.
+        labels_BP: the labels that the kept positions predict (`next_labels`).
+        tasks_B: task number per row, int64.
+        weights_K: lambda per task.
+        weights_B: weight of each row's tokens, instead of its task's.
+    """
     weights_B = weights_K[tasks_B] if weights_B is None else weights_B
     valid_B = (labels_BP != IGNORED).sum(dim=1).double()
     losses_B = losses_BP.detach().sum(dim=1, dtype=torch.float64)
@@ -98,11 +107,6 @@ def weighted_sums(
         tokens_B=valid_B,
         losses_B=losses_B,
     )
-
-
-def _next_labels(labels_BT: torch.Tensor, positions_P: torch.Tensor) -> torch.Tensor:
-    """The label that each kept position predicts, -100 after the last token."""
-    return functional.pad(labels_BT, (0, 1), value=IGNORED)[:, positions_P + 1]
 
 
 def gradient_shares(weighted_K: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ def main(path: str) -> None:
     import torch.distributed
 
     from raycurate.store import Noun
+    from raycurate.training import head_losses
     from raycurate.training.config import FinetuneConfig
     from raycurate.training.data import TokenSource
     from raycurate.training.loop import LoopSettings
@@ -32,6 +33,7 @@ def main(path: str) -> None:
     world = int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
+    head_losses.CHUNK_LOGITS = order["chunk_logits"]
     for name, values in order["combinations"].items():
         settings = LoopSettings(
             config=FinetuneConfig(**{**order["config"], **values, "workers": world, "threads": 1}),

@@ -43,6 +43,7 @@ def trained(request, tmp_path_factory, model, tokens) -> Path:
     folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
     order = {
         "combinations": COMBINATIONS,
+        "chunk_logits": 2000,  # a few tokens
         "config": {
             "model": model,
             "batch_rows": 4,

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from raycurate.training.vitw import gradient_shares, kept_positions, weight_sum, weighted_sums
+from raycurate.training.vitw import (
+    gradient_shares,
+    kept_positions,
+    next_labels,
+    token_losses,
+    weight_sum,
+    weighted_sums,
+)
 
 V, K = 11, 3
 
@@ -20,6 +27,12 @@ def batch(seed: int, rows: int = 4, length: int = 9):
     for row in range(rows):
         labels[row, length - row :] = -100
     return logits, labels, torch.randint(0, K, (rows,), generator=generator)
+
+
+def sums_of(logits_BPV, labels_BT, tasks_B, weights_K, positions_P):
+    """The sums from the logits at some positions."""
+    labels_BP = next_labels(labels_BT, positions_P)
+    return weighted_sums(token_losses(logits_BPV, labels_BP), labels_BP, tasks_B, weights_K)
 
 
 def naive(logits, labels, tasks, weights):
@@ -45,7 +58,7 @@ def test_sums_equal_the_definition(seed):
     logits, labels, tasks = batch(seed)
     weights = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
     positions = kept_positions(labels)
-    sums = weighted_sums(logits[:, positions], labels, tasks, weights, positions)
+    sums = sums_of(logits[:, positions], labels, tasks, weights, positions)
     weighted, tokens, losses = naive(logits, labels, tasks, weights.numpy())
     assert float(sums.weighted) == pytest.approx(weighted, rel=1e-6)
     np.testing.assert_array_equal(sums.tokens_K.numpy(), tokens)
@@ -68,7 +81,7 @@ def test_micro_batches_add_up_to_the_step():
             part = torch.from_numpy(part)
             positions = kept_positions(labels[part])
             logits = (inputs[part] @ head)[:, positions]
-            sums = weighted_sums(logits, labels[part], tasks[part], weights, positions)
+            sums = sums_of(logits, labels[part], tasks[part], weights, positions)
             (ranks * sums.weighted / z / ranks).backward()
         return head.grad
 
@@ -84,7 +97,7 @@ def test_fully_masked_batch_is_zero_with_gradient():
     logits.requires_grad_()
     positions = kept_positions(labels)
     assert positions.tolist() == [0]
-    sums = weighted_sums(logits[:, positions], labels, tasks, torch.ones(K), positions)
+    sums = sums_of(logits[:, positions], labels, tasks, torch.ones(K), positions)
     sums.weighted.backward()
     assert float(sums.weighted.detach()) == float(weight_sum(labels, tasks, torch.ones(K))) == 0.0
     assert not logits.grad.any()
@@ -98,7 +111,7 @@ def test_loss_does_not_depend_on_the_scale_of_the_weights():
     found = []
     for scale in (1.0, 10.0):
         weights = scale * torch.tensor([0.5, 1.0, 3.0])
-        sums = weighted_sums(logits[:, positions], labels, tasks, weights, positions)
+        sums = sums_of(logits[:, positions], labels, tasks, weights, positions)
         found.append(float(sums.weighted) / float(weight_sum(labels, tasks, weights)))
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 

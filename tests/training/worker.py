@@ -22,7 +22,7 @@ def main(path: str) -> None:
     import torch.distributed
 
     from raycurate.store import Noun
-    from raycurate.training import loop
+    from raycurate.training import head_losses, loop
     from raycurate.training.config import FinetuneConfig
     from raycurate.training.data import TokenSource
     from raycurate.training.loop import LoopSettings
@@ -31,6 +31,8 @@ def main(path: str) -> None:
     world = int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
+    if order.get("chunk_logits"):
+        head_losses.CHUNK_LOGITS = order["chunk_logits"]
     if order.get("arguments"):
         _change_arguments(loop, order["arguments"])
     if order.get("plain"):
