@@ -23,6 +23,16 @@ MAX_LARGEST_SHARE = 0.9
 TWIN_SAMPLE = 2048
 
 
+def check_different(num_clusters: int, different: int, num_rows: int) -> None:
+    """Raise where there are fewer different rows than clusters; fewer than ten clusters are not judged."""
+    if different < num_clusters and num_clusters >= MIN_CHECKED_CLUSTERS:
+        raise UserError(
+            f"{num_clusters} clusters are asked for, but only {different} of the {num_rows} rows have different "
+            f"features: the others are copies of them. Set --clusters to {different} at most, or remove duplicates; "
+            "where they are no copies, check the model and the layers of `raycurate extract`"
+        )
+
+
 def check_counts(num_clusters: int, num_rows: int) -> None:
     """Raise unless 1 <= K <= N."""
     if num_clusters < 1:

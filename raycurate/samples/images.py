@@ -175,6 +175,7 @@ def check_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Fault | No
         with _open(data, limits) as image:
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             _guarded(image.load)
+            _check_values(image)
     except FaultError as error:
         return error.fault
     return None
@@ -185,6 +186,7 @@ def load_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image
     _check_size(len(data), limits.max_bytes)
     with _open(data, limits) as image:
         _guarded(image.load)
+        _check_values(image)
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # broken EXIF raises whatever its parser stumbles over; the pixels are fine
@@ -260,6 +262,14 @@ def _unidentified(data: bytes) -> tuple[Reason, str]:
     return Reason.IMAGE_CORRUPT, f"the bytes are no image; accepted are {', '.join(IMAGE_FORMATS)}"
 
 
+def _check_values(image: Image.Image) -> None:
+    """Refuse a float image with values that are no numbers: an infinite one would scale all others to black."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        if strange := int((~np.isfinite(values)).sum()):
+            raise FaultError(Reason.IMAGE_CORRUPT, f"{strange} of {values.size} values are not finite numbers")
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layered = image.convert("RGBA")
@@ -269,7 +279,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.uint16) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        values = np.asarray(image, dtype=np.float64)
         low, high = float(values.min()), float(values.max())
         scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
         return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raycurate.clustering.guards import check_clustering, check_counts, imbalance
+from raycurate.clustering.guards import check_clustering, check_counts, check_different, imbalance
 from raycurate.clustering.kmeans import IterationReport, has_converged, report_of
 from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
@@ -209,7 +209,10 @@ class Fit:
             offers = self.pool.all("offer_digests", count)
             hashes, digests = (np.concatenate([offer[i] for offer in offers]) for i in range(2))
             order = np.argsort(hashes, kind="stable")[:count]
-            if len(np.unique(digests[order])) >= num_clusters or count >= self.rows:
+            different = len(np.unique(digests[order]))
+            if count >= self.rows:
+                check_different(num_clusters, different, self.rows)
+            if different >= num_clusters or count >= self.rows:
                 return hashes[order][distinct_first(digests[order], num_clusters)]
             count *= 2
 

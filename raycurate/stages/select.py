@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.errors import UserError
 from raycurate.filesystem import exists
 from raycurate.ray_session import in_session
 from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
@@ -41,6 +42,17 @@ LACKS = "lacks"
 EachShard = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
+def check_target(ratio: float, num_rows: int) -> None:
+    """Raise `UserError` for a ratio that keeps no row of a dataset that has some."""
+    if num_rows and round(ratio * num_rows) == 0:
+        shown = (f"{0.505 / num_rows:.{digits}g}" for digits in range(2, 18))
+        least = next(text for text in shown if round(float(text) * num_rows) > 0)
+        raise UserError(
+            f"ratio {ratio:g} of {num_rows:,} rows keeps none: round({ratio * num_rows:.3g}) is 0. The smallest ratio "
+            f"that keeps one is {least}"
+        )
+
+
 @in_session
 def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) -> Manifest:
     """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and two small tables.
@@ -55,6 +67,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, selector)
     description = describe("select", STAGE_VERSION, config, inputs)
+    check_target(config.ratio, sample_manifest.rows_out)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):
         return done

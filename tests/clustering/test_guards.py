@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from raycurate.clustering.guards import check_clustering, check_counts, check_rows, imbalance, near_twins
+from raycurate.clustering.guards import (
+    check_clustering,
+    check_counts,
+    check_different,
+    check_rows,
+    imbalance,
+    near_twins,
+)
 from raycurate.errors import UserError
 from tests.clustering.clustering_cases import grid_centroids, mixture
 
@@ -57,3 +64,11 @@ def test_imbalance_is_one_for_equal_clusters():
     """K sum n^2 / N^2."""
     assert imbalance([3, 3, 3]) == 1.0
     assert imbalance([9, 0, 0]) == 3.0
+
+
+def test_copies_are_named_where_there_are_fewer_rows_than_clusters():
+    """Not a model that was not trained: the rows are the same."""
+    check_different(20, 20, 100)
+    check_different(9, 7, 140)
+    with pytest.raises(UserError, match="20 clusters .* only 7 of the 140 rows .* --clusters to 7 at most"):
+        check_different(20, 7, 140)

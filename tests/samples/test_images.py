@@ -224,3 +224,23 @@ def test_presence_alone_can_be_checked(tmp_path):
     results = check_samples([sample_of("bad.png"), sample_of("none.png")], ImageRoot(str(tmp_path)), decode=False)
     assert isinstance(results[0], Sample)
     assert results[1].reason == Reason.IMAGE_MISSING
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_float_image_with_values_that_are_no_numbers_is_refused(value):
+    """At ingest as later: scaled with an infinite value all else would be black."""
+    pixels = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    for strange in (None, value):
+        if strange is not None:
+            pixels[1, 2] = strange
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "TIFF")
+        fault = check_image(stream.getvalue())
+        if strange is None:
+            assert fault is None
+            assert np.asarray(load_image(stream.getvalue())).max() == 255
+        else:
+            assert fault is not None
+            assert "1 of 16 values are not finite" in fault.detail
+            with pytest.raises(FaultError):
+                load_image(stream.getvalue())

@@ -8,7 +8,7 @@ import pytest
 from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.stages.rank import rank
-from raycurate.stages.select import select
+from raycurate.stages.select import check_target, select
 from raycurate.store import Run
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection import naive_coincide
@@ -142,3 +142,14 @@ def test_stale_inputs_are_refused(ray_cluster, tmp_path):
     write_features(run, case.keys, case.features[::-1] * np.float16(0.5), shards=1, block_dim=case.block_dim)
     with pytest.raises(UserError, match="made from an earlier 'features/main'.*Run `raycurate cluster` again"):
         _select(run)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 245, 665_298])
+def test_a_ratio_that_keeps_no_row_names_one_that_does(rows):
+    """The ratio in the message keeps a row indeed."""
+    with pytest.raises(UserError, match="keeps none") as caught:
+        check_target(0.4 / rows, rows)
+    least = float(str(caught.value).rsplit(" ", 1)[-1])
+    check_target(least, rows)
+    assert round(least * rows) == 1
+    check_target(0.2, 0)
