@@ -61,6 +61,7 @@ def main(debug: bool, quiet: bool) -> None:
 
 @main.command()
 @click.argument("source")
+@click.argument("more", nargs=-1, metavar="")
 @click.option("--images", help="Root of the image paths.")
 @click.option("--out", "run", required=True, help="Run directory (local, s3://, gs://).")
 @click.option("--format", "format_", default="auto", help="auto, llava, jsonl, parquet, huggingface, webdataset.")
@@ -69,6 +70,7 @@ def main(debug: bool, quiet: bool) -> None:
 @settings
 def ingest(
     source: str,
+    more: tuple[str, ...],
     images: str | None,
     run: str,
     format_: str,
@@ -83,6 +85,12 @@ def ingest(
     Example:
       raycurate ingest llava_v1_5_mix665k.json --images images/ --task-map llava665k --out runs/llava
     """
+    if more:
+        raise click.UsageError(
+            f"one SOURCE is read, {1 + len(more)} are given ({source}, {more[0]}, ...). Quote a glob, so that the "
+            "shell leaves it to raycurate ('data/*.json'), or name the folder that holds the files; sources of other "
+            "kinds become samples of their own with --label."
+        )
     values = {
         "source": source,
         "images": images,

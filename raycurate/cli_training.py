@@ -107,8 +107,9 @@ def evaluate(
     """
     from raycurate.evaluation.config import EvaluateConfig
 
-    chosen = {} if metrics == "auto" else dict(part.split("=", 1) for part in metrics.split(",") if "=" in part)
-    if metrics != "auto" and not chosen:
+    pairs = parts(metrics) if all("=" in part for part in parts(metrics)) else []
+    chosen = {} if metrics == "auto" else dict(part.split("=", 1) for part in pairs)
+    if metrics != "auto" and not pairs:
         raise UserError(f"--metrics {metrics!r} is neither 'auto' nor TASK=METRIC pairs, for example caption=cider")
     values = {"model": model, "data": data, "metrics": chosen, "max_rows": max_rows, "command": command, "label": label}
     config = config_of(EvaluateConfig, values, overrides)

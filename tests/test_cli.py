@@ -129,6 +129,21 @@ def test_what_is_no_run_directory_is_said_and_not_made_one(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_metric_without_a_task_is_not_dropped(made):
+    """Not even beside others that are right."""
+    code, text = invoke("evaluate", made.uri, "--model", "tiny", "--data", "test", "--metrics", "a=cider,b")
+    assert code == 1
+    assert "--metrics 'a=cider,b' is neither 'auto' nor TASK=METRIC pairs" in " ".join(text.split())
+
+
+def test_several_sources_are_a_usage_error_that_says_how(tmp_path):
+    """What a shell makes of an unquoted glob; nothing is read."""
+    code, text = invoke("ingest", "a.json", "b.json", "c.json", "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "one SOURCE is read, 3 are given (a.json, b.json, ...). Quote a glob" in " ".join(text.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_cluster_that_is_not_there_is_told_in_seconds(made):
     """By the variable that names it, and without Ray's own log."""
     code, text = process("-m", "raycurate.cli", "select", made.uri, RAY_ADDRESS="127.0.0.1:9")
@@ -153,7 +168,7 @@ def test_a_notebook_needs_neither_a_session_nor_a_home_nor_a_short_tmpdir(tmp_pa
     long.mkdir()
     code, text = process("-c", NOTEBOOK, str(tmp_path / "run"), HOME="/proc/none", TMPDIR=str(long))
     assert code == 0, text
-    assert "'/no/such/model'" in text
+    assert "there is no model folder /no/such/model" in text
     assert "Traceback" not in text
 
 

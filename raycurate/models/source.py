@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import socket
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -29,8 +30,17 @@ FOLDERS_NOT_READ = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|onnx|ope
 
 
 def resolve_model(model: str) -> str:
-    """The path or hub id to load; "tiny" is the model in this package."""
+    """The path or hub id to load; "tiny" is the model in this package.
+
+    Raises:
+        UserError: what can only be a path, and is no folder here.
+    """
     if model != "tiny":
+        if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
+            raise UserError(
+                f"there is no model folder {model} on {socket.gethostname()}. Give a folder written by save_pretrained "
+                "that every node reaches, a Hugging Face model id, or 'tiny'"
+            )
         return model
     folder = Path(str(resources.files("raycurate.models") / "tiny" / "weights"))
     if not (folder / "config.json").is_file():
