@@ -314,10 +314,14 @@ def status(run: str) -> None:
     from raycurate.pipeline import status as run_status
 
     table = Table("noun", "state", "rows", "of", "quarantined", "seconds")
-    for line in run_status(Run(run)):
+    lines = run_status(Run(run))
+    for line in lines:
         total = "?" if line.total is None else f"{line.total:,}"
         table.add_row(line.name, line.state, f"{line.rows:,}", total, str(line.quarantined), f"{line.seconds:.1f}")
     show_table(table)
+    for line in lines:
+        if line.why:
+            out.print(f"[bold yellow]stale:[/] {plain(line.why)}", highlight=False)
 
 
 for command in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ import pyarrow.fs as pafs
 from rich.console import Console
 
 from raycurate.config import StageConfig, apply_override, make_config
+from raycurate.dates import seconds_of, when
 from raycurate.errors import UserError
 from raycurate.filesystem import read_bytes, resolve
 from raycurate.log_format import JsonFormatter, wants_json
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from raycurate.store import Manifest, Noun
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+REPLACE = "raycurate.replace"
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -106,15 +109,36 @@ def settings(command: Command) -> Command:
         metavar="FIELD=VALUE",
         help="Any other setting; `raycurate settings STAGE` lists all.",
     )(command)
+    command = click.option(
+        "--replace",
+        is_flag=True,
+        expose_value=False,
+        callback=_note_replace,
+        help="Delete what is there under this label with other settings.",
+    )(command)
     return click.option("--label", default="main", help="Name of the result inside the run.")(command)
+
+
+def _note_replace(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    """Keep the flag for `config_of`: no command does anything with it but hand it on."""
+    ctx.meta[REPLACE] = value
 
 
 def config_of(kind: type[StageConfig], values: dict[str, Any], overrides: tuple[str, ...]) -> Any:
     """A stage's config from options and ``--set`` values."""
     given = {name: value for name, value in values.items() if value is not None}
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(REPLACE) and "replace" in kind.model_fields:
+        given["replace"] = True
     for override in overrides:  # after the filter: null is a value here
         apply_override(given, override)
     return make_config(kind, given)
+
+
+def told_before(manifest: Manifest, since: float) -> str:
+    """Where a result was made before `since` (seconds of the epoch): when that was; '' for a fresh one."""
+    made = seconds_of(manifest.created)
+    return f"done before, {when(manifest.created)}" if made is not None and made < int(since) else ""
 
 
 def in_session(call: Callable[[], Manifest | list[Manifest]], *, dashboard: bool = False) -> None:
@@ -122,10 +146,11 @@ def in_session(call: Callable[[], Manifest | list[Manifest]], *, dashboard: bool
     from raycurate.config import SessionConfig
     from raycurate.ray_session import ray_session
 
+    started = time.time()
     with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
         made = call()
     for manifest in made if isinstance(made, list) else [made]:
-        print_manifest(manifest)
+        print_manifest(manifest, since=started)
 
 
 def print_scoreboard(noun: Noun) -> None:
@@ -141,13 +166,23 @@ def print_report(noun: Noun) -> None:
     out.print(f"[bold]{noun.noun}[/] {plain(noun.folder)}", highlight=False)
 
 
-def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
-    """One stage's result in a line."""
-    shown = manifest.seconds if seconds is None else seconds
+def print_manifest(manifest: Manifest, seconds: float | None = None, *, since: float | None = None) -> None:
+    """One stage's result in a line.
+
+    Args:
+        manifest: of the result.
+        seconds: what the stage took now; default: all that was spent on it.
+        since: when the stage was asked for, seconds of the epoch; default: `seconds` ago.
+    """
+    shown = f"{manifest.seconds if seconds is None else seconds:.1f} s"
+    if since is None and seconds is not None:
+        since = time.time() - seconds
+    if since is not None and (before := told_before(manifest, since)):
+        shown = before
     for counted in ("lines", "trials"):
         if counted in manifest.metrics:
             count = manifest.metrics[counted]
-            out.print(f"[bold]{manifest.noun}[/] {manifest.label}: {count} {counted} [dim]{shown:.1f} s[/]")
+            out.print(f"[bold]{manifest.noun}[/] {manifest.label}: {count} {counted} [dim]{shown}[/]")
             return
     kept = f", kept {manifest.metrics['kept']:,}" if "kept" in manifest.metrics else ""
     rejected = sum(manifest.quarantined.values())
@@ -155,7 +190,7 @@ def print_manifest(manifest: Manifest, seconds: float | None = None) -> None:
     quarantine = f", {rejected:,} quarantined ({reasons})" if rejected else ""
     out.print(
         f"[bold]{manifest.noun:<9}[/] {manifest.label}: {manifest.rows_in:,} rows in, "
-        f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown:.1f} s[/]",
+        f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown}[/]",
         highlight=False,
     )
 

@@ -57,7 +57,13 @@ class StageConfig(BaseModel):
         return {name: value for name, value in values.items() if value is not None}
 
 
-class IngestConfig(StageConfig):
+class NounConfig(StageConfig):
+    """What all stages have in common that make a noun of the run."""
+
+    replace: bool = execution(False, description="delete what is there under this label with other settings")
+
+
+class IngestConfig(NounConfig):
     """``ingest``: read, validate, normalise."""
 
     source: str = Field(description="file, folder, glob or URI of the dataset")
@@ -95,7 +101,7 @@ class IngestConfig(StageConfig):
         return self
 
 
-class PoolConfig(StageConfig):
+class PoolConfig(NounConfig):
     """What stages with loader tasks and a pool of actors have in common; all of it says how, not what."""
 
     min_actors: int = execution(1, ge=1)
@@ -149,7 +155,7 @@ class ScoreConfig(PoolConfig):
     max_tasks: int = execution(64, ge=1)
 
 
-class ClusterConfig(StageConfig):
+class ClusterConfig(NounConfig):
     """``cluster``: distributed spherical k-means."""
 
     clusters: int = Field(ge=1, description="K")
@@ -174,7 +180,7 @@ class ClusterConfig(StageConfig):
     scratch: str | None = execution(None, description="folder for the workers' local copies; default: a temporary one")
 
 
-class RankConfig(StageConfig):
+class RankConfig(NounConfig):
     """``rank``: regroup rows; the full order of every group, and with greedy MMD the density of every cluster."""
 
     order: str = Field("mmd", description="mmd, or a method that orders groups: semdedup, d2_pruning, self_filter, ...")
@@ -191,7 +197,7 @@ class RankConfig(StageConfig):
     max_tasks: int = execution(64, ge=1)
 
 
-class SelectConfig(StageConfig):
+class SelectConfig(NounConfig):
     """``select``: which rows stay."""
 
     method: str = Field("coincide", description="a method's name or package.module:object")

@@ -25,6 +25,7 @@ from raycurate.stages.evaluate import evaluate
 from raycurate.stages.export import export
 from raycurate.stages.extract import extract
 from raycurate.stages.finetune import finetune
+from raycurate.stages.freshness import why_not_current
 from raycurate.stages.ingest import ingest
 from raycurate.stages.rank import rank
 from raycurate.stages.score import score
@@ -111,11 +112,13 @@ class NounStatus:
 
     Attributes:
         name: ``noun/label``.
-        state: ``done``, ``running``, or ``interrupted`` (run the stage again to go on).
+        state: ``done``, ``stale`` (what it was made from has changed), ``running``, or ``interrupted`` (run the stage
+            again to go on).
         rows: rows committed so far.
         total: rows in all, None where it is not known yet.
         quarantined: rejected rows so far.
         seconds: wall clock over all attempts.
+        why: of a stale noun what has changed, and the commands that make it again, in their order.
     """
 
     name: str
@@ -124,6 +127,7 @@ class NounStatus:
     total: int | None
     quarantined: int
     seconds: float
+    why: str = ""
 
 
 def status(run: Run) -> list[NounStatus]:
@@ -136,7 +140,9 @@ def _status_of(noun: Noun) -> NounStatus:
     manifest = noun.manifest()
     if manifest is not None:
         rejected = sum(manifest.quarantined.values())
-        return NounStatus(name, "done", manifest.rows_out, manifest.rows_in, rejected, manifest.seconds)
+        why = why_not_current(noun, manifest)
+        state = "stale" if why else "done"
+        return NounStatus(name, state, manifest.rows_out, manifest.rows_in, rejected, manifest.seconds, why)
     records = noun.records().values()
     beat = noun.read_json("progress.json") or {}
     alive = beat.get("state") == "running" and time.time() - beat.get("time", 0) < ALIVE_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import model_validator
@@ -31,6 +32,8 @@ from raycurate.training.config import FinetuneConfig
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
 TRAINING = ("test", "finetune", "evaluate", "compare")
 BALANCING = ("validation", "test", "balance", "compare_weights")
+NOT_NOUNS = ("ray", "export")
+"""Sections that make no noun of the run, so none that could be replaced."""
 CHOOSING = ("ingest", "test", "individual_select")
 
 
@@ -39,6 +42,7 @@ class Recipe(StageConfig):
 
     Attributes:
         run: folder or URI of the run directory.
+        replace: `replace` of every section that does not say otherwise.
         ray: the cluster.
         more_clusters: further clusterings, each of its own features and under its own label.
         validation: rows that score the probes of `balance`, ingested under their own label; none of them is in `test`.
@@ -48,6 +52,7 @@ class Recipe(StageConfig):
     """
 
     run: str
+    replace: bool = False
     ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
     ingest: IngestConfig
     extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
@@ -66,6 +71,19 @@ class Recipe(StageConfig):
     compare: CompareConfig | None = None
     individual_select: IndividualSelectConfig | None = None
     sweep: SweepConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replace_all(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("replace") is not True:
+            return values
+
+        def told(name: str, section: Any) -> Any:
+            if isinstance(section, list | tuple):
+                return [told(name, each) for each in section]
+            return {"replace": True, **section} if isinstance(section, dict) and name not in NOT_NOUNS else section
+
+        return {name: told(name, section) for name, section in values.items()}
 
     @model_validator(mode="after")
     def _check_labels(self) -> Recipe:

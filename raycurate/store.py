@@ -143,7 +143,7 @@ class Noun:
         delete_folder(self.filesystem, self.quarantine_folder)
 
     def finish(self, *, metrics: Mapping[str, Any] | None = None) -> Manifest:
-        """Publish the noun: sum the records up, write the manifest."""
+        """Publish the noun: sum the records up, write the manifest; one that says just the same keeps its date."""
         work = self.read_json("work.json")
         assert work is not None, "finish() before begin()"
         records = self.records()
@@ -164,6 +164,9 @@ class Noun:
             metrics=dict(metrics or {}),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
+        before = self.manifest()
+        if before is not None and _result(before) == _result(manifest):
+            return before
         self.write_json("manifest.json", asdict(manifest))
         for info in list_files(self.filesystem, self.folder):
             if info.base_name.startswith(".tmp-"):  # what a killed writer left behind
@@ -277,6 +280,13 @@ class Noun:
     def read_json(self, name: str) -> Any | None:
         """A small JSON file inside the noun's folder, None where there is none."""
         return read_json(self.filesystem, f"{self.folder}/{name}")
+
+
+def _result(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest says but for the making of it, as JSON gives it back."""
+    making = ("created", "seconds", "raycurate_version", "libraries")
+    value: dict[str, Any] = json.loads(json.dumps(asdict(manifest), default=str))
+    return {name: each for name, each in value.items() if name not in making}
 
 
 @dataclass(frozen=True)

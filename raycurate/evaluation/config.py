@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, PoolConfig, Seed, StageConfig, execution
+from raycurate.config import Label, NounConfig, PoolConfig, Seed, execution
 
 FULL = "full"
 
@@ -48,7 +48,7 @@ class EvaluateConfig(PoolConfig):
         return self
 
 
-class CompareConfig(StageConfig):
+class CompareConfig(NounConfig):
     """``compare``: select, finetune and evaluate for every method and seed, then the scoreboard."""
 
     methods: tuple[str, ...] = Field(

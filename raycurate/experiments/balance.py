@@ -41,6 +41,8 @@ from raycurate.experiments.task_rows import check_metrics, mixture_config, part_
 from raycurate.experiments.weights_config import BalanceProbesConfig
 from raycurate.ray_session import in_training_session
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
+from raycurate.stages.lineage import begin, keep_table, required
+from raycurate.stages.shards import names_of
 from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
@@ -56,13 +58,14 @@ def balance(run: Run, config: BalanceProbesConfig) -> Manifest:
     Raises:
         UserError: a wrong setting, before any training; probes that failed; or a task without a ratio of scores.
     """
+    noun = run.noun("balance", config.label)
+    keep_table(noun, config)
     check_metrics(run, config, config.validation)
     sizes = task_sizes(run, config)
     check_names("task", tuple(sizes), f"samples/{config.samples}")
     groups = _groups(config, sizes)
     planned = plan_probes(sizes, config, groups)
-    noun = run.noun("balance", config.label)
-    noun.begin(_description(run, config))
+    begin(noun, _description(run, config), replace=config.replace)
     evaluation = config.evaluate if "command" in config.evaluate else {**config.evaluate, "data": config.validation}
     probes = [
         Probe(
@@ -123,15 +126,18 @@ def plan_probes(sizes: Rows, config: BalanceProbesConfig, groups: Groups) -> dic
 def _description(run: Run, config: BalanceProbesConfig) -> dict[str, Any]:
     """What all results depend on: not the probes, so that a change of settings keeps those that it does not touch."""
     labels = (config.samples, config.validation)
-    inputs = {label: run.noun("samples", label).require("ingest").fingerprint for label in labels}
-    return {"stage": "balance", "stage_version": STAGE_VERSION, "inputs": inputs}
+    read = [required(run.noun("samples", label)) for label in labels]
+    inputs = {manifest.label: manifest.fingerprint for manifest in read}
+    return {"stage": "balance", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": names_of(read)}
 
 
 def _score_base(run: Run, config: BalanceProbesConfig, evaluation: Mapping[str, Any]) -> dict[str, float]:
     """The scores of the model before finetuning."""
     label = f"balance-{config.label}-base"
     model = config.finetune.get("model", "tiny")
-    scored = evaluate(run, make_config(EvaluateConfig, {**evaluation, "model": model, "label": label}, "evaluate"))
+    scored = evaluate(
+        run, make_config(EvaluateConfig, {**evaluation, "model": model, "label": label, "replace": True}, "evaluate")
+    )
     return scores_of(run.noun("scores", label).read_json(SCORES_FILE) or {}, scored.metrics["headlines"], config.scores)
 
 
@@ -168,7 +174,7 @@ def weigh_scores(noun: Noun, config: BalanceProbesConfig, groups: Groups, text: 
     )
     for name, data in draw_balance(result):
         noun.write_bytes(f"figures/{name}", data)
-    return noun.finish(metrics={"lines": len(table.probes), "config": config.model_dump(mode="json")})
+    return noun.finish(metrics={"lines": len(table.probes), "config": config.determining()})
 
 
 def _nothing_to_weigh(unscored: Mapping[str, str], weighed: Sequence[str], notes: Sequence[str], where: str) -> str:

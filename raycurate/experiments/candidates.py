@@ -29,8 +29,10 @@ from raycurate.errors import UserError
 from raycurate.experiments.individual_config import IndividualSelectConfig
 from raycurate.experiments.subsets import proportional_rows, trainable_rows
 from raycurate.stages.ingest import ingest
+from raycurate.stages.lineage import begin, required
 from raycurate.stages.score import score
 from raycurate.stages.select import select
+from raycurate.stages.shards import names_of
 from raycurate.store import Noun, Run
 from raycurate.training.mixture import MixturePart
 
@@ -70,12 +72,12 @@ def prepare_candidates(run: Run, config: IndividualSelectConfig, settings: dict[
         UserError: a baseline or candidate that cannot be read.
     """
     baseline = run.noun("samples", config.samples)
-    images = baseline.require("ingest").description["config"].get("images")
+    images = required(baseline).description["config"].get("images")
     known_N = np.unique(_contents(baseline))
     found = []
     for name, source in config.candidates.items():
         label = f"candidate-{name}"
-        values = {"images": images, **config.ingest, "source": source, "label": label}
+        values = {"images": images, **config.ingest, "source": source, "label": label, "replace": True}
         ingest(run, make_config(IngestConfig, values, f"candidate '{name}'"))
         category = config.categories.get(name, name)
         labels = {name: label}
@@ -122,7 +124,7 @@ def _contents(samples: Noun) -> NDArray[np.uint64]:
 
 def _filtered(run: Run, config: IndividualSelectConfig, name: str, label: Label) -> dict[str, Label]:
     """The samples with the lowest perplexity and as many random ones, each under a label of its own."""
-    values = {"scores": ["token_losses"], "blind": False, "model": config.perplexity_model}
+    values = {"scores": ["token_losses"], "blind": False, "model": config.perplexity_model, "replace": True}
     score(run, make_config(ScoreConfig, {**values, "samples": label, "label": label}))
     made = {}
     for kind, method, options in (("low", "perplexity", {"keep": "low"}), ("random", "random", {})):
@@ -137,13 +139,18 @@ def _filtered(run: Run, config: IndividualSelectConfig, name: str, label: Label)
 def _keep_selected(run: Run, source: Label, label: Label) -> None:
     """Samples `label`: the rows of samples `source` that selection `label` keeps."""
     samples, selection, noun = run.noun("samples", source), run.noun("selection", label), run.noun("samples", label)
-    manifest = samples.require("ingest")
-    inputs = {"samples": manifest.fingerprint, "selection": selection.require("select").fingerprint}
-    config = manifest.description["config"]
-    description = {"stage": "subset", "stage_version": STAGE_VERSION, "config": config, "inputs": inputs}
+    manifest = required(samples)
+    chosen = required(selection, of=manifest)
+    description = {
+        "stage": "subset",
+        "stage_version": STAGE_VERSION,
+        "config": manifest.description["config"],
+        "inputs": {"samples": manifest.fingerprint, "selection": chosen.fingerprint},
+        "made_from": names_of([manifest, chosen]),
+    }
     if noun.is_done(description):
         return
-    noun.begin(description)
+    begin(noun, description, replace=True)
     tasks: Counter[str] = Counter()
     for shard in range(manifest.shards):
         rows = samples.read_part(shard)

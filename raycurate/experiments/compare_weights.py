@@ -23,6 +23,8 @@ from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.task_rows import mixture_config, part_of, task_sizes
 from raycurate.experiments.weights_config import COTBAL, CompareWeightsConfig
 from raycurate.ray_session import in_training_session
+from raycurate.stages.lineage import begin, keep_table, required
+from raycurate.stages.shards import names_of
 from raycurate.store import Manifest, Run
 from raycurate.training.weights import weights_of
 
@@ -39,16 +41,19 @@ def compare_weights(run: Run, config: CompareWeightsConfig) -> Manifest:
     Raises:
         UserError: a wrong setting or weights that do not fit the tasks, before any training; or trainings that failed.
     """
-    test = run.noun("samples", config.data).require("ingest")
-    samples = run.noun("samples", config.samples).require("ingest")
+    noun = run.noun("weightings", config.label)
+    keep_table(noun, config, ("weightings", "seeds"))
+    test = required(run.noun("samples", config.data))
+    samples = required(run.noun("samples", config.samples))
     sizes = task_sizes(run, config)
     weights = _weights(run, config)
     if weights is not None:
         weights_of(tuple(sizes), weights, known=samples.metrics["tasks"])
     planned = _plan(config, weights, sizes, test.metrics["tasks"])
-    noun = run.noun("weightings", config.label)
     inputs = {"samples": samples.fingerprint, "test": test.fingerprint}
-    noun.begin({"stage": "compare-weights", "stage_version": STAGE_VERSION, "inputs": inputs})
+    read = names_of([samples, test])
+    description = {"stage": "compare-weights", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": read}
+    begin(noun, description, replace=config.replace)
     probes = [probe for _, probe in planned]
     found = run_probes(run, noun, "probes", probes, max_concurrent=config.max_concurrent)
     lines: dict[Key, list[ProbeResult]] = {}
@@ -61,9 +66,7 @@ def compare_weights(run: Run, config: CompareWeightsConfig) -> Manifest:
     noun.write_json(
         "lines.json", [{"method": m, "seed": s, "probes": list(map(asdict, r))} for (m, s), r in lines.items()]
     )
-    return noun.finish(
-        metrics={"lines": len(lines), "config": config.model_dump(mode="json"), "notes": list(board.notes)}
-    )
+    return noun.finish(metrics={"lines": len(lines), "config": config.determining(), "notes": list(board.notes)})
 
 
 def _weights(run: Run, config: CompareWeightsConfig) -> dict[str, float] | None:
@@ -71,7 +74,7 @@ def _weights(run: Run, config: CompareWeightsConfig) -> dict[str, float] | None:
     if config.balance is None:
         return config.weights
     noun = run.noun("balance", config.balance)
-    noun.require("balance")
+    required(noun)
     found: dict[str, float] = (noun.read_json("weights.json") or {})["weights"]
     return found
 

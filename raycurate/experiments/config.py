@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, Seed, StageConfig, execution
+from raycurate.config import Label, NounConfig, Seed, execution
 from raycurate.evaluation.config import FULL
 
 # A probe's model is deleted with its logs.
@@ -20,7 +20,7 @@ def check_section(name: str, values: Mapping[str, Any], taken: Sequence[str]) ->
         raise ValueError(f"{name}.{found[0]} is set by the experiment itself for each training")
 
 
-class SweepConfig(StageConfig):
+class SweepConfig(NounConfig):
     """``sweep``: every method at every temperature, ratio and seed."""
 
     methods: tuple[str, ...] = Field(("coincide",), min_length=1, description="'full' = all rows, with finetune only")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from raycurate.balancing.individual_select import Rule
-from raycurate.config import Label, Seed, StageConfig, execution
+from raycurate.config import Label, NounConfig, Seed, execution
 from raycurate.errors import UserError, unknown_name
 from raycurate.experiments.config import check_section
 
@@ -15,7 +15,7 @@ SoupKind = Literal["greedy", "average", "maximum"]
 FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
 
 
-class IndividualSelectConfig(StageConfig):
+class IndividualSelectConfig(NounConfig):
     """``individual-select``: the candidates, the rule, and how to train and score. The paper's thresholds are unknown.
 
     Raises:

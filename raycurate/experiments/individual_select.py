@@ -45,6 +45,8 @@ from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.soup import make_soups
 from raycurate.experiments.subsets import trainable_rows
 from raycurate.ray_session import in_training_session
+from raycurate.stages.lineage import begin, keep_table, required
+from raycurate.stages.shards import names_of
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
@@ -60,12 +62,16 @@ def individual_select(run: Run, config: IndividualSelectConfig) -> Manifest:
     Raises:
         UserError: data that cannot be read, a wrong setting, or trainings that failed.
     """
+    noun = run.noun("individual_select", config.label)
+    keep_table(noun, config)
     settings = {**PROBE_DEFAULTS, **config.finetune}
     datasets = {each.name: each for each in prepare_candidates(run, config, settings)}
     rows = sum(trainable_rows(run, settings, config.samples).values())
-    noun = run.noun("individual_select", config.label)
-    samples = run.noun("samples", config.samples).require("ingest").fingerprint
-    noun.begin({"stage": "individual-select", "stage_version": STAGE_VERSION, "inputs": {"samples": samples}})
+    samples = required(run.noun("samples", config.samples))
+    inputs = {"samples": samples.fingerprint}
+    read = names_of([samples])
+    description = {"stage": "individual-select", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": read}
+    begin(noun, description, replace=config.replace)
     trainer = _Trainer(run, noun, config, settings, datasets)
     baseline, trials = (_parallel if config.mode == "parallel" else _sequential)(trainer)
     points = _curve(trainer, baseline, [trial.decision for trial in trials])
@@ -74,7 +80,7 @@ def individual_select(run: Run, config: IndividualSelectConfig) -> Manifest:
         soups = make_soups(run, noun, config, *trainer.models())
     write_outcome(noun, Outcome(config, rows, baseline, datasets, trials, points, soups))
     chosen = [trial.decision.candidate.name for trial in trials if trial.decision.chosen]
-    return noun.finish(metrics={"candidates": len(datasets), "chosen": chosen})
+    return noun.finish(metrics={"candidates": len(datasets), "chosen": chosen, "config": config.determining()})
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.trials import WAITING_CPUS, outside_of_trial, run_trials, training_slots
 from raycurate.filesystem import delete_folder
+from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_gpus
 from raycurate.stages.compare import training_seconds
-from raycurate.stages.evaluate import SCORES_FILE, evaluate
-from raycurate.stages.finetune import finetune, prepare
+from raycurate.stages.evaluate import SCORES_FILE, annotations_digest, evaluate
+from raycurate.stages.finetune import finetune, fingerprint_model, prepare
+from raycurate.stages.lineage import code_version, required
+from raycurate.stages.shards import map_tasks
 from raycurate.stages.training_rows import sample_labels
 from raycurate.store import Noun, Run, fingerprint_of
 from raycurate.training.config import FinetuneConfig
@@ -104,7 +108,8 @@ def run_probes(
     alike = ("workers", "cpus_per_worker", "gpus_per_worker", "deepspeed")
     assert all(getattr(p.finetune, name) == getattr(first, name) for p in probes for name in alike)
     probes = [on_own_cpus(probe) for probe in probes]
-    keys = [_key(run, probe) for probe in probes]
+    models = _fingerprints([probe.finetune for probe in probes])
+    keys = [_key(run, probe, models[probe.finetune.model]) for probe in probes]
     by_key = dict(zip(keys, probes, strict=True))
     for probe in by_key.values():
         if probe.evaluate is not None:
@@ -135,15 +140,32 @@ def on_own_cpus(probe: Probe) -> Probe:
     return replace(probe, finetune=config.model_copy(update={"threads": threads}))
 
 
-def _key(run: Run, probe: Probe) -> str:
-    """The hash of all that determines a probe's result, but the model's files, which `finetune` looks at itself."""
+def _fingerprints(configs: Sequence[FinetuneConfig]) -> dict[str, str]:
+    """What the files of each model are now, by its name."""
+    found: dict[str, str] = {}
+    for config in configs:
+        if config.model not in found:
+            source = resolve_model(config.model)
+            local = Path(source).is_dir()
+            found[config.model] = (
+                model_fingerprint(source, None)
+                if local
+                else next(map_tasks(fingerprint_model, [(config,)], num_cpus=0.5))
+            )
+    return found
+
+
+def _key(run: Run, probe: Probe, model: str) -> str:
+    """The hash of all that determines a probe's result: settings, data, the model's files, the code."""
     given = probe.evaluate or {}
     labels = [*sample_labels(probe.finetune), *([given["data"]] if given.get("data") else [])]
-    inputs = {label: run.noun("samples", label).require("ingest").fingerprint for label in labels}
+    inputs: dict[str, Any] = {label: required(run.noun("samples", label)).fingerprint for label in labels}
     nouns = [run.noun("clusters", part.clusters) for part in probe.finetune.mixture or () if part.clusters]
     if probe.finetune.mixture is None and probe.finetune.selection is not None:
         nouns.append(run.noun("selection", probe.finetune.selection))
-    inputs |= {f"{noun.noun}/{noun.label}": noun.require(noun.noun).fingerprint for noun in nouns}
+    inputs |= {f"{noun.noun}/{noun.label}": required(noun).fingerprint for noun in nouns}
+    inputs |= {"model": model, "image_backend": image_backend(), "annotations": annotations_digest(given)}
+    inputs["versions"] = [code_version(stage) for stage in ("tokenize", "finetune", "predict", "evaluate")]
     configs = [probe.finetune.determining(), _evaluate_config(probe, "probe").determining() if given else None]
     return fingerprint_of({"configs": configs, "inputs": inputs, "kept": probe.keep_model})[:16]
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, StageConfig, execution, make_config
+from raycurate.config import Label, NounConfig, execution, make_config
 from raycurate.experiments.benchmarks import benchmarks_of
 from raycurate.experiments.config import PROBE_DEFAULTS, check_section
 from raycurate.experiments.figures import new_figure
@@ -29,6 +29,8 @@ from raycurate.experiments.results import Row
 from raycurate.experiments.subsets import proportional_rows, trainable_rows
 from raycurate.experiments.tables import to_markdown, write_figures, write_table
 from raycurate.ray_session import in_training_session
+from raycurate.stages.lineage import begin, keep_table, required
+from raycurate.stages.shards import names_of
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
@@ -36,7 +38,7 @@ STAGE_VERSION = 1
 FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
 
 
-class ScalingConfig(StageConfig):
+class ScalingConfig(NounConfig):
     """``scaling``: how many rows, which stage of training, how to score."""
 
     sizes: tuple[int, ...] = Field(min_length=2, description="rows of each subset")
@@ -77,10 +79,14 @@ def measure_scaling(run: Run, config: ScalingConfig) -> Manifest:
         UserError: more rows than there are, a wrong setting, or trainings that failed.
     """
     noun = run.noun("scaling", config.label)
-    samples = run.noun("samples", config.samples).require("ingest").fingerprint
-    noun.begin({"stage": "scaling", "stage_version": STAGE_VERSION, "inputs": {"samples": samples}})
+    samples = required(run.noun("samples", config.samples))
+    inputs = {"samples": samples.fingerprint}
+    read = names_of([samples])
+    description = {"stage": "scaling", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": read}
     available = trainable_rows(run, config.settings, config.samples)
     probes = [_probe(config, available, size, seed) for size in config.sizes for seed in config.seeds]
+    keep_table(noun, config, ("sizes", "seeds"))
+    begin(noun, description, replace=config.replace)
     results = run_probes(run, noun, "trained", probes, max_concurrent=config.max_concurrent)
     rows: list[Row] = []
     for (size, seed), result in zip(((n, s) for n in config.sizes for s in config.seeds), results, strict=True):
@@ -89,7 +95,7 @@ def measure_scaling(run: Run, config: ScalingConfig) -> Manifest:
         row: Row = {"size": size, "seed": seed, "steps": result.steps, "loss": result.loss, "score": score, **scores}
         rows.append(row)
     _write(noun, config, rows)
-    return noun.finish(metrics={"trainings": len(rows)})
+    return noun.finish(metrics={"trainings": len(rows), "config": config.determining()})
 
 
 def _probe(config: ScalingConfig, available: dict[str, int], size: int, seed: int) -> Probe:

@@ -36,6 +36,7 @@ from raycurate.filesystem import list_files
 from raycurate.ray_session import cluster_gpus
 from raycurate.stages.checkpoints import base_of, find_checkpoint, local_source
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
+from raycurate.stages.lineage import code_version, required
 from raycurate.store import Noun, Run, fingerprint_of
 
 STAGE_VERSION = 1
@@ -84,8 +85,9 @@ def _score(run: Run, noun: Noun, config: IndividualSelectConfig, models: Mapping
     labels = sorted(models.values())
     given = dict(config.evaluate) if "command" in config.evaluate else {**config.evaluate, "data": config.data}
     inputs = [run.noun("models", label).require("finetune").fingerprint for label in labels]
-    data = run.noun("samples", config.data).require("ingest").fingerprint if "data" in given else None
-    key = fingerprint_of({"version": STAGE_VERSION, "models": inputs, "evaluate": given, "data": data})[:16]
+    data = required(run.noun("samples", config.data)).fingerprint if "data" in given else None
+    versions = [STAGE_VERSION, code_version("predict")]
+    key = fingerprint_of({"version": versions, "models": inputs, "evaluate": given, "data": data})[:16]
 
     def work(_: str) -> dict[str, Any]:
         label = f"soup-{key}"

@@ -30,6 +30,7 @@ from raycurate.ray_session import in_training_session
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
 from raycurate.stages.compare import needs_of, seconds_of
+from raycurate.stages.lineage import begin, code_version, keep_table, required
 from raycurate.stages.select import select, select_inputs
 from raycurate.stages.shards import describe, map_here
 from raycurate.stages.sketch import SketchConfig, sketch
@@ -37,7 +38,7 @@ from raycurate.store import Manifest, Run, fingerprint_of
 
 STAGE_VERSION = 1
 MEASURED, TRAINED = "measured", "trained"
-GRID = ("methods", "temperatures", "ratios", "seeds", "options")
+GRID = ("methods", "temperatures", "ratios", "seeds")
 log = logging.getLogger("raycurate")
 
 
@@ -49,12 +50,13 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
         UserError: an unknown method or setting, before any work; or trials that failed.
     """
     trials = grid(config)
-    samples = run.noun("samples", config.samples).require("ingest")
+    noun = run.noun("sweeps", config.label)
+    keep_table(noun, config, GRID)
+    samples = required(run.noun("samples", config.samples))
     for trial in trials:
         _check(run, trial)
     reference = _reference(run, config)
-    noun = run.noun("sweeps", config.label)
-    noun.begin(_description(config, samples, reference))
+    begin(noun, _description(config, samples, reference), replace=config.replace)
     chosen = [trial for trial in trials if not trial.is_full]
     keys = [_key(run, trial, reference) for trial in chosen]
     _forget_lost(run, config, dict(zip(keys, chosen, strict=True)))
@@ -65,7 +67,7 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
     scores = _train(run, config, trials)
     outcomes = [Outcome(trial, found.get(trial.label), scores.get(trial.label)) for trial in trials]
     write_results(noun, Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"])))
-    return noun.finish(metrics={"trials": len(trials), "config": config.model_dump(mode="json")})
+    return noun.finish(metrics={"trials": len(trials), "config": config.determining()})
 
 
 def _check(run: Run, trial: Trial) -> None:
@@ -73,7 +75,7 @@ def _check(run: Run, trial: Trial) -> None:
     if trial.sweep.finetune is not None:
         _ = trial.finetune_config
         if "command" not in trial.sweep.evaluate:
-            run.noun("samples", trial.sweep.data).require("ingest")
+            required(run.noun("samples", trial.sweep.data))
     if not trial.is_full:
         build_selector(trial.method, trial.options)
 
@@ -98,10 +100,9 @@ def _reference(run: Run, config: SweepConfig) -> Reference | None:
 
 def _description(config: SweepConfig, samples: Manifest, reference: Reference | None) -> dict[str, Any]:
     """What all results of the sweep depend on: not the grid, so that a larger one keeps the results of the smaller."""
-    inputs = {"samples": samples.fingerprint}
-    if reference is not None:
-        inputs["clusters"] = reference.clusters.require("cluster").fingerprint
-    description = describe("sweep", STAGE_VERSION, config, inputs)
+    read = [samples, *([] if reference is None else [required(reference.clusters)])]
+    inputs = {manifest.noun: manifest.fingerprint for manifest in read}
+    description = describe("sweep", STAGE_VERSION, config, inputs, read)
     fixed = {name: description["config"][name] for name in ("samples", "clusters", "frequencies", "sigma")}
     return {**description, "config": fixed}
 
@@ -109,7 +110,8 @@ def _description(config: SweepConfig, samples: Manifest, reference: Reference | 
 def _key(run: Run, trial: Trial, reference: Reference | None) -> str:
     """The hash of all that determines a selection and its statistics."""
     measured_by = None if reference is None else reference.sketches.require("sweep").fingerprint
-    inputs = {"select": select_inputs(run, trial.select_config), "sketches": measured_by}
+    inputs: dict[str, Any] = {"select": select_inputs(run, trial.select_config), "sketches": measured_by}
+    inputs["versions"] = [STAGE_VERSION, code_version("select")]
     return fingerprint_of({"config": trial.select_config.determining(), "inputs": inputs})[:16]
 
 

@@ -11,6 +11,7 @@ from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.experiments.subsets import trainable_rows
 from raycurate.experiments.weights_config import ProbeSettings
+from raycurate.stages.lineage import required
 from raycurate.store import Run
 from raycurate.training.config import FinetuneConfig
 
@@ -91,7 +92,7 @@ def check_metrics(run: Run, config: ProbeSettings, label: str) -> None:
     Raises:
         UserError: as `metric_of`.
     """
-    samples = run.noun("samples", label).require("ingest")
+    samples = required(run.noun("samples", label))
     if "command" in config.evaluate:  # what it gives is known when it has run
         return
     for task, metrics in metrics_for_tasks(samples.metrics["tasks"], config.evaluate.get("metrics")).items():

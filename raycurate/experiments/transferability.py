@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
-from raycurate.config import Label, Seed, StageConfig, execution, make_config
+from raycurate.config import Label, NounConfig, Seed, execution, make_config
 from raycurate.errors import UserError
 from raycurate.experiments.config import PROBE_DEFAULTS, check_section
 from raycurate.experiments.figures import new_figure
@@ -37,6 +37,7 @@ from raycurate.experiments.tables import write_figures, write_table
 from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_training_session
 from raycurate.selection.transferability import TransferabilityReading, transferability
+from raycurate.stages.lineage import begin, keep_table, required
 from raycurate.stages.shards import describe
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
@@ -47,7 +48,7 @@ OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "
 log = logging.getLogger("raycurate")
 
 
-class TransferabilityConfig(StageConfig):
+class TransferabilityConfig(NounConfig):
     """``transferability``: which clusters, how many rows of each, and how to train."""
 
     sources: int = Field(50, ge=3, description="clusters whose help is measured; the paper has 50")
@@ -87,20 +88,16 @@ def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest
         UserError: too few clusters with enough rows, a wrong setting, or trainings that failed.
     """
     clusters = run.noun("clusters", config.clusters)
-    manifest = clusters.require("cluster")
+    noun = run.noun("transferability", config.label)
+    keep_table(noun, config)
+    manifest = required(clusters, of=required(run.noun("samples", config.samples)))
     features = run.noun("features", manifest.description["config"]["features"])
-    found = features.require("extract")
-    if found.description["inputs"]["samples"] != run.noun("samples", config.samples).require("ingest").fingerprint:
-        raise UserError(
-            f"clusters/{config.clusters} are not of the samples '{config.samples}' as they are now: "
-            "--set samples=LABEL, or cluster again"
-        )
+    found = required(features)
     table = clusters.read_table("centroids.parquet")
     size_K = table["size"].to_numpy().astype(np.int64)
     sources, targets = draw_clusters(size_K, config)
-    noun = run.noun("transferability", config.label)
-    description = describe("transferability", STAGE_VERSION, config, {"clusters": manifest.fingerprint})
-    noun.begin({**description, "config": {"clusters": config.clusters}})
+    description = describe("transferability", STAGE_VERSION, config, {"clusters": manifest.fingerprint}, [manifest])
+    begin(noun, {**description, "config": {"clusters": config.clusters}}, replace=config.replace)
     probes = _probes(config, sources, targets)
     results = run_probes(run, noun, "trained", probes, max_concurrent=config.max_concurrent)
     alone_T, joint_ST = _losses(results, len(sources), len(targets))
@@ -115,7 +112,7 @@ def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest
     _write(noun, config, (sources, targets), (alone_T, joint_ST), (whole, near), size_K)
     if whole.why_none is not None:
         log.warning("transferability: %s", whole.why_none)
-    return noun.finish(metrics={"pairs": joint_ST.size, **_correlations(whole)})
+    return noun.finish(metrics={"pairs": joint_ST.size, "config": config.determining(), **_correlations(whole)})
 
 
 def draw_clusters(size_K: NDArray[np.int64], config: TransferabilityConfig) -> tuple[NDArray[np.int64], ...]:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
-from raycurate.config import Label, Seed, StageConfig, execution
+from raycurate.config import Label, NounConfig, Seed, execution
 
 COTBAL = "cotbal"
 FINETUNE_OWN = (
@@ -28,7 +28,7 @@ FINETUNE_OWN = (
 EVALUATE_OWN = ("model", "data", "tasks", "label")
 
 
-class ProbeSettings(StageConfig):
+class ProbeSettings(NounConfig):
     """What every probe of an experiment has in common."""
 
     samples: Label = Field("main", description="label of the samples to train on")

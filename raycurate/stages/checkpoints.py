@@ -21,7 +21,8 @@ import pyarrow.fs as pafs
 from raycurate.errors import UserError
 from raycurate.filesystem import exists
 from raycurate.models.source import model_fingerprint, resolve_model
-from raycurate.store import Noun, Run, fingerprint_of
+from raycurate.stages.lineage import required
+from raycurate.store import Manifest, Noun, Run, fingerprint_of
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -47,8 +48,13 @@ def find_checkpoint(run: Run, model: str) -> Checkpoint:
     if label == model or "/" in label or Path(model).is_dir():
         return Checkpoint(model)
     noun = run.noun("models", label)
-    manifest = noun.require("finetune")
+    manifest = required(noun, otherwise=f", or give --model {noun.uri_of('final')} to take it as it is")
     return Checkpoint(model, noun, manifest.description["config"]["model"])
+
+
+def trained_by(checkpoint: Checkpoint) -> list[Manifest]:
+    """The manifest of the training, for a model of the run."""
+    return [] if checkpoint.noun is None else [checkpoint.noun.require("finetune")]
 
 
 def local_source(checkpoint: Checkpoint) -> str:

@@ -31,8 +31,8 @@ from raycurate.progress import Progress
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session
 from raycurate.stages.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.kmeans_worker import SAMPLE_PURPOSE, KMeansJob
+from raycurate.stages.lineage import begin, required
 from raycurate.stages.shards import describe, skip_if_done
-from raycurate.stages.sources import required
 from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
@@ -49,13 +49,14 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
     """Write the ``clusters`` noun: key, cluster and similarity per row by feature part, and ``centroids.parquet``."""
     features = run.noun("features", config.features)
     feature_manifest = required(features)
-    description = describe("cluster", STAGE_VERSION, config, {"features": feature_manifest.fingerprint})
+    inputs = {"features": feature_manifest.fingerprint}
+    description = describe("cluster", STAGE_VERSION, config, inputs, [feature_manifest])
     noun = run.noun("clusters", config.label)
     if done := skip_if_done(noun, description):
         return done
     rows = feature_manifest.rows_out
     check_counts(config.clusters, min(rows, config.fit_sample or rows))
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     job, resources = _plan(features, noun, config, feature_manifest)
     total = (config.iterations + 1) * rows
     with (

@@ -27,9 +27,10 @@ from raycurate.ray_session import in_training_session
 from raycurate.selection import build_selector
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune
+from raycurate.stages.lineage import begin, keep_table, required
 from raycurate.stages.select import select
 from raycurate.stages.shards import describe
-from raycurate.stages.sources import check_sources, required, sources_of
+from raycurate.stages.sources import check_sources, sources_of
 from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
@@ -74,26 +75,28 @@ def compare(run: Run, config: CompareConfig) -> Manifest:
     Raises:
         UserError: an unknown method or setting, or a method whose clusters are not there; before any training.
     """
+    noun = run.noun("scoreboard", config.label)
+    keep_table(noun, config, ("methods", "seeds"))
     needs = {method: _needs(run, config, method) for method in config.methods}
-    run.noun("samples", config.data).require("ingest")
+    required(run.noun("samples", config.data))
     for method in config.methods:  # a wrong setting is found before the first line is trained
         _finetune_config(config, method, config.seeds[0])
         _evaluate_config(config, method, config.seeds[0])
-    lines, fingerprints = [], {}
+    lines, scored = [], []
     for seed in config.seeds:
         for method in config.methods:
             line, scores = _line(run, config, method, seed, needs[method])
             lines.append(line)
-            fingerprints[line.label] = scores.fingerprint
+            scored.append(scores)
     lines.sort(key=lambda line: (config.methods.index(line.method), config.seeds.index(line.seed)))
     board = _board(config, lines)
-    noun = run.noun("scoreboard", config.label)
-    noun.begin(describe("compare", STAGE_VERSION, config, {"scores": fingerprints}))
+    inputs = {"scores": {scores.label: scores.fingerprint for scores in scored}}
+    begin(noun, describe("compare", STAGE_VERSION, config, inputs, scored), replace=True)  # looked at before
     noun.write_bytes("scoreboard.md", f"{to_markdown(board)}\n{cost_table(lines)}\n".encode())
     noun.write_bytes("scoreboard.csv", to_csv(board).encode())
     noun.write_bytes("scoreboard.json", to_json(board).encode())
     noun.write_json("lines.json", [asdict(line) for line in lines])
-    return noun.finish(metrics={"lines": len(lines), "notes": list(board.notes)})
+    return noun.finish(metrics={"lines": len(lines), "notes": list(board.notes), "config": config.determining()})
 
 
 def line_label(config: CompareConfig, method: str, seed: int) -> str:
@@ -110,7 +113,7 @@ def _needs(run: Run, config: CompareConfig, method: str) -> list[Noun]:
 def needs_of(run: Run, config: SelectConfig) -> list[Noun]:
     """What a selection reads beside the samples, checked, in the order that it is made."""
     sources = sources_of(run, config, build_selector(config.method, config.options))
-    check_sources(sources, run.noun("samples", config.samples).require("ingest"))
+    check_sources(sources, required(run.noun("samples", config.samples)))
     return [*sources.made_before, *([sources.ranking] if sources.ranking else [])]
 
 
@@ -139,13 +142,19 @@ def seconds_of(needs: Sequence[Noun]) -> dict[str, float]:
 
 def _finetune_config(config: CompareConfig, method: str, seed: int) -> FinetuneConfig:
     selection = None if method == FULL else line_label(config, method, seed)
-    own = {"samples": config.samples, "selection": selection, "seed": seed, "label": line_label(config, method, seed)}
+    own: dict[str, Any] = {
+        "samples": config.samples,
+        "selection": selection,
+        "seed": seed,
+        "label": line_label(config, method, seed),
+    }
+    own["replace"] = config.replace
     return make_config(FinetuneConfig, {**config.finetune, **own}, "finetune")
 
 
 def _evaluate_config(config: CompareConfig, method: str, seed: int) -> EvaluateConfig:
     label = line_label(config, method, seed)
-    own: dict[str, Any] = {"model": f"models/{label}", "label": label}
+    own: dict[str, Any] = {"model": f"models/{label}", "label": label, "replace": config.replace}
     if "command" not in config.evaluate:
         own["data"] = config.data
     if config.max_test_rows is not None:

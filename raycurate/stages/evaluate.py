@@ -36,10 +36,11 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
 from raycurate.evaluation.tasks import fits_of
 from raycurate.filesystem import exists, read_bytes, resolve
+from raycurate.models.source import image_backend
 from raycurate.progress import Progress
 from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import drive_pipeline, gpus_of, pool_dataset
-from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder
+from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder, trained_by
 from raycurate.stages.evaluate_workers import (
     ANSWER_FIELDS,
     AnsweringActor,
@@ -48,6 +49,7 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
+from raycurate.stages.lineage import begin, required
 from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
@@ -82,17 +84,17 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     if config.command is not None:
         return _evaluate_outside(run, config, checkpoint, facts, None if in_process else gpus)
     assert config.data is not None, "the config has data or command"
-    sample_manifest = run.noun("samples", config.data).require("ingest")
+    sample_manifest = required(run.noun("samples", config.data))
     annotations, digest = _read_annotations(config.annotations)
     _check_metrics(run, config, sample_manifest, annotations)
     predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
     inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
-    description = describe("evaluate", SCORES_VERSION, config, inputs)
+    description = describe("evaluate", SCORES_VERSION, config, inputs, [found, *trained_by(checkpoint)])
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=True)  # the answers took long, and they stay
     with Progress("score", found.rows_out, "answers", noun=noun) as progress:
         headlines, notes = next(map_shards(_score, [(predictions, noun, config, annotations)]))
         progress.advance(found.rows_out)
@@ -152,6 +154,11 @@ def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation],
     return parse_annotations(data.decode("utf-8", "replace"), uri), hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def annotations_digest(settings: Mapping[str, Any]) -> str | None:
+    """The hash of the annotations that settings of `evaluate` name, None without any."""
+    return _read_annotations(settings.get("annotations"))[1]
+
+
 # predictions
 
 
@@ -160,14 +167,20 @@ def _predict(
 ) -> Noun:
     """The finished ``predictions`` noun, made now or found."""
     samples = run.noun("samples", config.data or "")
-    sample_manifest = samples.require("ingest")
-    inputs = {"samples": sample_manifest.fingerprint, "model": facts[0], "dtype": facts[1]}
-    description = describe("predict", STAGE_VERSION, config, inputs)
+    sample_manifest = required(samples)
+    inputs = {
+        "samples": sample_manifest.fingerprint,
+        "model": facts[0],
+        "dtype": facts[1],
+        "image_backend": image_backend(),
+    }
+    read = [sample_manifest, *trained_by(checkpoint)]
+    description = describe("predict", STAGE_VERSION, config, inputs, read)
     description["config"] = {k: v for k, v in description["config"].items() if k not in NOT_OF_PREDICTIONS}
     noun = run.noun("predictions", config.label)
     if noun.is_done(description):
         return noun
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     total, wanted = _wanted(samples, config)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
@@ -304,11 +317,11 @@ def _evaluate_outside(
     run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float | None
 ) -> Manifest:
     """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
-    description = describe("evaluate", STAGE_VERSION, config, {"model": facts[0]})
+    description = describe("evaluate", STAGE_VERSION, config, {"model": facts[0]}, trained_by(checkpoint))
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     with Progress("evaluate", 1, "commands", noun=noun) as progress:
         if gpus is None:
             scores = _run_command(noun, config, checkpoint)

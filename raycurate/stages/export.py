@@ -9,6 +9,7 @@ import pyarrow as pa
 from raycurate.config import ExportConfig
 from raycurate.samples.exporters import ExportOptions, export_samples, samples_from_tables
 from raycurate.samples.images import ImageRoot
+from raycurate.stages.lineage import required
 from raycurate.store import Run
 
 
@@ -16,8 +17,8 @@ def export(run: Run, config: ExportConfig) -> int:
     """Write the kept samples of a selection to ``config.out``; returns the number of rows."""
     samples = run.noun("samples", config.samples)
     selection = run.noun("selection", config.selection)
-    ingested = samples.require("ingest")
-    manifest = selection.require("select")
+    ingested = required(samples)
+    manifest = required(selection, of=ingested)
 
     def kept() -> Iterator[pa.Table]:
         for shard in range(ingested.shards):

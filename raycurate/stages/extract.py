@@ -21,10 +21,11 @@ from typing import Any
 
 from raycurate.config import ExtractConfig
 from raycurate.filesystem import delete_folder
-from raycurate.models.source import model_fingerprint, resolve_model
+from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
+from raycurate.stages.lineage import begin, keep_unless, required
 from raycurate.stages.model_facts import ModelFacts, model_facts
 from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import describe, map_tasks, skip_if_done, stage_progress
@@ -37,8 +38,9 @@ STAGE_VERSION = 1
 def extract(run: Run, config: ExtractConfig) -> Manifest:
     """Write the ``features`` noun: key and unit float16 row per sample, one part per samples shard."""
     samples = run.noun("samples", config.samples)
-    sample_manifest = samples.require("ingest")
+    sample_manifest = required(samples)
     noun = run.noun("features", config.label)
+    keep_unless(noun, {"config": config.determining()}, replace=config.replace)
     if done := _finished(noun, config, sample_manifest):
         return done
     gpus = gpus_of(config)
@@ -52,11 +54,13 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             "model": facts.fingerprint,
             "layers": facts.layers,
             "dtype": facts.dtype,
+            "image_backend": image_backend(),
         },
+        [sample_manifest],
     )
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     images = config.images or sample_manifest.description["config"].get("images")
     missing = noun.missing(sample_manifest.shards)
     rates: dict[str, Any] = {}
@@ -89,5 +93,10 @@ def _finished(noun: Noun, config: ExtractConfig, samples: Manifest) -> Manifest 
     source = resolve_model(config.model)
     if manifest is None or not Path(source).is_dir():
         return None
-    now = {"samples": samples.fingerprint, "model": model_fingerprint(source, None)}
-    return skip_if_done(noun, describe("extract", STAGE_VERSION, config, manifest.description["inputs"] | now))
+    now = {
+        "samples": samples.fingerprint,
+        "model": model_fingerprint(source, None),
+        "image_backend": image_backend(),
+    }
+    inputs = manifest.description["inputs"] | now
+    return skip_if_done(noun, describe("extract", STAGE_VERSION, config, inputs, [samples]))

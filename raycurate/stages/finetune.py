@@ -40,6 +40,7 @@ from raycurate.progress import Progress
 from raycurate.ray_session import cluster_gpus, in_training_session, quiet_library
 from raycurate.stages.finetune_merge import write_merged
 from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
+from raycurate.stages.lineage import begin, keep_unless, required
 from raycurate.stages.score_net import score_features, write_difficulties
 from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
 from raycurate.stages.training_rows import TrainingRows, sample_labels, training_rows
@@ -64,18 +65,21 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         UserError: a wrong setting, weights that do not fit the tasks, or a training that failed for good.
     """
     assert not in_process or (config.workers == 1 and config.deepspeed is None), "one process has no process group"
+    noun = run.noun("models", config.label)
+    keep_unless(noun, {"config": config.determining()}, replace=config.replace)
     gpus = _gpus(config)
     _check(config, gpus)
     features = score_features(run, config)
     rows, weights, fingerprint = _rows(run, config, map_here if in_process else map_tasks)
-    inputs = {**rows.inputs, "model": fingerprint}
+    inputs, read = {**rows.inputs, "model": fingerprint}, list(rows.read)
     if features is not None:
-        inputs["score_features"] = features.require("score").fingerprint
-    description = describe("finetune", STAGE_VERSION, config, inputs)
-    noun = run.noun("models", config.label)
+        scored = features.require("score")
+        inputs["score_features"] = scored.fingerprint
+        read.append(scored)
+    description = describe("finetune", STAGE_VERSION, config, inputs, read)
     if done := skip_if_done(noun, description):
         return _with_difficulties(run, config, done)
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     order = Order(
         config=config,
         noun=noun,
@@ -122,10 +126,10 @@ def _gpus(config: FinetuneConfig) -> float:
 
 def _rows(run: Run, config: FinetuneConfig, map_shards: MapShards) -> tuple[TrainingRows, tuple[float, ...], str]:
     """The rows, the weight of each of their tasks, and the fingerprint of the model."""
-    fingerprint = next(map_shards(_model_fingerprint, [(config,)], num_cpus=0.5))
+    fingerprint = next(map_shards(fingerprint_model, [(config,)], num_cpus=0.5))
     sample_tasks: dict[str, int] = {}
     for label in sample_labels(config):
-        sample_tasks |= run.noun("samples", label).require("ingest").metrics["tasks"]
+        sample_tasks |= required(run.noun("samples", label)).metrics["tasks"]
     if config.weights is not None:
         _check_names(config.weights, sample_tasks)
     rows = training_rows(run, config, fingerprint, map_shards)
@@ -152,7 +156,7 @@ def _check_names(weights: dict[str, float], sample_tasks: dict[str, int]) -> Non
     weights_of([task for task in sample_tasks if task in weights], weights, known=sample_tasks)
 
 
-def _model_fingerprint(config: FinetuneConfig) -> str:
+def fingerprint_model(config: FinetuneConfig) -> str:
     """Hash of the model's files; runs as a task, as it imports transformers."""
     from transformers import AutoConfig
 

@@ -33,6 +33,8 @@ from raycurate.samples.readers import open_source
 from raycurate.samples.rows import Reader, ReadOptions, Slice
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.tasks import load_task_map
+from raycurate.stages.freshness import SOURCE_FILES
+from raycurate.stages.lineage import begin, keep_unless
 from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import (
     count_record,
@@ -53,6 +55,8 @@ PIECE_BYTES = 64 << 20
 @in_session
 def ingest(run: Run, config: IngestConfig) -> Manifest:
     """Write the ``samples`` noun. Every row of the source is in it or in the quarantine."""
+    noun = run.noun("samples", config.label)
+    keep_unless(noun, {"config": config.determining()}, replace=config.replace)
     columns = () if config.task_column == "task" else (config.task_column,)
     options = ReadOptions(slice_rows=config.slice_rows, max_image_bytes=config.max_image_bytes, split=config.split)
     reader = open_source(config.source, config.format, options=options, columns=columns)
@@ -70,10 +74,11 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
     inputs = {"files": _file_facts(reader), "task_map": rules}
     description = describe("ingest", STAGE_VERSION, config, inputs)
-    noun = run.noun("samples", config.label)
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
+    facts = zip(reader.files, _file_facts(reader), strict=True)
+    noun.write_json(SOURCE_FILES, [[file.uri, size, modified] for file, (_, size, modified) in facts])
     rows_B, uris, rejects, outside = _parse(noun, reader, parse, config)
     ranges = split_buckets(rows_B, config.rows_per_shard)
     gather = functools.partial(_gather_shard, noun, uris, rejects, ranges, root, limits, config)

@@ -36,6 +36,7 @@ from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import GreedyMmd
 from raycurate.selection.ranked import GroupRows, Ranked, RankedInGroups, RankedOnGraph
 from raycurate.selection.transferability import TransferabilityReading, transferability
+from raycurate.stages.lineage import begin, required
 from raycurate.stages.rank_graph import rank_on_graph
 from raycurate.stages.rank_inputs import RankInputs
 from raycurate.stages.ranked_rows import RANKED_SCHEMA, ranked_rows, write_ranked
@@ -49,7 +50,6 @@ from raycurate.stages.shards import (
     step_name,
 )
 from raycurate.stages.shuffle import read_buckets, sort_table, write_bucket_file
-from raycurate.stages.sources import required
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 2
@@ -105,13 +105,14 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     method = ranked_method(config)
     inputs = RankInputs.of(run, config, method)
     feature_manifest = required(inputs.features)
-    description = describe("rank", STAGE_VERSION, config, inputs.fingerprints())
+    read = inputs.manifests()
+    description = describe("rank", STAGE_VERSION, config, {each.noun: each.fingerprint for each in read}, read)
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done
     size_K, units = _groups(inputs, config, feature_manifest)
     memory = _memory(config, method, int(feature_manifest.metrics["dimension"]), size_K, units)
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     densities: list[dict[str, int]] = []
     if isinstance(method, RankedOnGraph):
         files = rank_on_graph(noun, inputs, config, method, feature_manifest, memory)

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.selection.ranked import Ranked
-from raycurate.stages.shards import check_made_from
-from raycurate.stages.sources import ROW_SCORES, required, score_label
-from raycurate.store import Noun, Run
+from raycurate.stages.lineage import required
+from raycurate.stages.names import ROW_SCORES, score_label
+from raycurate.store import Manifest, Noun, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,11 @@ class RankInputs:
         features, clusters = run.noun("features", config.features), None
         if method.rank_grouping == "cluster":
             clusters = run.noun("clusters", config.clusters)
-            check_made_from(required(clusters), required(features), "cluster")
+            if required(clusters).description["inputs"].get("features") != required(features).fingerprint:
+                raise UserError(
+                    f"'clusters/{clusters.label}' are not of 'features/{features.label}': name those features, or run "
+                    "`raycurate cluster` on these"
+                )
         if method.rank_score is None:
             return RankInputs(features, clusters, None, None)
         group, column = method.rank_score
@@ -43,10 +47,10 @@ class RankInputs:
             )
         return RankInputs(features, clusters, scores, column)
 
-    def fingerprints(self) -> dict[str, str]:
-        """Fingerprint by noun."""
+    def manifests(self) -> list[Manifest]:
+        """Those of what is read."""
         nouns = (self.features, self.clusters, self.scores)
-        return {noun.noun: required(noun).fingerprint for noun in nouns if noun is not None}
+        return [required(noun) for noun in nouns if noun is not None]
 
     def scores_of(self, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         """The score of each row of a shard, null where there is none."""

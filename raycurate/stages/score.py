@@ -33,10 +33,13 @@ import pyarrow.dataset as pads
 from raycurate.config import ScoreConfig
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, exists, resolve
+from raycurate.models.source import image_backend
 from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
+from raycurate.stages.lineage import begin, keep_unless, required
 from raycurate.stages.model_facts import ModelFacts, clip_model_facts, scoring_facts
+from raycurate.stages.names import CLIP_EXAMPLE, ROW_SCORES, score_label
 from raycurate.stages.rejects import check_rejects
 from raycurate.stages.score_workers import (
     CLIP_EMBEDDING,
@@ -50,8 +53,7 @@ from raycurate.stages.score_workers import (
     merge_clip,
     merge_scores,
 )
-from raycurate.stages.shards import describe, map_tasks, run_missing_shards, skip_if_done, stage_progress
-from raycurate.stages.sources import CLIP_EXAMPLE, ROW_SCORES, score_label
+from raycurate.stages.shards import describe, map_tasks, names_of, run_missing_shards, skip_if_done, stage_progress
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
@@ -78,7 +80,7 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
         UserError: a model that cannot be used, `clip` without a CLIP model, a file of given numbers that has none.
     """
     samples = run.noun("samples", config.samples)
-    sample_manifest = samples.require("ingest")
+    sample_manifest = required(samples)
     if config.given is not None:
         return [_take_given(run, config, samples, sample_manifest)]
     if "clip" in config.scores and config.clip is None:
@@ -124,8 +126,15 @@ def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts,
         "stage_version": STAGE_VERSION,
         "output": name,
         "config": {setting: values[setting] for setting in settings},
-        "inputs": {"samples": samples.fingerprint, "model": facts.fingerprint, "dtype": facts.dtype},
+        "inputs": {
+            "samples": samples.fingerprint,
+            "model": facts.fingerprint,
+            "dtype": facts.dtype,
+            "image_backend": image_backend(),
+        },
+        "made_from": names_of([samples]),
     }
+    description["config"]["model"] = config.clip if settings == CLIP_SETTINGS else config.model
     if name == TOKEN_LOSSES:
         description["config"]["blind"] = config.blind
     kind = ROW_SCORES if name in (TOKEN_LOSSES, CLIP_SCORE) else "features"
@@ -142,9 +151,11 @@ def _run_pass(
 ) -> list[Manifest]:
     """Make those outputs of one model that are not done; the manifests of all."""
     wanted = [output for output in outputs if not output.noun.is_done(output.description)]
-    sample_manifest = samples.require("ingest")
+    sample_manifest = required(samples)
     for output in wanted:
-        output.noun.begin(output.description)
+        keep_unless(output.noun, output.description, replace=config.replace)
+    for output in wanted:
+        begin(output.noun, output.description, replace=config.replace)
     if wanted:
         first = wanted[0].noun
         missing = sorted({shard for output in wanted for shard in output.noun.missing(sample_manifest.shards)})
@@ -188,12 +199,13 @@ def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: M
     info = filesystem.get_file_info(path)
     num_given = check_given(config.given)
     state = {"size": info.size, "modified": info.mtime_ns}
-    description = describe("score", STAGE_VERSION, config, {"samples": sample_manifest.fingerprint, "given": state})
+    inputs = {"samples": sample_manifest.fingerprint, "given": state}
+    description = describe("score", STAGE_VERSION, config, inputs, [sample_manifest])
     description["config"] = {"given": config.given}
     noun = run.noun(ROW_SCORES, score_label(config.label, "given"))
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     run_missing_shards(
         "score",
         noun,

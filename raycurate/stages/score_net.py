@@ -19,8 +19,9 @@ import safetensors.numpy
 from raycurate.features.rows import features_of_table
 from raycurate.filesystem import read_bytes
 from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
-from raycurate.stages.shards import check_made_from, run_missing_shards, skip_if_done
-from raycurate.stages.sources import ROW_SCORES, SCORE_NET, command_for, required, score_label
+from raycurate.stages.lineage import begin, required
+from raycurate.stages.names import ROW_SCORES, SCORE_NET, score_label
+from raycurate.stages.shards import names_of, run_missing_shards, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 from raycurate.training.config import NET_FILE, FinetuneConfig
 
@@ -36,8 +37,7 @@ def score_features(run: Run, config: FinetuneConfig) -> Noun | None:
     if config.score_net is None:
         return None
     features = run.noun("features", config.score_net)
-    samples = run.noun("samples", config.samples).require("ingest")
-    check_made_from(required(features), samples, command_for(features))
+    required(features, of=required(run.noun("samples", config.samples)))
     return features
 
 
@@ -45,13 +45,20 @@ def write_difficulties(run: Run, config: FinetuneConfig, model: Manifest) -> Man
     """Write the ``row_scores`` noun of all samples by the net of a finished training."""
     assert config.score_net is not None, "the caller looked"
     samples, features = run.noun("samples", config.samples), run.noun("features", config.score_net)
-    manifest = samples.require("ingest")
-    inputs = {"samples": manifest.fingerprint, "features": required(features).fingerprint, "model": model.fingerprint}
-    description = {"stage": SCORE_NET, "stage_version": STAGE_VERSION, "config": {}, "inputs": inputs}
+    manifest = required(samples)
+    read = [manifest, required(features), model]
+    inputs = {"samples": manifest.fingerprint, "features": read[1].fingerprint, "model": model.fingerprint}
+    description = {
+        "stage": SCORE_NET,
+        "stage_version": STAGE_VERSION,
+        "config": {},
+        "inputs": inputs,
+        "made_from": names_of(read),
+    }
     noun = run.noun(ROW_SCORES, score_label(config.label, SCORE_NET))
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     theta_D = _theta(run.noun("models", config.label))
     run_missing_shards(
         "score",

@@ -31,9 +31,11 @@ from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.on_graph import OnGraph
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
+from raycurate.stages.lineage import begin, required, why_stale
+from raycurate.stages.names import ROW_SCORES
 from raycurate.stages.rank import rank
 from raycurate.stages.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
-from raycurate.stages.sources import ROW_SCORES, Sources, check_sources, required, sources_of
+from raycurate.stages.sources import Sources, check_sources, sources_of
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 2
@@ -63,15 +65,16 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     selector = build_selector(config.method, config.options)
     goal = Goal(ratio=config.ratio, seed=config.seed)
     samples = run.noun("samples", config.samples)
-    sample_manifest = samples.require("ingest")
+    sample_manifest = required(samples)
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, selector)
-    description = describe("select", STAGE_VERSION, config, inputs)
+    read_now = [sample_manifest, *(each.require("select") for each in sources.joined)]
+    description = describe("select", STAGE_VERSION, config, inputs, read_now)
     check_target(config.ratio, sample_manifest.rows_out)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description, replace=config.replace)
     tasks: dict[str, int] = sample_manifest.metrics["tasks"]
     read = functools.partial(read_rows, samples, sources, selector.columns)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
@@ -98,7 +101,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
 
 def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
     """Fingerprint by noun of what a selection is made from, checked; rows are ranked where that is needed."""
-    samples = run.noun("samples", config.samples).require("ingest")
+    samples = required(run.noun("samples", config.samples))
     selector = build_selector(config.method, config.options)
     sources = sources_of(run, config, selector)
     check_sources(sources, samples)
@@ -119,7 +122,7 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
         return
     assert sources.clusters is not None, "greedy MMD orders clusters"
     ranking = sources.ranking.manifest()
-    if ranking is None or ranking.description["inputs"]["clusters"] != required(sources.clusters).fingerprint:
+    if ranking is None or why_stale(sources.ranking, ranking) is not None:
         rank(run, make_config(RankConfig, settings))
 
 

@@ -23,9 +23,22 @@ Result = TypeVar("Result")
 MapShards = Callable[..., Iterator[Any]]
 
 
-def describe(stage: str, version: int, config: StageConfig, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What determines a stage's result: its code's version, its config, the fingerprints of its inputs."""
-    return {"stage": stage, "stage_version": version, "config": config.determining(), "inputs": dict(inputs)}
+def describe(
+    stage: str, version: int, config: StageConfig, inputs: Mapping[str, Any], read: Iterable[Manifest] = ()
+) -> dict[str, Any]:
+    """What determines a stage's result: its code's version, its config, its inputs, and the nouns that it reads."""
+    return {
+        "stage": stage,
+        "stage_version": version,
+        "config": config.determining(),
+        "inputs": dict(inputs),
+        "made_from": names_of(read),
+    }
+
+
+def names_of(read: Iterable[Manifest]) -> dict[str, str]:
+    """Fingerprint of each noun by ``noun/label``, as descriptions have it; `stages.lineage` compares them later."""
+    return {f"{manifest.noun}/{manifest.label}": manifest.fingerprint for manifest in read}
 
 
 def map_tasks(
@@ -173,15 +186,6 @@ def resumable_steps(
 def step_name(step: str, number: int, suffix: str) -> str:
     """The name, inside a noun's folder, of one file of an inner step."""
     return f"work/{step}/{number:05d}.{suffix}"
-
-
-def check_made_from(child: Manifest, parent: Manifest, stage: str) -> None:
-    """Refuse a noun that was made from an earlier state of its input."""
-    if child.description["inputs"][parent.noun] != parent.fingerprint:
-        raise UserError(
-            f"'{child.noun}/{child.label}' was made from an earlier '{parent.noun}/{parent.label}', which has changed "
-            f"since. Run `raycurate {stage}` again."
-        )
 
 
 def skip_if_done(noun: Noun, description: Mapping[str, Any]) -> Manifest | None:

@@ -18,6 +18,7 @@ from raycurate.config import Label, StageConfig, execution
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.ray_session import in_session
 from raycurate.selection.sketch import SketchSum, frequencies, sketch_rows, sum_sketches
+from raycurate.stages.lineage import begin, required
 from raycurate.stages.shards import describe, run_missing_shards, skip_if_done
 from raycurate.store import Manifest, Noun, Run, ShardRecord
 
@@ -40,12 +41,13 @@ class SketchConfig(StageConfig):
 def sketch(run: Run, config: SketchConfig) -> Manifest:
     """Write the ``sketches`` noun: key and sketch per feature row; ``total.json``: their sum."""
     features = run.noun("features", config.features)
-    feature_manifest = features.require("extract")
-    description = describe("sketch", STAGE_VERSION, config, {"features": feature_manifest.fingerprint})
+    feature_manifest = required(features)
+    inputs = {"features": feature_manifest.fingerprint}
+    description = describe("sketch", STAGE_VERSION, config, inputs, [feature_manifest])
     noun = run.noun("sketches", config.label)
     if done := skip_if_done(noun, description):
         return done
-    noun.begin(description)
+    begin(noun, description)
     make = functools.partial(_sketch_shard, noun, features, int(feature_manifest.metrics["dimension"]), config)
     run_missing_shards(
         "sketch",

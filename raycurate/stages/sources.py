@@ -1,8 +1,7 @@
-"""Which nouns a selection method reads, under which labels, and the command that makes each of them."""
+"""Which nouns a selection method reads, and under which labels."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,10 @@ from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.selection import Selector
 from raycurate.selection.ranked import Ranked
-from raycurate.stages.shards import check_made_from
+from raycurate.stages.lineage import required
+from raycurate.stages.names import ROW_SCORES, ranking_label, score_label
 from raycurate.store import Manifest, Noun, Run
 
-ROW_SCORES = "row_scores"
-SCORE_NET = "score_net"
-EMBEDDINGS = ("last_token", "mean_token", "clip")
-CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
 READABLE = ("clusters", "ranking", ROW_SCORES, "samples")
 
 
@@ -82,41 +78,6 @@ def sources_of(run: Run, config: SelectConfig, selector: Selector) -> Sources:
 
 
 def check_sources(sources: Sources, samples: Manifest) -> None:
-    """Raise UserError for what is not there or was made from an earlier state of its input."""
+    """Raise UserError for what is not there, is out of date, or is of other samples."""
     for noun in sources.made_before:
-        manifest = required(noun)
-        if noun.noun == "clusters":
-            assert sources.features is not None, "clusters have features"
-            check_made_from(manifest, required(sources.features), command_for(noun))
-        else:
-            check_made_from(manifest, samples, command_for(noun))
-
-
-def required(noun: Noun) -> Manifest:
-    """The manifest of a noun, or an error with the command that makes it."""
-    return noun.require(command_for(noun))
-
-
-def command_for(noun: Noun) -> str:
-    """What to type after `raycurate` to make a noun."""
-    run, group = noun.run_uri, noun.label.rsplit("-", 1)[-1]
-    if noun.noun == ROW_SCORES and group == "given":
-        return f"score {run} --given FILE.parquet"
-    if noun.noun == ROW_SCORES and group == SCORE_NET:
-        label = "" if noun.label == SCORE_NET else f" --label {noun.label.removesuffix(f'-{SCORE_NET}')}"
-        return f"finetune {run} --selection none --score-net clip{label}"
-    if noun.noun == ROW_SCORES or (noun.noun == "features" and group in EMBEDDINGS):
-        return f"score {run} --scores {group}" + (f" --clip {CLIP_EXAMPLE}" if group == "clip" else "")
-    if noun.noun == "clusters" and noun.label != "main":
-        return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
-    return {"features": "extract", "clusters": "cluster", "ranking": "rank"}.get(noun.noun, noun.noun)
-
-
-def score_label(label: str, group: str) -> str:
-    """The label of one group of scores, or of one embedding among the features."""
-    return group if label == "main" else f"{label}-{group}"
-
-
-def ranking_label(method: str) -> str:
-    """The label of a method's own ranking; no cluster label is taken for it."""
-    return "by-" + re.sub(r"[^A-Za-z0-9._-]", "-", method)
+        required(noun, of=samples)

@@ -19,10 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.errors import UserError
+from raycurate.models.source import image_backend
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.fragments import as_samples
+from raycurate.stages.lineage import begin, required
 from raycurate.stages.rejects import check_rejects, check_some_good
-from raycurate.stages.shards import MapShards, map_tasks, run_missing_shards
+from raycurate.stages.shards import MapShards, map_tasks, names_of, run_missing_shards
 from raycurate.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA
@@ -40,9 +42,9 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
         UserError: there are no rows to train on, or too many of them were rejected.
     """
     samples = run.noun("samples", config.samples)
-    sample_manifest = samples.require("ingest")
+    sample_manifest = required(samples)
     selection = None if config.selection is None else run.noun("selection", config.selection)
-    selection_manifest = None if selection is None else selection.require("select")
+    selection_manifest = None if selection is None else required(selection, of=sample_manifest)
     counts = _rows_per_shard(samples, selection)
     if not counts.sum():
         raise UserError("there are no rows to train on. `raycurate status` shows what the selection kept.")
@@ -60,12 +62,14 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
             "samples": sample_manifest.fingerprint,
             "selection": None if selection_manifest is None else selection_manifest.fingerprint,
             "model": model_fingerprint,
+            "image_backend": image_backend(),
         },
+        "made_from": names_of(each for each in (sample_manifest, selection_manifest) if each is not None),
     }
     noun = run.noun("tokens", f"{config.selection or 'all'}-{fingerprint_of(description)[:8]}")
     if noun.is_done(description):
         return noun
-    noun.begin(description)
+    begin(noun, description)
     images = config.images or sample_manifest.description["config"].get("images")
     make = functools.partial(_make_shard, samples, selection, noun, config, images, quotas)
     run_missing_shards(

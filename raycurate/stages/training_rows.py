@@ -12,9 +12,10 @@ from typing import Any
 
 from raycurate.config import Label
 from raycurate.errors import unknown_name
+from raycurate.stages.lineage import required
 from raycurate.stages.shards import MapShards
 from raycurate.stages.tokenize import tokenize
-from raycurate.store import Noun, Run
+from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenSource
 from raycurate.training.mixture import MixturePart, mixture_rows
@@ -33,6 +34,7 @@ class TrainingRows:
         quarantined: the others, by reason.
         cut_rows: rows that were cut to the longest length, among all that were tokenised.
         inputs: fingerprints of what was read.
+        read: the manifests of the nouns that were read.
     """
 
     sources: tuple[TokenSource, ...]
@@ -43,6 +45,7 @@ class TrainingRows:
     quarantined: dict[str, int]
     cut_rows: int
     inputs: dict[str, Any]
+    read: tuple[Manifest, ...]
 
 
 def sample_labels(config: FinetuneConfig) -> list[Label]:
@@ -82,6 +85,7 @@ def training_rows(run: Run, config: FinetuneConfig, model_fingerprint: str, map_
         quarantined=quarantined,
         cut_rows=sum(cut_rows.values()),
         inputs=inputs,
+        read=tuple(noun.require("finetune") for source in (*sources, *held_out) for noun in _nouns(source)),
     )
 
 
@@ -95,7 +99,7 @@ def _sources(
         tokens = tokenize(run, whole, model_fingerprint, map_shards)
         clusters = None if part.clusters is None else run.noun("clusters", part.clusters)
         if clusters is not None:
-            clusters.require("cluster")
+            required(clusters, of=required(run.noun("samples", part.samples)))
         else:
             _check_tasks(part, tokens)
         root = _image_root(run, config, part.samples)
@@ -116,8 +120,11 @@ def _samples(source: TokenSource) -> Label:
 
 
 def _fingerprints(sources: Sequence[TokenSource]) -> list[list[str]]:
-    nouns = [[source.noun, *([source.clusters] if source.clusters else [])] for source in sources]
-    return [[noun.require("finetune").fingerprint for noun in each] for each in nouns]
+    return [[noun.require("finetune").fingerprint for noun in _nouns(source)] for source in sources]
+
+
+def _nouns(source: TokenSource) -> list[Noun]:
+    return [source.noun, *([source.clusters] if source.clusters else [])]
 
 
 def _image_root(run: Run, config: FinetuneConfig, samples: Label) -> str | None:

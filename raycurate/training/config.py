@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, Seed, StageConfig, execution, node_labels, rejected_share
+from raycurate.config import Label, NounConfig, Seed, execution, node_labels, rejected_share
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
@@ -31,7 +31,7 @@ NET_FILE = "score_net.safetensors"
 """The score-net beside the model's own files."""
 
 
-class FinetuneConfig(StageConfig):
+class FinetuneConfig(NounConfig):
     """``finetune``: train a vision-language model on the kept rows, each task with its weight."""
 
     model: str = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")

@@ -178,7 +178,7 @@ def test_an_external_evaluator_scores_the_checkpoint(run, model, ray_cluster):
     assert run.noun("scores", "outside").read_json("scores.json") == {"mme": {"acc": 0.5}}
     assert manifest.metrics["headlines"] == {"mme": {"acc": True}}
     with pytest.raises(UserError, match="not installed"):
-        evaluate(run, make_config(EvaluateConfig, {**settings, "command": "no-such-program {model}"}))
+        evaluate(run, make_config(EvaluateConfig, {**settings, "command": "no-such-program {model}", "label": "none"}))
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_a_lost_image_is_one_quarantined_row(ray_cluster, tmp_path, model, sourc
     assert lost > 0
     assert manifest.quarantined == {"undecodable_image": lost}
     assert manifest.rows_out == 150 - lost
-    strict = make_config(ExtractConfig, {"model": model, **SETTINGS, "strict": True, "layers": [0]})
+    strict = make_config(ExtractConfig, {"model": model, **SETTINGS, "strict": True, "layers": [0], "label": "strict"})
     with pytest.raises(UserError, match="--strict"):
         extract(run, strict)
 
