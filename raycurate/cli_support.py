@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import psutil
 import pyarrow.fs as pafs
 from rich.console import Console
 
@@ -141,6 +142,13 @@ def told_before(manifest: Manifest, since: float) -> str:
     return f"done before, {when(manifest.created)}" if made is not None and made < int(since) else ""
 
 
+def where_it_lies(noun: Noun) -> str:
+    """The folder of a finished experiment, and when it was made where that was before this command."""
+    manifest = noun.manifest()
+    before = "" if manifest is None else told_before(manifest, psutil.Process().create_time())
+    return f"{plain(noun.folder)}{f' [dim]{before}[/]' if before else ''}"
+
+
 def in_session(call: Callable[[], Manifest | list[Manifest]], *, dashboard: bool = False) -> None:
     """Run a stage on the cluster, or on a local one, and print its results."""
     from raycurate.config import SessionConfig
@@ -157,13 +165,13 @@ def print_scoreboard(noun: Noun) -> None:
     """The tables of a finished `compare`, and where they lie."""
     text = read_bytes(noun.filesystem, f"{noun.folder}/scoreboard.md").decode()
     out.print(text, markup=False, highlight=False)
-    out.print(f"[bold]scoreboard[/] {plain(noun.folder)}", highlight=False)
+    out.print(f"[bold]scoreboard[/] {where_it_lies(noun)}", highlight=False)
 
 
 def print_report(noun: Noun) -> None:
     """The report of a finished experiment, and where the rest lies."""
     out.print(read_bytes(noun.filesystem, f"{noun.folder}/report.md").decode(), markup=False, highlight=False)
-    out.print(f"[bold]{noun.noun}[/] {plain(noun.folder)}", highlight=False)
+    out.print(f"[bold]{noun.noun}[/] {where_it_lies(noun)}", highlight=False)
 
 
 def print_manifest(manifest: Manifest, seconds: float | None = None, *, since: float | None = None) -> None:

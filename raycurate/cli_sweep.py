@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from raycurate.cli_results import show_table
-from raycurate.cli_support import config_of, out, parts, plain, run_argument, settings
+from raycurate.cli_support import config_of, out, parts, plain, run_argument, settings, where_it_lies
 from raycurate.store import Noun, Run
 
 
@@ -79,7 +79,7 @@ def print_sweep(noun: Noun) -> None:
     for line in zip(*shown.values(), strict=True):
         table.add_row(*(plain(cell) for cell in line))
     show_table(table)
-    out.print(f"[bold]sweep[/] {len(rows)} trials -> {plain(noun.folder)}", highlight=False)
+    out.print(f"[bold]sweep[/] {len(rows)} trials -> {where_it_lies(noun)}", highlight=False)
 
 
 COLUMNS: tuple[tuple[str, tuple[str, ...], str], ...] = (

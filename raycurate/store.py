@@ -142,10 +142,18 @@ class Noun:
         delete_folder(self.filesystem, self.folder)
         delete_folder(self.filesystem, self.quarantine_folder)
 
-    def finish(self, *, metrics: Mapping[str, Any] | None = None) -> Manifest:
-        """Publish the noun: sum the records up, write the manifest; one that says just the same keeps its date."""
+    def finish(self, *, metrics: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> Manifest:
+        """Publish the noun: sum the records up, write the manifest; one that says just the same keeps its date.
+
+        Args:
+            metrics: what else the manifest says.
+            inputs: of the description, known only now that they were read.
+        """
         work = self.read_json("work.json")
         assert work is not None, "finish() before begin()"
+        description = work["description"]
+        if inputs:
+            description = {**description, "inputs": {**description.get("inputs", {}), **inputs}}
         records = self.records()
         quarantined: Counter[str] = Counter()
         for record in records.values():
@@ -154,8 +162,8 @@ class Noun:
         manifest = Manifest(
             noun=self.noun,
             label=self.label,
-            fingerprint=work["fingerprint"],
-            description=work["description"],
+            fingerprint=fingerprint_of(description),
+            description=description,
             rows_in=sum(r.rows_in for r in records.values()),
             rows_out=sum(r.rows_out for r in records.values()),
             quarantined=dict(quarantined),

@@ -82,7 +82,7 @@ class ImageRoot:
         if ref.data is not None:
             _check_size(len(ref.data), max_bytes)
             return ref.data
-        filesystem, path = self._locate(ref.path or "")
+        filesystem, path = self.locate(ref.path or "")
         info = filesystem.get_file_info(path)
         if info.type != pafs.FileType.File:
             raise FaultError(Reason.IMAGE_MISSING, f"there is no image {ref.path!r} below the image root")
@@ -98,14 +98,15 @@ class ImageRoot:
         if ref.data is not None:
             return None
         try:
-            filesystem, path = self._locate(ref.path or "")
+            filesystem, path = self.locate(ref.path or "")
         except FaultError as error:
             return error.fault
         if filesystem.get_file_info(path).type == pafs.FileType.File:
             return None
         return Fault(Reason.IMAGE_MISSING, f"there is no image {ref.path!r} below the image root")
 
-    def _locate(self, relative: str) -> tuple[pafs.FileSystem, str]:
+    def locate(self, relative: str) -> tuple[pafs.FileSystem, str]:
+        """Where an image is. Raises ``FaultError``: no root, or a link that leads out of it."""
         if self.root is None:
             raise FaultError(Reason.IMAGE_MISSING, f"the row names the image {relative!r}, but no image root was given")
         filesystem, root = resolve(self.root)

@@ -49,6 +49,7 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
+from raycurate.stages.image_check import check_images
 from raycurate.stages.lineage import begin, required
 from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
@@ -84,7 +85,9 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     if config.command is not None:
         return _evaluate_outside(run, config, checkpoint, facts, None if in_process else gpus)
     assert config.data is not None, "the config has data or command"
-    sample_manifest = required(run.noun("samples", config.data))
+    samples = run.noun("samples", config.data)
+    sample_manifest = required(samples)
+    check_images(samples, sample_manifest, config.images or sample_manifest.description["config"].get("images"))
     annotations, digest = _read_annotations(config.annotations)
     _check_metrics(run, config, sample_manifest, annotations)
     predictions = _predict(run, config, checkpoint, facts, gpus, in_process)

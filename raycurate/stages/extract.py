@@ -25,6 +25,7 @@ from raycurate.models.source import image_backend, model_fingerprint, resolve_mo
 from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
+from raycurate.stages.image_check import check_images
 from raycurate.stages.lineage import begin, keep_unless, required
 from raycurate.stages.model_facts import ModelFacts, model_facts
 from raycurate.stages.rejects import check_rejects
@@ -41,6 +42,8 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     sample_manifest = required(samples)
     noun = run.noun("features", config.label)
     keep_unless(noun, {"config": config.determining()}, replace=config.replace)
+    images = config.images or sample_manifest.description["config"].get("images")
+    check_images(samples, sample_manifest, images)
     if done := _finished(noun, config, sample_manifest):
         return done
     gpus = gpus_of(config)
@@ -61,7 +64,6 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     if done := skip_if_done(noun, description):
         return done
     begin(noun, description, replace=config.replace)
-    images = config.images or sample_manifest.description["config"].get("images")
     missing = noun.missing(sample_manifest.shards)
     rates: dict[str, Any] = {}
     with stage_progress("extract", noun, sample_manifest.rows_out) as progress:

@@ -15,6 +15,8 @@ Cost: texts and embedded images are written twice and read once more; one decode
 from __future__ import annotations
 
 import functools
+import hashlib
+import logging
 from collections import Counter
 from typing import Any
 
@@ -32,8 +34,10 @@ from raycurate.samples.quarantine import Reject, rejects_to_table
 from raycurate.samples.readers import open_source
 from raycurate.samples.rows import Reader, ReadOptions, Slice
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
+from raycurate.samples.seen import WatchedRoot, digest_of, paths_of, seen_table, states_of
 from raycurate.samples.tasks import load_task_map
 from raycurate.stages.freshness import SOURCE_FILES
+from raycurate.stages.image_check import changed_images, seen_file
 from raycurate.stages.lineage import begin, keep_unless
 from raycurate.stages.rejects import check_rejects
 from raycurate.stages.shards import (
@@ -41,7 +45,6 @@ from raycurate.stages.shards import (
     describe,
     map_tasks,
     resumable_steps,
-    skip_if_done,
     stage_progress,
     step_name,
 )
@@ -50,6 +53,7 @@ from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
 PIECE_BYTES = 64 << 20
+log = logging.getLogger("raycurate")
 
 
 @in_session
@@ -74,7 +78,7 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
     inputs = {"files": _file_facts(reader), "task_map": rules}
     description = describe("ingest", STAGE_VERSION, config, inputs)
-    if done := skip_if_done(noun, description):
+    if done := _finished(noun, description, config):
         return done
     begin(noun, description, replace=config.replace)
     facts = zip(reader.files, _file_facts(reader), strict=True)
@@ -91,10 +95,34 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     return _finish(noun, config, outside)
 
 
+def _finished(noun: Noun, description: dict[str, Any], config: IngestConfig) -> Manifest | None:
+    """The samples that are there, if they are of this source and these settings, and their images are as they were."""
+    manifest = noun.manifest()
+    if manifest is None:
+        return None
+    seen = {name: value for name, value in manifest.description["inputs"].items() if name == "images"}
+    if not noun.is_done({**description, "inputs": {**description["inputs"], **seen}}):
+        return None
+    replaced, others = changed_images(noun, manifest, config.images)
+    if not replaced and not others:
+        return manifest
+    log.warning(
+        "%s/%s: made again: %d images have changed, for example '%s'",
+        noun.noun,
+        noun.label,
+        len(replaced) + len(others),
+        (*replaced, *others)[0],
+    )
+    noun.clear()
+    return None
+
+
 def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
     tasks: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    for record in noun.records().values():
+    images = hashlib.blake2b(digest_size=16)
+    for _, record in sorted(noun.records().items()):
+        images.update(record.extra["images"].encode())
         tasks.update(record.extra["tasks"])
         reasons.update(record.quarantined)
     if not tasks:
@@ -109,7 +137,7 @@ def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
     counts: dict[str, Any] = {"tasks": dict(sorted(tasks.items()))}
     if config.hash_range is not None:
         counts["out_of_range"] = outside
-    return noun.finish(metrics=counts)
+    return noun.finish(metrics=counts, inputs={"images": images.hexdigest()} if config.images is not None else None)
 
 
 def _file_facts(reader: Reader) -> list[list[Any]]:
@@ -221,7 +249,14 @@ def _gather_shard(
     """Task: the rows of one shard in canonical order, duplicates numbered, images checked."""
     low, high = ranges[shard]
     table = sort_table(read_buckets(uris, low, high), "order", "key", "source_file", "source_row")
-    checked = check_samples(_numbered(table), root, limits, decode=config.check_images, threads=config.threads)
+    samples = _numbered(table)
+    paths = paths_of(samples)
+    states = states_of(root, paths)
+    watched = WatchedRoot(root.root)
+    checked = check_samples(samples, watched, limits, decode=config.check_images, threads=config.threads)
+    seen = seen_table(paths, states, watched)
+    if paths:
+        noun.write_table(seen_file(shard), seen)
     good = [item for item in checked if isinstance(item, Sample)]
     refused = [rejects_to_table([item for item in checked if isinstance(item, Reject)])]
     adopted = [number for number in sorted(rejects) if number % len(ranges) == shard]
@@ -233,7 +268,7 @@ def _gather_shard(
         rows_in=len(good) + quarantined.num_rows,
         rejects=quarantined,
         row_group_rows=256,
-        extra={"tasks": dict(Counter(sample.task for sample in good))},
+        extra={"tasks": dict(Counter(sample.task for sample in good)), "images": digest_of(seen)},
     )
 
 

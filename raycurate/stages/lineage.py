@@ -267,7 +267,7 @@ def changes(noun: Noun, description: Mapping[str, Any]) -> list[str]:
     if not told:
         a, b = old.get("inputs"), description.get("inputs")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            names = [name for name in dict.fromkeys((*a, *b)) if _plain(a.get(name)) != _plain(b.get(name))]
+            names = [name for name in b if _plain(a.get(name)) != _plain(b.get(name))]
             told = [INPUT_NAMES.get(name, f"{name} has changed") for name in names]
     return told or ["what it is made from has changed"]
 

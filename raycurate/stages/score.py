@@ -37,6 +37,7 @@ from raycurate.models.source import image_backend
 from raycurate.ray_session import in_session
 from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
+from raycurate.stages.image_check import check_images
 from raycurate.stages.lineage import begin, keep_unless, required
 from raycurate.stages.model_facts import ModelFacts, clip_model_facts, scoring_facts
 from raycurate.stages.names import CLIP_EXAMPLE, ROW_SCORES, score_label
@@ -89,6 +90,7 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
         )
     gpus = gpus_of(config)
     images = config.images or sample_manifest.description["config"].get("images")
+    check_images(samples, sample_manifest, images)
     manifests: list[Manifest] = []
     if names := [name for name in dict.fromkeys(config.scores) if name != "clip"]:
         facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))

@@ -22,6 +22,7 @@ from raycurate.errors import UserError
 from raycurate.models.source import image_backend
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.fragments import as_samples
+from raycurate.stages.image_check import check_images
 from raycurate.stages.lineage import begin, required
 from raycurate.stages.rejects import check_rejects, check_some_good
 from raycurate.stages.shards import MapShards, map_tasks, names_of, run_missing_shards
@@ -43,6 +44,8 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
     """
     samples = run.noun("samples", config.samples)
     sample_manifest = required(samples)
+    images = config.images or sample_manifest.description["config"].get("images")
+    check_images(samples, sample_manifest, images)
     selection = None if config.selection is None else run.noun("selection", config.selection)
     selection_manifest = None if selection is None else required(selection, of=sample_manifest)
     counts = _rows_per_shard(samples, selection)
@@ -70,7 +73,6 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
     if noun.is_done(description):
         return noun
     begin(noun, description)
-    images = config.images or sample_manifest.description["config"].get("images")
     make = functools.partial(_make_shard, samples, selection, noun, config, images, quotas)
     run_missing_shards(
         "tokenize",

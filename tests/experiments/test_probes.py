@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +101,24 @@ def run_folder(run: Run):
     from pathlib import Path
 
     return Path(run.uri)
+
+
+def test_replaced_weights_are_trained_again(results, monkeypatch):
+    """The model's files are in the key of a probe: under the same path other weights are another model."""
+    run, noun, probes, _ = results
+    weights = Path(probes[0].finetune.model) / "model.safetensors"
+    before = weights.read_bytes()
+    data = bytearray(before)
+    data[len(data) // 2] ^= 1
+
+    def refuse(tuner):
+        raise InterruptedError("a trial was started")
+
+    monkeypatch.setattr("raycurate.experiments.trials._fit", refuse)
+    weights.write_bytes(data)
+    try:
+        with pytest.raises(InterruptedError):
+            run_probes(run, noun, "table", probes)
+    finally:
+        weights.write_bytes(before)
+    assert run_probes(run, noun, "table", probes)
