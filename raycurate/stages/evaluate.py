@@ -183,8 +183,8 @@ def _predict(
     noun = run.noun("predictions", config.label)
     if noun.is_done(description):
         return noun
-    begin(noun, description, replace=config.replace)
     total, wanted = _wanted(samples, config)
+    begin(noun, description, replace=config.replace)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
     with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
