@@ -320,7 +320,7 @@ def _evaluate_outside(
     run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float | None
 ) -> Manifest:
     """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
-    description = describe("evaluate", STAGE_VERSION, config, {"model": facts[0]}, trained_by(checkpoint))
+    description = describe("evaluate", SCORES_VERSION, config, {"model": facts[0]}, trained_by(checkpoint))
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done

@@ -55,6 +55,8 @@ MODULES = {
     "transferability": EXPERIMENTS + "transferability",
 }
 """Where each stage of a description lives, whose `STAGE_VERSION` is that of its code."""
+OTHER_VERSIONS = {"evaluate": "SCORES_VERSION"}
+"""Of stages that share their module with another one."""
 
 CHEAP = ("selection", "ranking", "tokens", "sketches")
 """Nouns that are made again without asking: in minutes, or kept under a label made of all that determines them."""
@@ -90,7 +92,11 @@ class Stale:
 def code_version(stage: str) -> int | None:
     """The version of a stage's code; None for a stage that is not known."""
     module = MODULES.get(stage)
-    return None if module is None else int(importlib.import_module(module).STAGE_VERSION)
+    return (
+        None
+        if module is None
+        else int(getattr(importlib.import_module(module), OTHER_VERSIONS.get(stage, "STAGE_VERSION")))
+    )
 
 
 def made_from(description: Mapping[str, Any]) -> dict[str, str]:
