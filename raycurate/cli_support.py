@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import psutil
 import pyarrow.fs as pafs
+from pydantic import ValidationError
 from rich.console import Console
 
 from raycurate.config import StageConfig, apply_override, make_config
@@ -44,7 +45,10 @@ class ReadableCommand(click.Command):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            text = str(error).strip().splitlines()
+            if isinstance(error, ValidationError):  # its own text ends with an address
+                text = ["; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())]
+            else:
+                text = str(error).strip().splitlines()
             err.print(f"[bold red]error:[/] {type(error).__name__}: {plain(text[-1] if text else '')}")
             err.print("Run again with --debug (before the command) for the traceback; finished shards are kept.")
         sys.exit(1)

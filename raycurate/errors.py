@@ -15,4 +15,4 @@ def unknown_name(kind: str, name: str, available: Iterable[str]) -> UserError:
     names = sorted(available)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names)}")
+    return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or '(none)'}")

@@ -170,7 +170,7 @@ def _check(columns: Sequence[Column], results: Sequence[Result], named: Sequence
     methods = {result.method for result in results}
     for name in named:
         if name not in methods:
-            raise unknown_name("method on the scoreboard", name, methods or ["(none)"])
+            raise unknown_name("method on the scoreboard", name, methods)
 
 
 def _finite(value: float | None) -> float | None:

@@ -71,7 +71,7 @@ def _checked(name: str, method: type[Any], given: Mapping[str, Any]) -> Any:
     known = [entry.name for entry in dataclasses.fields(method) if entry.init]
     for option in given:
         if option not in known:
-            raise unknown_name(f"option of method '{name}'", option, known or ["(none)"])
+            raise unknown_name(f"option of method '{name}'", option, known)
     try:
         return TypeAdapter(method).validate_python(dict(given))
     except ValidationError as error:
