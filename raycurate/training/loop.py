@@ -28,12 +28,12 @@ from raycurate.balancing.online import build_weighting
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
 from raycurate.store import Noun
+from raycurate.training.checkpoints import COMPLETE, complete_checkpoint, plain_data_only
 from raycurate.training.collate import Collator
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenDataset, TokenSource
 from raycurate.training.deepspeed import deepspeed_config, prepare_deepspeed
 from raycurate.training.held_out import held_out_losses
-from raycurate.training.mirror import COMPLETE
 from raycurate.training.network import (
     add_lora,
     count_parameters,
@@ -130,7 +130,8 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
     checkpoint = complete_checkpoint(settings.output)
     if checkpoint is not None:
         trainer.load_task_sums(checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with plain_data_only(checkpoint, deepspeed=config.deepspeed is not None):
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.finish_task_sums()
     _save_final(settings, trainer, processor)
     held_out = {}
@@ -272,15 +273,6 @@ def build_network(config: FinetuneConfig, arguments: TrainingArguments) -> tuple
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     return network, projector
-
-
-def complete_checkpoint(output: str | Path) -> str | None:
-    """The folder of the last complete checkpoint, None where there is none."""
-    marker = Path(output) / "checkpoints" / COMPLETE
-    if not marker.is_file():
-        return None
-    folder = marker.parent / json.loads(marker.read_text(encoding="utf-8"))["checkpoint"]
-    return str(folder) if folder.is_dir() else None
 
 
 class _TensorBoard(TensorBoardCallback):

@@ -16,8 +16,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 
 from raycurate.filesystem import exists, read_json
-
-COMPLETE = "complete.json"
+from raycurate.training.checkpoints import COMPLETE, checkpoint_name
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Mirror:
         if marker is None:
             shutil.rmtree(folder, ignore_errors=True)
             return
-        name = marker["checkpoint"]
+        name = checkpoint_name(marker)
         shutil.rmtree(folder / name, ignore_errors=True)
         self._copy_in(f"checkpoints/{name}")
         self._copy_in(f"checkpoints/{COMPLETE}")

@@ -15,7 +15,7 @@ from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA, TokenSource
 from raycurate.training.loop import LoopSettings, train
 from raycurate.training.tokens import RowTokenizer
-from raycurate.training.vitw import kept_positions, weighted_sums
+from raycurate.training.vitw import kept_positions, next_labels, token_losses, weighted_sums
 from tests.training.made_runs import TASKS, made_sample
 
 pytestmark = pytest.mark.gpu
@@ -32,7 +32,8 @@ def loss_and_gradient(device, dtype, vocabulary):
     weights = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64).to(device)
     logits, labels, tasks = logits.to(device).requires_grad_(), labels.to(device), tasks.to(device)
     positions = kept_positions(labels)
-    sums = weighted_sums(logits[:, positions], labels, tasks, weights, positions)
+    kept_labels = next_labels(labels, positions)
+    sums = weighted_sums(token_losses(logits[:, positions], kept_labels), kept_labels, tasks, weights)
     sums.weighted.backward()
     return sums, logits.grad.float().cpu()
 

@@ -1,7 +1,8 @@
 """One process that trains every combination of a list: `python -m tests.training.matrix_worker ORDER.json`.
 
-Each is one step with a checkpoint, and a second training that goes on from there by one more step. Writes what came
-out; libraries keep what they know of a training per process, which is forgotten in between.
+Each is one step with a checkpoint, and a second training that goes on from there by one more step. For some a third
+one finds code in the place of the pickles of its checkpoint. Writes what came out; libraries keep what they know of a
+training per process, which is forgotten in between.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def main(path: str) -> None:
         )
         try:
             found = _train_twice(settings)
+            if name in order["planted"]:
+                found["refused"] = _train_on_planted(settings)
         except Exception:
             found = {"error": traceback.format_exc()}
         if int(os.environ["RANK"]) == 0:
@@ -68,6 +71,40 @@ def _train_twice(settings: Any) -> dict[str, Any]:
         found[-1]["parallelism"] = outcome.parallelism
         _forget()
     return {"trainings": found}
+
+
+class _Canary:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.file}",)
+
+
+def _train_on_planted(settings: Any) -> str:
+    """Go on from the checkpoint with a canary in the place of every pickle; the error."""
+    import dataclasses
+
+    import torch
+
+    from raycurate.errors import UserError
+    from raycurate.training import loop
+    from raycurate.training.checkpoints import complete_checkpoint
+
+    if int(os.environ["RANK"]) == 0:
+        folder = Path(complete_checkpoint(settings.output) or "")
+        for file in [*folder.rglob("*.pt"), *folder.rglob("*.pth")]:
+            torch.save(_Canary(folder.parent / "canary"), file)
+    torch.distributed.barrier()
+    try:
+        loop.train(dataclasses.replace(settings, config=settings.config.model_copy(update={"max_steps": 3})))
+    except UserError as error:
+        return str(error)
+    finally:
+        _forget()
+    return ""
 
 
 def _forget() -> None:

@@ -24,6 +24,8 @@ COMBINATIONS = {
     )
 }
 
+PLANTED = ["ddp-projector-float32", "zero2-projector-float32", "zero3-projector-float32"]
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
@@ -43,6 +45,7 @@ def trained(request, tmp_path_factory, model, tokens) -> Path:
     folder = tmp_path_factory.mktemp(f"ranks-{request.param}")
     order = {
         "combinations": COMBINATIONS,
+        "planted": PLANTED,
         "chunk_logits": 2000,  # a few tokens
         "config": {
             "model": model,
@@ -100,3 +103,13 @@ def test_trains_saves_and_goes_on(trained, name):
         merge_adapter(order["config"]["model"], trained / name / "final", trained / name / "merged")
     saved = AutoModelForImageTextToText.from_pretrained(trained / name / ("merged" if "lora" in name else "final"))
     assert all(torch.isfinite(weight).all() for weight in saved.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+def test_code_in_a_checkpoint_is_refused_and_not_run(trained, name):
+    """A pickle that would run a command ends the training, which names the checkpoint; the command has not run."""
+    found = json.loads((trained / name / "found.json").read_text())
+    assert "holds more than plain data" in found["refused"]
+    assert "checkpoint-2" in found["refused"]
+    assert not (trained / name / "checkpoints" / "canary").exists()

@@ -6,7 +6,8 @@ import json
 
 import pyarrow.fs as pafs
 
-from raycurate.training.mirror import COMPLETE, Mirror
+from raycurate.training.checkpoints import COMPLETE
+from raycurate.training.mirror import Mirror
 
 
 def save(folder, step: int) -> None:
