@@ -12,12 +12,13 @@ import pytest
 
 from raycurate.config import ClusterConfig, ExportConfig, ExtractConfig, SelectConfig, make_config
 from raycurate.errors import UserError
+from raycurate.experiments.config import SweepConfig
 from raycurate.pipeline import status
 from raycurate.recipe import Recipe
 from raycurate.stages import rank as rank_stage
 from raycurate.stages import select as select_stage
 from raycurate.stages.export import export
-from raycurate.stages.lineage import CHEAP, MODULES, begin, changes, code_version, required, why_stale
+from raycurate.stages.lineage import CHEAP, MODULES, begin, changes, code_version, keep_table, required, why_stale
 from raycurate.stages.select import select
 from raycurate.stages.shards import describe, map_here
 from raycurate.store import Noun, Run
@@ -257,3 +258,19 @@ def test_old_descriptions_are_read_by_their_inputs(tmp_path):
     assert why_stale(noun, noun.require("x")) is None
     write_samples(run, KEYS[:-1], (["a", "b"] * 12)[:-1])
     assert why_stale(noun, noun.require("x")) is not None
+
+
+def test_another_sweep_under_one_label_does_not_write_over_the_table_of_the_first(run):
+    """A larger grid holds the first one's lines and goes on; other ratios, or another model, ask."""
+    noun = run.noun("sweeps")
+    first = make_config(SweepConfig, {"methods": ["random"], "ratios": [0.1, 0.2]})
+    noun.begin({"stage": "sweep"})
+    noun.finish(metrics={"trials": 2, "config": first.determining()})
+    grid = ("methods", "temperatures", "ratios", "seeds")
+    keep_table(noun, first, grid)
+    keep_table(noun, first.model_copy(update={"ratios": (0.1, 0.2, 0.4), "max_concurrent": 2}), grid)
+    with pytest.raises(UserError, match=r"'sweeps/main' is there with other settings: ratios .*--label NAME"):
+        keep_table(noun, first.model_copy(update={"ratios": (0.4,)}), grid)
+    with pytest.raises(UserError, match="finetune"):
+        keep_table(noun, first.model_copy(update={"finetune": {"model": "X"}}), grid)
+    keep_table(noun, first.model_copy(update={"ratios": (0.4,), "replace": True}), grid)
