@@ -11,6 +11,7 @@ that its pool is given back when it ends.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from raycurate.stages.shards import count_record, get_result, pending_tasks
 from raycurate.store import ShardRecord
 
 BLOCK_BYTES = 8 << 20
+_USER_ERROR = re.compile(r"^raycurate\.errors\.UserError: (.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 PLACE = ("shard", "window", "batch", "batches", "windows")
 """Where a batch belongs: its number and how many there are in its window, its window and how many in its shard."""
 
@@ -39,6 +41,23 @@ def line_of(batch: Mapping[str, Any], rows: int) -> dict[str, Any]:
 def gpus_of(config: PoolConfig) -> float:
     """GPUs that an actor takes: as set, else 1 where the cluster has GPUs."""
     return config.gpus_per_actor if config.gpus_per_actor is not None else float(cluster_gpus() > 0)
+
+
+class _Started:
+    """An actor whose constructor may refuse: Ray would start it anew for ever, an error of a call ends the stage."""
+
+    def __init__(self, kind: type[Any], settings: Mapping[str, Any]) -> None:
+        self.actor: Any = None
+        self.refusal: UserError | None = None
+        try:
+            self.actor = kind(**settings)
+        except UserError as error:
+            self.refusal = error
+
+    def __call__(self, table: Any) -> Any:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.actor(table)
 
 
 def pool_dataset(
@@ -67,8 +86,8 @@ def pool_dataset(
     context.execution_no_progress_timeout_s = int(config.stall_seconds)
     dataset = dataset.map_batches(load, batch_size=1, batch_format="pyarrow", num_cpus=config.cpus_per_loader)
     return dataset.map_batches(
-        actor,
-        fn_constructor_kwargs=dict(actor_settings),
+        type(actor.__name__, (_Started,), {}),  # the name that Ray shows
+        fn_constructor_kwargs={"kind": actor, "settings": dict(actor_settings)},
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=config.cpus_per_actor,
@@ -186,4 +205,5 @@ def readable_error(error: ray.exceptions.RayError) -> Exception:
         if isinstance(inner, UserError):
             return UserError(str(inner))
         cause = inner if isinstance(inner, BaseException) else cause.__cause__
-    return error
+    told = _USER_ERROR.findall(str(error))  # Ray Data keeps no cause of an error in an actor, only its traceback
+    return UserError(told[-1]) if told else error

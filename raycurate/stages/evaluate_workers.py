@@ -132,6 +132,7 @@ class AnsweringActor:
     """Actor: the model on its device; a batch of questions in, its answers as JSON out."""
 
     def __init__(self, checkpoint: Checkpoint, facts: tuple[str, str], config: EvaluateConfig, on_gpu: bool) -> None:
+        from raycurate.device import use_device
         from raycurate.evaluation.generate import Generator
         from raycurate.models.cpu import prepare_cpu
 
@@ -139,7 +140,7 @@ class AnsweringActor:
             prepare_cpu(config.threads)
         vlm = load_checkpoint(
             checkpoint,
-            device="cuda" if on_gpu else "cpu",
+            device=use_device(on_gpu, "evaluate").type,
             dtype=facts[1],
             trust_remote_code=config.trust_remote_code,
         )

@@ -82,6 +82,7 @@ class ExtractionActor:
     """Actor: the model on its device; a batch in, a fragment file and a line of counts out."""
 
     def __init__(self, noun: Noun, config: ExtractConfig, facts: ModelFacts, on_gpu: bool) -> None:
+        from raycurate.device import use_device
         from raycurate.features.extractor import ActivationExtractor
         from raycurate.models.adapter import load_vlm
         from raycurate.models.cpu import prepare_cpu
@@ -90,7 +91,7 @@ class ExtractionActor:
             prepare_cpu(config.threads)
         vlm = load_vlm(
             config.model,
-            device="cuda" if on_gpu else "cpu",
+            device=use_device(on_gpu, "extract").type,
             dtype=facts.dtype.removeprefix("torch."),
             trust_remote_code=config.trust_remote_code,
         )

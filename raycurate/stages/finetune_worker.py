@@ -111,6 +111,10 @@ class _Worker:
             self.mirror = Mirror(Path(self.output), filesystem, self.noun.folder)
 
     def run(self) -> Any:
+        from raycurate.device import require_gpu
+
+        if self.order.on_gpu:
+            require_gpu("finetune")
         from raycurate.training.loop import LoopSettings, train
 
         if self.mirror is not None and self.local_rank == 0:

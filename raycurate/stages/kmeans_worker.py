@@ -31,6 +31,7 @@ from raycurate.clustering.screening import Screen
 from raycurate.clustering.seeding import Hashes, key_hashes, row_digests, smallest, spread_out
 from raycurate.clustering.sums import ClusterSums
 from raycurate.config import ClusterConfig
+from raycurate.device import use_device
 from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.filesystem import table_to_parquet
 from raycurate.ray_session import this_node
@@ -66,7 +67,7 @@ class KMeansWorker:
 
     def __init__(self, job: KMeansJob, number: int, shards: tuple[int, ...]) -> None:
         self.job, self.number, self.shards = job, number, shards
-        self.device = torch.device("cuda" if job.on_gpu and torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if job.on_gpu else "cpu")
         torch.set_num_threads(job.threads)
         self.work_dim = job.config.project or job.dim
         self.projection: Projection | None = None
@@ -78,7 +79,8 @@ class KMeansWorker:
         self.started = False
 
     def process_id(self) -> int:
-        """The process, as a sign of life."""
+        """The process, as a sign of life; `UserError` where it lacks the GPU that it was promised."""
+        use_device(self.job.on_gpu, "cluster")  # not in the constructor: there it would look like a lost worker
         return os.getpid()
 
     # rows

@@ -140,13 +140,14 @@ class _Actor(abc.ABC):
     """What both actors do with a batch's numbers."""
 
     def __init__(self, nouns: Nouns, config: ScoreConfig, on_gpu: bool) -> None:
+        from raycurate.device import use_device
         from raycurate.models.cpu import prepare_cpu
 
         if not on_gpu:
             prepare_cpu(config.threads)
         self.fragments = next(iter(nouns.values()))
         self.config = config
-        self.device = "cuda" if on_gpu else "cpu"
+        self.device = use_device(on_gpu, "score").type
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._make(row) for row in table.to_pylist()])
