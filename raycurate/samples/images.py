@@ -60,6 +60,15 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
+def accepted_limits(ingested: Mapping[str, Any]) -> ImageLimits:
+    """The limits that a `samples` noun was made with, from its description: what it took, later stages read."""
+    settings = ingested.get("config", {})
+    return ImageLimits(
+        max_bytes=settings.get("max_image_bytes", DEFAULT_LIMITS.max_bytes),
+        max_pixels=settings.get("max_pixels", DEFAULT_LIMITS.max_pixels),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRoot:
     """The folder that image paths are relative to, on any pyarrow filesystem; None where all images are embedded."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.checkpoints import Checkpoint, load_checkpoint, processor_source
-from raycurate.stages.fragments import EXCERPT, as_samples
+from raycurate.stages.fragments import EXCERPT, accepted_images, as_samples
 from raycurate.stages.preparers import preparer_of
 from raycurate.store import Noun, ShardRecord
 
@@ -104,13 +104,14 @@ def load_questions(
         config.batch_rows,
         facts[1],
     )
+    limits = accepted_images(samples)
     for shard in table["shard"].to_pylist():
         rows = wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
         windows = max(1, -(-rows.num_rows // config.window_rows))
         for window in range(windows):
             start = window * config.window_rows
             part = rows.slice(start, config.window_rows).to_pylist()
-            batches, rejects = preparer.prepare_questions(as_samples(part, images))
+            batches, rejects = preparer.prepare_questions(as_samples(part, images, limits))
             rejected = [[start + r.position, r.reason, r.detail] for r in rejects]
             for number in range(max(1, len(batches))):
                 made = batches[number] if batches else None

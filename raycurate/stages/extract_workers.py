@@ -18,6 +18,7 @@ from raycurate.features.rows import features_column, features_of_table, with_row
 from raycurate.stages.actor_pool import line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
+    accepted_images,
     as_samples,
     delete_fragments,
     read_fragments,
@@ -57,23 +58,25 @@ def load_shards(
         config.batch_rows,
         facts.dtype,
     )
+    limits = accepted_images(samples)
     for shard in table["shard"].to_pylist():
         rows = samples.read_part(shard, ["key", "messages", "images"])
         windows = max(1, -(-rows.num_rows // config.window_rows))
         for window in range(windows):
             start = window * config.window_rows
-            prepared = preparer.prepare(as_samples(rows.slice(start, config.window_rows).to_pylist(), images))
+            part = rows.slice(start, config.window_rows).to_pylist()
+            prepared = preparer.prepare(as_samples(part, images, limits))
             failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
-            payloads: list[bytes | None] = [batch.to_bytes() for batch in prepared.batches] or [None]
-            for number, payload in enumerate(payloads):
+            count = max(1, len(prepared.batches))
+            for number in range(count):  # each is packed when it is its turn, and held no longer than that
                 line = {
                     "shard": shard,
                     "window": window,
                     "batch": number,
-                    "batches": len(payloads),
+                    "batches": count,
                     "windows": windows,
                     "failures": json.dumps(failures if number == 0 else []),
-                    "payload": payload,
+                    "payload": prepared.batches.pop(0).to_bytes() if prepared.batches else None,
                 }
                 yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +18,40 @@ from raycurate.filesystem import read_bytes, write_bytes
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.store import Noun
 
+if TYPE_CHECKING:
+    from raycurate.samples.images import ImageLimits
+
 SOURCE_COLUMNS = ["key", "source_id", "source_file", "source_row", "messages"]
 EXCERPT = 500
 
 
-def as_samples(rows: Iterable[Mapping[str, Any]], images: str | None) -> list[dict[str, Any]]:
-    """Rows of `samples` with their images as functions that load them from the image root when they are called."""
-    from raycurate.samples.images import ImageRoot, load_image
+def accepted_images(samples: Noun) -> ImageLimits:
+    """The limits on images that `samples` was made with."""
+    from raycurate.samples.images import accepted_limits
+
+    return accepted_limits(samples.require("ingest").description)
+
+
+def as_samples(
+    rows: Iterable[Mapping[str, Any]], images: str | None, limits: ImageLimits | None = None
+) -> list[dict[str, Any]]:
+    """Rows of `samples` with their images as functions that load them from the image root when they are called.
+
+    `limits` are those of `accepted_images`.
+    """
+    from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, load_image
     from raycurate.samples.schema import ImageRef
 
-    root = ImageRoot(images)
+    root, limits = ImageRoot(images), limits or DEFAULT_LIMITS
+
+    def load(ref: ImageRef) -> Any:
+        return load_image(root.read(ref, limits.max_bytes), limits)
 
     def as_sample(row: Mapping[str, Any]) -> dict[str, Any]:
         references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
         return {
             **{name: row[name] for name in ("key", "task", "messages") if name in row},
-            "images": [functools.partial(lambda ref: load_image(root.read(ref)), ref) for ref in references],
+            "images": [functools.partial(load, ref) for ref in references],
             "image_keys": [ref.identity for ref in references],
         }
 

@@ -20,6 +20,7 @@ from raycurate.features.rows import features_column, features_of_table, with_row
 from raycurate.stages.actor_pool import PLACE, line_of
 from raycurate.stages.fragments import (
     SOURCE_COLUMNS,
+    accepted_images,
     as_samples,
     delete_fragments,
     read_fragments,
@@ -107,13 +108,14 @@ def _windows(
     samples: Noun, config: ScoreConfig, images: str | None, table: pa.Table
 ) -> Iterator[tuple[dict[str, int], int, list[dict[str, Any]]]]:
     """(shard and window, first row, samples) of each window of the shards in `table`."""
+    limits = accepted_images(samples)
     for shard in table["shard"].to_pylist():
         rows = samples.read_part(shard, ["key", "messages", "images"])
         windows = max(1, -(-rows.num_rows // config.window_rows))
         for window in range(windows):
             start = window * config.window_rows
             part = rows.slice(start, config.window_rows).to_pylist()
-            yield {"shard": shard, "window": window, "windows": windows}, start, as_samples(part, images)
+            yield {"shard": shard, "window": window, "windows": windows}, start, as_samples(part, images, limits)
 
 
 def _lines(

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from raycurate.errors import UserError
 from raycurate.models.source import image_backend
 from raycurate.samples.schema import QUARANTINE_SCHEMA
-from raycurate.stages.fragments import as_samples
+from raycurate.stages.fragments import accepted_images, as_samples
 from raycurate.stages.image_check import check_images
 from raycurate.stages.lineage import begin, required
 from raycurate.stages.rejects import check_rejects, check_some_good
@@ -157,8 +157,9 @@ def _make_shard(
     tokenizer = _tokenizer(config.model, config.trust_remote_code, config.max_length, config.overlong)
     good: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
+    limits = accepted_images(samples)
     for window in _windows(rows):
-        results = tokenizer.tokenize(as_samples(window, images))
+        results = tokenizer.tokenize(as_samples(window, images, limits))
         for row, result in zip(window, results, strict=True):
             if isinstance(result, TokenRow):
                 good.append(_as_tokens(row, result))

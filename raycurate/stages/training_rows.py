@@ -12,6 +12,8 @@ from typing import Any
 
 from raycurate.config import Label
 from raycurate.errors import unknown_name
+from raycurate.samples.images import ImageLimits
+from raycurate.stages.fragments import accepted_images
 from raycurate.stages.lineage import required
 from raycurate.stages.shards import MapShards
 from raycurate.stages.tokenize import tokenize
@@ -66,7 +68,9 @@ def training_rows(run: Run, config: FinetuneConfig, model_fingerprint: str, map_
     if config.mixture is None:
         tokens = tokenize(run, config, model_fingerprint, map_shards)
         found = tokens.require("finetune")
-        sources: tuple[TokenSource, ...] = (TokenSource(tokens, _image_root(run, config, config.samples)),)
+        sources: tuple[TokenSource, ...] = (
+            TokenSource(tokens, _image_root(run, config, config.samples), limits=_limits(run, config.samples)),
+        )
         rows_in, rows_out, quarantined = found.rows_in, found.rows_out, found.quarantined
         inputs["tokens"] = found.fingerprint
     else:
@@ -103,7 +107,7 @@ def _sources(
         else:
             _check_tasks(part, tokens)
         root = _image_root(run, config, part.samples)
-        sources.append(TokenSource(tokens, root, part, clusters, config.mixture_seed))
+        sources.append(TokenSource(tokens, root, part, clusters, config.mixture_seed, _limits(run, part.samples)))
     return tuple(sources)
 
 
@@ -125,6 +129,10 @@ def _fingerprints(sources: Sequence[TokenSource]) -> list[list[str]]:
 
 def _nouns(source: TokenSource) -> list[Noun]:
     return [source.noun, *([source.clusters] if source.clusters else [])]
+
+
+def _limits(run: Run, samples: str) -> ImageLimits:
+    return accepted_images(run.noun("samples", samples))
 
 
 def _image_root(run: Run, config: FinetuneConfig, samples: Label) -> str | None:

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import torch
 
 from raycurate.features.images import ImageReader, ProcessedImage, RowError
-from raycurate.samples.images import ImageRoot, load_image
+from raycurate.samples.images import DEFAULT_LIMITS, ImageLimits, ImageRoot, load_image
 from raycurate.samples.schema import IMAGE_TYPE, ImageRef
 from raycurate.store import Noun
 from raycurate.training.mixture import MixturePart, choose_rows
@@ -70,6 +70,7 @@ class TokenSource:
         part: which rows; None is all of them.
         clusters: the noun that `part.clusters` names.
         seed: of the choice.
+        limits: on the images, as the samples were made with.
     """
 
     noun: Noun
@@ -77,6 +78,7 @@ class TokenSource:
     part: MixturePart | None = None
     clusters: Noun | None = None
     seed: int = 0
+    limits: ImageLimits = DEFAULT_LIMITS
 
 
 class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
@@ -106,6 +108,7 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
         self._paths: list[Path] = []
         self._source_of_path: list[int] = []
         self._image_roots = [source.image_root for source in sources]
+        self._limits = [source.limits for source in sources]
         self._tables: dict[int, pa.Table] = {}
         self._roots: dict[int, ImageRoot] = {}
         self._silent = image_token_ids(processor)
@@ -192,9 +195,9 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
             return found
         if source not in self._roots:
             self._roots[source] = ImageRoot(self._image_roots[source])
-        root = self._roots[source]
+        root, limits = self._roots[source], self._limits[source]
         try:
-            processed = self._reader.read(lambda: load_image(root.read(ref)))
+            processed = self._reader.read(lambda: load_image(root.read(ref, limits.max_bytes), limits))
         except RowError as error:
             raise OSError(f"the image {ref.identity} was readable before the training: {error}") from None
         self._keep(name, processed)
