@@ -53,3 +53,17 @@ def test_runs_are_never_longer_than_allowed():
     clusters = torch.tensor([0, 0, 0, 0, 0, 2, 2, 5])
     assert _run_starts(clusters, 2).tolist() == [0, 2, 4, 5, 7]
     assert _run_starts(clusters, 100).tolist() == [0, 5, 7]
+
+
+def test_the_scatter_of_a_gpu_gives_the_bits_of_the_runs():
+    """The branch that only a GPU takes, on the CPU's tensors: moves in and out, more than one chunk of entries."""
+    rows = mixture(9000, 12, 3)
+    rng = np.random.default_rng(0)
+    before, after = (torch.from_numpy(rng.integers(-1 if part == 0 else 0, 5, 9000)) for part in range(2))
+    runs, scattered = ClusterSums(5, 12, rows.device), ClusterSums(5, 12, rows.device)
+    runs.move(rows, before, after, float(rows.abs().max()))
+    known = (before >= 0).nonzero().ravel()
+    clusters = torch.cat([after, before[known]])
+    signs = torch.cat([torch.ones(9000), -torch.ones(len(known))])
+    scattered._scatter(rows, torch.cat([torch.arange(9000), known]), clusters, signs)
+    assert torch.equal(scattered.sums_KD, runs.sums_KD)
