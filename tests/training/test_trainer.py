@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from raycurate.training.network import add_lora, load_network, projector_paths
 from raycurate.training.trainer import VitwTrainer
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS, write_run, write_tokens
+from tests.training.worker import train_apart
 
 WEIGHTS = (0.5, 1.0, 3.0)
 SGD = {"optim": "sgd", "max_grad_norm": 0.0}
@@ -88,18 +87,8 @@ def train(
         "scratch": str(tmp_path / "scratch"),
     }
     (output / "order.json").write_text(json.dumps(order))
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.worker", str(output / "order.json")],
-            env={**environment, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(ranks)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(ranks)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), errors[0][-3000:]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    train_apart(output / "order.json", ranks, {**os.environ, **place})
     outcome = json.loads((output / "outcome.json").read_text())
     before, after = weights_of_model(model), weights_of_model(output / "final")
     return outcome, {key: after[key] - before[key] for key in before}

@@ -1,42 +1,91 @@
-"""One training process, started by tests with RANK and WORLD_SIZE set: `python -m tests.training.worker ORDER.json`.
+"""Training processes for tests: each with its RANK and WORLD_SIZE, and an order in a JSON file.
 
-Trains with `loop.train` (or, with "plain", transformers' own Trainer on the same batches) and writes what came out.
+A process trains with `loop.train` (or, with "plain", transformers' own Trainer on the same batches) and writes what
+came out. Importing torch, transformers and DeepSpeed is most of what a short training takes, so the processes are
+forked from one that has imported them and done nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import torch
+import torch.distributed
+from transformers import TrainingArguments
 
-def main(path: str) -> None:
+from raycurate.store import Noun
+from raycurate.training import head_losses, loop
+from raycurate.training.bench import PlainTrainer
+from raycurate.training.config import FinetuneConfig
+from raycurate.training.data import TokenSource
+from raycurate.training.loop import LoopSettings
+
+PRELOADED = [
+    __name__,
+    "deepspeed",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.llava.modeling_llava",
+]
+DEADLINE = 240.0
+
+
+def train_apart(order: Path, ranks: int, environment: Mapping[str, str]) -> None:
+    """Run the order in so many processes.
+
+    Raises:
+        AssertionError: one of them failed; with the end of what rank 0 wrote to stderr.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    processes: list[BaseProcess] = []
+    for rank in range(ranks):
+        own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        processes.append(context.Process(target=_work, args=(order, own)))
+        processes[-1].start()
+    for process in processes:
+        process.join(DEADLINE)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * ranks, f"exit codes {codes}: {_errors(order, 0).read_text()[-3000:]}"
+
+
+def _errors(order: Path, rank: int) -> Path:
+    return order.with_name(f"stderr-{rank}.txt")
+
+
+def _work(order: Path, environment: dict[str, str]) -> None:
+    """In the new process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(_errors(order, int(environment["RANK"])), "w", encoding="utf-8") as errors:
+        os.dup2(errors.fileno(), sys.stderr.fileno())
+    main(order)
+
+
+def main(path: Path) -> None:
     """Run the order in a JSON file."""
-    import torch
-    import torch.distributed
-
-    from raycurate.store import Noun
-    from raycurate.training import head_losses, loop
-    from raycurate.training.config import FinetuneConfig
-    from raycurate.training.data import TokenSource
-    from raycurate.training.loop import LoopSettings
-
-    order: dict[str, Any] = json.loads(Path(path).read_text())
+    order: dict[str, Any] = json.loads(path.read_text())
     world = int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     if order.get("chunk_logits"):
         head_losses.CHUNK_LOGITS = order["chunk_logits"]
     if order.get("arguments"):
-        _change_arguments(loop, order["arguments"])
+        _change_arguments(order["arguments"])
     if order.get("plain"):
-        _use_plain_trainer(loop)
+        loop.VitwTrainer = PlainTrainer  # its own loss over the same rows in the same order
     settings = LoopSettings(
         config=FinetuneConfig(**{**order["config"], "workers": world, "threads": 1}),
         sources=(TokenSource(Noun(*order["tokens"])),),
@@ -52,24 +101,11 @@ def main(path: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def _change_arguments(loop: Any, changes: dict[str, Any]) -> None:
+def _change_arguments(changes: dict[str, Any]) -> None:
     """Training arguments that are no settings of the product, such as plain SGD."""
     make = loop.training_arguments
 
-    def changed(settings: Any) -> Any:
-        import dataclasses
-
-        return dataclasses.replace(make(settings), **changes)
+    def changed(settings: LoopSettings) -> TrainingArguments:
+        return replace(make(settings), **changes)
 
     loop.training_arguments = changed
-
-
-def _use_plain_trainer(loop: Any) -> None:
-    """transformers' own loss over the same rows in the same order."""
-    from raycurate.training.bench import PlainTrainer
-
-    loop.VitwTrainer = PlainTrainer
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
