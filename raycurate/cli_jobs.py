@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -56,10 +57,10 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
     recipe = load_recipe(path, overrides)
     run = Run(recipe.run)
     out.print(f"[bold]run[/] {plain(run.uri)}", highlight=False)
-    if SUBMITTED in os.environ and "://" not in recipe.run and not os.path.isabs(os.path.expanduser(recipe.run)):
+    if SUBMITTED in os.environ and Path(recipe.run).is_relative_to(Path.cwd()):
         raise UserError(
-            f"run is '{recipe.run}': a submitted job would write it into Ray's temporary copy of the working "
-            "directory. Give a place that all nodes reach: --set run=s3://..., gs://... or an absolute shared path."
+            f"run is '{recipe.run}', inside of Ray's temporary copy of the working directory of a submitted job. "
+            "Give a place that all nodes reach: --set run=s3://..., gs://... or an absolute shared path."
         )
     if not any(getattr(recipe, name) is not None for name in sections):
         raise UserError(f"{path} has none of the sections {', '.join(sections)}: add one (jobs/recipes/demo.yaml does)")

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.names import plain_label
+from raycurate.paths import LocalPath, ModelName, TaskMapName
 
 Label = Annotated[str, AfterValidator(plain_label)]
 """The name of a noun inside a run."""
@@ -66,11 +67,11 @@ class NounConfig(StageConfig):
 class IngestConfig(NounConfig):
     """``ingest``: read, validate, normalise."""
 
-    source: str = Field(description="file, folder, glob or URI of the dataset")
-    images: str | None = Field(None, description="root of the image paths; references may not leave it")
+    source: LocalPath = Field(description="file, folder, glob or URI of the dataset")
+    images: LocalPath | None = Field(None, description="root of the image paths; references may not leave it")
     format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset"] = "auto"
     task_column: str = Field("task", description="column that names the task, where the source has one")
-    task_map: str | None = Field(None, description="'llava665k' or a YAML file: image-path prefix -> task")
+    task_map: TaskMapName | None = Field(None, description="'llava665k' or a YAML file: image-path prefix -> task")
     check_images: bool = Field(True, description="decode every image once; False only checks that it is there")
     max_pixels: int = Field(50_000_000, ge=1)
     max_image_bytes: int = Field(64 << 20, ge=1)
@@ -111,7 +112,7 @@ class PoolConfig(NounConfig):
     cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
     threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
     nodes: dict[str, str] = node_labels()
-    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
+    images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
     max_rejected: float = rejected_share()
     stall_seconds: float = execution(1800.0, gt=0, description="a stage that moves nothing this long fails")
@@ -120,7 +121,7 @@ class PoolConfig(NounConfig):
 class ExtractConfig(PoolConfig):
     """``extract``: forward passes of the reference model -> one unit row per sample."""
 
-    model: str = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
+    model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
     layers: Literal["auto"] | tuple[int, ...] = Field("auto", description="0-based decoder layers; auto = five")
     variant: Literal["attn", "ffn", "last_layer", "boolean"] = "attn"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -139,9 +140,9 @@ class ScoreConfig(PoolConfig):
     scores: tuple[Literal["token_losses", "last_token", "mean_token", "clip"], ...] = Field(
         ("token_losses",), description="token_losses, last_token, mean_token, clip; one pass of each model makes all"
     )
-    given: str | None = Field(None, description="Parquet of `key` and `difficulty`: numbers of your own, no pass")
-    model: str = Field("tiny", description="hub id, local folder, or 'tiny': the model of all scores but clip")
-    clip: str | None = Field(None, description="CLIP or SigLIP model of the score clip: hub id or local folder")
+    given: LocalPath | None = Field(None, description="Parquet of `key` and `difficulty`: numbers of your own, no pass")
+    model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny': the model of all scores but clip")
+    clip: ModelName | None = Field(None, description="CLIP or SigLIP model of the score clip: hub id or local folder")
     blind: bool = Field(True, description="token_losses also without the image (loss_blind): a second, cheaper pass")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_length: int = Field(4096, ge=8, description="longest row in tokens after image expansion")
@@ -177,7 +178,9 @@ class ClusterConfig(NounConfig):
     threads: int | None = execution(None, ge=1)
     cache_gb: float = execution(1.0, ge=0, description="rows kept in each worker's memory; the rest is read again")
     block_rows: int = execution(4096, ge=1)
-    scratch: str | None = execution(None, description="folder for the workers' local copies; default: a temporary one")
+    scratch: LocalPath | None = execution(
+        None, description="folder for the workers' local copies; default: a temporary one"
+    )
 
 
 class RankConfig(NounConfig):
@@ -215,7 +218,7 @@ class SelectConfig(NounConfig):
 class ExportConfig(StageConfig):
     """``export``: the kept rows as a dataset that trainers read."""
 
-    out: str
+    out: LocalPath
     format: str = "llava"
     embed_images: bool = Field(False, description="put the image files into the Parquet export")
     selection: Label = "main"

@@ -21,11 +21,29 @@ import pyarrow.parquet as pq
 from raycurate.errors import UserError
 
 
+def absolute(path: str) -> str:
+    """A local path against this process's directory, ``~`` expanded; a URI as it is.
+
+    Whatever a user gives goes through here once, where it was given: a worker has a directory of its own.
+
+    Raises:
+        UserError: the text is empty, or the directory that it is relative to is gone.
+    """
+    if not path:
+        raise UserError("the path is empty; '.' is the current folder")
+    if "://" in path:
+        return path
+    try:
+        return os.path.abspath(os.path.expanduser(path))
+    except FileNotFoundError:
+        raise UserError(f"'{path}' is relative to a folder that is gone. Give an absolute path.") from None
+
+
 @functools.lru_cache(maxsize=64)
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
     """The filesystem of ``uri`` and the path on it. A plain path is local."""
     if "://" not in uri:
-        return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+        return pafs.LocalFileSystem(), absolute(uri)
     scheme = uri.split("://", 1)[0]
     if scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
         filesystem, path = pafs.FileSystem.from_uri(uri)

@@ -27,6 +27,7 @@ from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.experiments.config import SweepConfig
 from raycurate.experiments.individual_config import IndividualSelectConfig
 from raycurate.experiments.weights_config import BalanceProbesConfig, CompareWeightsConfig
+from raycurate.paths import LocalPath
 from raycurate.training.config import FinetuneConfig
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
@@ -51,7 +52,7 @@ class Recipe(StageConfig):
         compare_weights: trainings that differ in their task weights; with `balance: LABEL` it takes those weights.
     """
 
-    run: str
+    run: LocalPath
     replace: bool = False
     ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
     ingest: IngestConfig

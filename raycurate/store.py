@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from raycurate import __version__
 from raycurate.errors import UserError
 from raycurate.filesystem import (
+    absolute,
     delete_folder,
     exists,
     list_files,
@@ -299,9 +300,12 @@ def _result(manifest: Manifest) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory by its URI."""
+    """A run directory by its URI, or by its path, which is made absolute."""
 
     uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", absolute(self.uri))
 
     def noun(self, noun: str, label: str = "main") -> Noun:
         """A noun of the run, made or not. Raises `UserError` for a label that is no plain name."""

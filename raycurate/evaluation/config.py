@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, PoolConfig, Seed, execution
+from raycurate.paths import Command, LocalPath, ModelName, Settings
 
 FULL = "full"
 
@@ -14,13 +15,15 @@ FULL = "full"
 class EvaluateConfig(PoolConfig):
     """``evaluate``: answer every question of a test set with a model, and score the answers task by task."""
 
-    model: str = Field(description="hub id, folder, 'tiny', or models/LABEL of the run; LoRA folders load with peft")
+    model: ModelName = Field(
+        description="hub id, folder, 'tiny', or models/LABEL of the run; LoRA folders load with peft"
+    )
     data: Label | None = Field(None, description="label of the test set's samples (`ingest --label test`)")
     max_rows: int | None = Field(None, ge=1, description="only this many test rows, the first by a hash of their key")
     max_rows_per_task: int | None = Field(None, ge=1, description="likewise, of each task at most this many")
     tasks: tuple[str, ...] | None = Field(None, min_length=1, description="only these tasks of the test set")
     metrics: dict[str, str | tuple[str, ...]] = Field({}, description="task or pattern -> metric or several")
-    annotations: str | None = Field(
+    annotations: LocalPath | None = Field(
         None, description="JSON lines: {id, turn (0), references: [...], meta: {...}} for more than one right answer"
     )
     max_new_tokens: int = Field(128, ge=1, description="longest answer; it ends earlier with the end of its turn")
@@ -30,7 +33,7 @@ class EvaluateConfig(PoolConfig):
     window_rows: int = Field(512, ge=1, description="rows that are sorted by length and packed together")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
-    command: str | None = Field(
+    command: Command | None = Field(
         None, description="external evaluator: {model} is the merged checkpoint, {output} a folder for its JSON"
     )
 
@@ -57,8 +60,8 @@ class CompareConfig(NounConfig):
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="of the selection and of the training")
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples that a method keeps")
     options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
-    finetune: dict[str, Any] = Field({}, description="settings of `finetune`, the same for every line")
-    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`, the same for every line")
+    finetune: Settings = Field({}, description="settings of `finetune`, the same for every line")
+    evaluate: Settings = Field({}, description="settings of `evaluate`, the same for every line")
     data: Label = Field("test", description="label of the test set's samples")
     max_test_rows: int | None = Field(None, ge=1, description="only this many test rows")
     samples: Label = "main"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution
 from raycurate.evaluation.config import FULL
+from raycurate.paths import Settings
 
 # A probe's model is deleted with its logs.
 PROBE_DEFAULTS: Mapping[str, Any] = {"trackers": ()}
@@ -32,8 +33,8 @@ class SweepConfig(NounConfig):
     clusters: Label = "main"
     frequencies: int = Field(256, ge=2, le=16_384, description="random Fourier features of MMD^2")
     sigma: float = Field(1.0, gt=0, description="kernel width of MMD^2")
-    finetune: dict[str, Any] | None = Field(None, description="settings of `finetune`; null: selection statistics only")
-    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`")
+    finetune: Settings | None = Field(None, description="settings of `finetune`; null: selection statistics only")
+    evaluate: Settings = Field({}, description="settings of `evaluate`")
     data: Label = Field("test", description="label of the test set's samples")
     price_per_hour: float | None = Field(None, gt=0, description="of the cluster; cost is in seconds where not given")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from raycurate.balancing.individual_select import Rule
 from raycurate.config import Label, NounConfig, Seed, execution
 from raycurate.errors import UserError, unknown_name
 from raycurate.experiments.config import check_section
+from raycurate.paths import LocalPath, ModelName, Settings
 
 SoupKind = Literal["greedy", "average", "maximum"]
 FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
@@ -22,7 +23,9 @@ class IndividualSelectConfig(NounConfig):
         ValueError: a category or option that fits no candidate, or a setting that the experiment gives itself.
     """
 
-    candidates: dict[str, str] = Field(min_length=1, description="name -> dataset, in any format that ingest reads")
+    candidates: dict[str, LocalPath] = Field(
+        min_length=1, description="name -> dataset, in any format that ingest reads"
+    )
     categories: dict[str, str] = Field({}, description="name -> category; default: each dataset is its own")
     mode: Literal["parallel", "sequential"] = Field(
         "parallel", description="sequential: an accepted dataset joins the baseline before the next is tried"
@@ -36,14 +39,14 @@ class IndividualSelectConfig(NounConfig):
     perplexity: float | None = Field(
         None, gt=0, lt=1, description="also try this part of each candidate, lowest perplexity, and as much at random"
     )
-    perplexity_model: str = Field("tiny", description="the model whose perplexity it is")
+    perplexity_model: ModelName = Field("tiny", description="the model whose perplexity it is")
     soup: tuple[SoupKind, ...] = Field((), description="also average the candidates' models: greedy, average, maximum")
     soup_top: int = Field(3, ge=1, description="models in the soup 'maximum'")
     samples: Label = Field("main", description="label of the baseline's samples")
     data: Label = Field("validation", description="label of the samples to score on, not those of the reported test")
-    ingest: dict[str, Any] = Field({}, description="settings of `ingest` for the candidates")
-    finetune: dict[str, Any] = Field({}, description="settings of `finetune`, the same for every training")
-    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`")
+    ingest: Settings = Field({}, description="settings of `ingest` for the candidates")
+    finetune: Settings = Field({}, description="settings of `finetune`, the same for every training")
+    evaluate: Settings = Field({}, description="settings of `evaluate`")
     best_values: dict[str, float] = Field({}, description="metric -> best value, for metrics of an external evaluator")
 
     label: Label = execution("main")

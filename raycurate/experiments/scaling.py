@@ -28,6 +28,7 @@ from raycurate.experiments.probes import Probe, run_probes
 from raycurate.experiments.results import Row
 from raycurate.experiments.subsets import proportional_rows, trainable_rows
 from raycurate.experiments.tables import to_markdown, write_figures, write_table
+from raycurate.paths import Settings
 from raycurate.ray_session import in_training_session
 from raycurate.stages.lineage import begin, keep_table, required
 from raycurate.stages.shards import names_of
@@ -46,8 +47,8 @@ class ScalingConfig(NounConfig):
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="of the subsets and of the trainings")
     samples: Label = "main"
     data: Label = Field("test", description="label of the samples to score on")
-    finetune: dict[str, Any] = Field({}, description="settings of `finetune`")
-    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`")
+    finetune: Settings = Field({}, description="settings of `finetune`")
+    evaluate: Settings = Field({}, description="settings of `evaluate`")
     best_values: dict[str, float] = Field({}, description="metric -> best value, for metrics of an external evaluator")
 
     label: Label = execution("main")

@@ -35,6 +35,7 @@ from raycurate.experiments.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.results import Row
 from raycurate.experiments.tables import write_figures, write_table
 from raycurate.features.rows import features_of_table
+from raycurate.paths import Settings
 from raycurate.ray_session import in_training_session
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.lineage import begin, keep_table, required
@@ -59,7 +60,7 @@ class TransferabilityConfig(NounConfig):
     samples: Label = "main"
     clusters: Label = "main"
     seed: Seed = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
-    finetune: dict[str, Any] = Field({}, description="settings of `finetune`")
+    finetune: Settings = Field({}, description="settings of `finetune`")
     reading: TransferabilityReading = Field("paper", description="of Eq. 5: paper, or code as the authors' program")
     resamples: int = Field(2000, ge=1, description="of the bootstrap")
     level: float = Field(0.95, gt=0, lt=1, description="part of the resamples that an interval holds")

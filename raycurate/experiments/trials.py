@@ -75,12 +75,8 @@ def run_trials(
         UserError: trials that failed, with the reason of the first; the others are in the table.
     """
 
-    here = os.getcwd()
-
     def trainable(config: dict[str, Any]) -> None:
         key = config["trial"]
-        if os.path.isdir(here):  # Tune moves its trials elsewhere; relative paths are the driver's
-            os.chdir(here)
         try:
             if result_of(noun, phase, key) is None:
                 noun.write_json(f"{phase}/{key}.json", dict(work(key)))

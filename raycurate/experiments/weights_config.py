@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
 from raycurate.config import Label, NounConfig, Seed, execution
+from raycurate.paths import Settings
 
 COTBAL = "cotbal"
 FINETUNE_OWN = (
@@ -33,8 +34,8 @@ class ProbeSettings(NounConfig):
 
     samples: Label = Field("main", description="label of the samples to train on")
     rows_per_task: int | None = Field(None, ge=1, description="of each task, use at most this many rows in all")
-    finetune: dict[str, Any] = Field({}, description="settings of `finetune`, the same for every probe")
-    evaluate: dict[str, Any] = Field({}, description="settings of `evaluate`, the same for every probe")
+    finetune: Settings = Field({}, description="settings of `finetune`, the same for every probe")
+    evaluate: Settings = Field({}, description="settings of `evaluate`, the same for every probe")
     scores: dict[str, str] = Field({}, description="task -> the metric that is its score, where it has several")
 
     label: Label = execution("main")

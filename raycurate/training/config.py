@@ -21,6 +21,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution, node_labels, rejected_share
+from raycurate.paths import DeepSpeedName, LocalPath, ModelName
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
@@ -34,7 +35,7 @@ NET_FILE = "score_net.safetensors"
 class FinetuneConfig(NounConfig):
     """``finetune``: train a vision-language model on the kept rows, each task with its weight."""
 
-    model: str = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
+    model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
     samples: Label = "main"
     selection: Label | None = Field("main", description="train on its kept rows; null trains on all samples")
     limit: int | None = Field(None, ge=1, description="train on a random subset of this many of those rows")
@@ -96,12 +97,16 @@ class FinetuneConfig(NounConfig):
     nodes: dict[str, str] = node_labels()
     threads: int | None = execution(None, ge=1, description="torch threads of a worker without a GPU")
     micro_batch: int | None = execution(None, ge=1, description="rows per worker and forward; default: 16 at most")
-    deepspeed: str | None = execution(None, description="zero2, zero3, or a DeepSpeed JSON file; null: plain DDP")
+    deepspeed: DeepSpeedName | None = execution(
+        None, description="zero2, zero3, or a DeepSpeed JSON file; null: plain DDP"
+    )
     gradient_checkpointing: bool | None = execution(None, description="default: on a GPU only")
     loader_workers: int = execution(0, ge=0, description="processes per worker that decode images")
     image_cache_mb: int = execution(256, ge=0, description="processed images kept in each loading process")
-    images: str | None = execution(None, description="image root, where it is not the one that ingest saw")
-    scratch: str | None = execution(None, description="folder for local copies of the tokens and of remote checkpoints")
+    images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
+    scratch: LocalPath | None = execution(
+        None, description="folder for local copies of the tokens and of remote checkpoints"
+    )
     logging_steps: int = execution(10, ge=1)
     save_steps: int = execution(200, ge=1, description="optimizer steps between checkpoints")
     keep_checkpoints: int = execution(1, ge=1, description="besides the newest")
