@@ -39,7 +39,15 @@ from raycurate.filesystem import delete_folder, exists, or_null, resolve
 from raycurate.progress import Progress
 from raycurate.ray_session import cluster_gpus, in_training_session, quiet_library
 from raycurate.stages.finetune_merge import write_merged
-from raycurate.stages.finetune_worker import FAULT_FILE, POLL_SECONDS, STEP_FILE, Order, train_here, train_on_worker
+from raycurate.stages.finetune_worker import (
+    FAULT_FILE,
+    POLL_SECONDS,
+    STEP_FILE,
+    Order,
+    remove_local_output,
+    train_here,
+    train_on_worker,
+)
 from raycurate.stages.lineage import begin, keep_unless, required
 from raycurate.stages.score_net import score_features, write_difficulties
 from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
@@ -96,7 +104,11 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         with _watch(noun):
             outcome = train_here(order)
     else:
-        outcome = _fit(run, order, gpus)
+        try:
+            outcome = _fit(run, order, gpus)
+        finally:
+            if not isinstance(noun.filesystem, pafs.LocalFileSystem):
+                remove_local_output(order)
     if config.merge and config.method == "lora":
         write_merged(order, outcome["parameters"], in_process=in_process)
     noun.write_json("history.json", or_null(outcome.pop("history")))  # a gradient norm may be infinite

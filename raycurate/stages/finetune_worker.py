@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 import traceback
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import ray.train
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycurate.errors import UserError
 from raycurate.store import Noun
@@ -22,6 +24,7 @@ from raycurate.training.data import TokenSource
 from raycurate.training.faults import comes_again, explain
 
 POLL_SECONDS = 1.0
+REMOVE_SECONDS = 60.0
 STEP_FILE = "step.json"
 FAULT_FILE = "fault.json"
 
@@ -87,6 +90,29 @@ def _told(order: Order, *, rank: int) -> Iterator[None]:
         raise UserError(explain(error, order.config, order.noun.uri_of(name))) from error
 
 
+def _scratch(order: Order) -> str:
+    return order.config.scratch or f"{tempfile.gettempdir()}/raycurate-{os.getuid()}"
+
+
+def local_output(order: Order) -> str:
+    """The folder on each machine where the training of a remote run writes, before that is copied out."""
+    return f"{_scratch(order)}/models-{order.run_id}-{order.noun.label}"
+
+
+def remove_local_output(order: Order) -> None:
+    """Remove what killed workers left on any machine of the cluster; a machine that does not answer keeps it."""
+    folder = local_output(order)
+    remove = ray.remote(lambda: shutil.rmtree(folder, ignore_errors=True))
+    tasks = [
+        remove.options(
+            num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote()
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    ray.wait(tasks, num_returns=len(tasks), timeout=REMOVE_SECONDS)
+
+
 def _keep_to_device(order: Order) -> None:
     if not order.on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # before anything imports deepspeed
@@ -103,14 +129,22 @@ class _Worker:
         self.rank, self.local_rank, self.on_train = rank, local_rank, on_train
         self.first: float | None = None
         self.last_note = 0.0
-        self.scratch = self.config.scratch or f"{tempfile.gettempdir()}/raycurate-{os.getuid()}"
+        self.scratch = _scratch(order)
         filesystem, self.output = self.noun.filesystem, self.noun.folder
         self.mirror = None
         if not isinstance(filesystem, pafs.LocalFileSystem):
-            self.output = f"{self.scratch}/models-{order.run_id}-{self.noun.label}"
+            self.output = local_output(order)
             self.mirror = Mirror(Path(self.output), filesystem, self.noun.folder)
 
     def run(self) -> Any:
+        """The outcome. A local copy of a remote run's folder goes at the end, also after an error: all is there."""
+        try:
+            return self._run()
+        finally:
+            if self.mirror is not None and self.local_rank == 0:
+                shutil.rmtree(self.output, ignore_errors=True)
+
+    def _run(self) -> Any:
         from raycurate.device import require_gpu
 
         if self.order.on_gpu:

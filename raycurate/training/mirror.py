@@ -28,7 +28,10 @@ class Mirror:
     path: str
 
     def fetch_checkpoint(self) -> None:
-        """Bring the last complete checkpoint here, unless it is here already."""
+        """Bring the last complete checkpoint here, in the place of what lies here under its name.
+
+        That may be one machine's part of it, or half written.
+        """
         marker = read_json(self.filesystem, f"{self.path}/checkpoints/{COMPLETE}")
         folder = self.local / "checkpoints"
         if marker is None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
 import torch
 
@@ -129,6 +130,23 @@ def test_wrong_configuration_is_told_at_once(ray_cluster, tmp_path, model, caplo
     assert "starting again" not in caplog.text
     (log,) = (Path(name.rstrip(".")) for name in str(caught.value).split() if "failed-worker" in name)
     assert "Traceback" in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_remote_run_leaves_no_model_on_this_machine(ray_cluster, s3, tmp_path, model, fails):
+    """The folder that a training on an object store writes to first is gone, after an error too."""
+    run = write_run(f"s3://bucket/finetune-{fails}", 8)
+    config = settings(model, selection=None, merge=True, max_steps=1, save_steps=1, scratch=str(tmp_path))
+    if fails:
+        with pytest.raises(UserError, match="is no module"):
+            finetune(run, config.model_copy(update={"projector": ("nowhere",)}), in_process=True)
+    else:
+        finetune(run, config, in_process=True)
+        noun = run.noun("models")
+        found = {info.base_name for info in noun.filesystem.get_file_info(pafs.FileSelector(noun.folder))}
+        assert {"final", "merged"} <= found
+    assert not list(tmp_path.glob("models-*"))
 
 
 def kill_when_saved(folder: Path, killed: list[int]) -> None:

@@ -42,7 +42,7 @@ def made_sample(number: int) -> Sample:
 
 
 def write_run(
-    folder: Path,
+    folder: Path | str,
     rows: int,
     *,
     shards: int = 2,
