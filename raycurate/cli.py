@@ -255,17 +255,21 @@ def select(
 
 @main.command()
 @run_argument
-@click.option("--format", "format_", default="llava", help="llava, parquet, messages, sharegpt.")
+@click.option("--format", "format_", default="llava", help="llava, messages (TRL), parquet, sharegpt, swift.")
 @click.option("--out", "path", required=True, help="File to write.")
-@click.option("--selection", default="main", help="Label of the selection.")
-def export(run: str, format_: str, path: str, selection: str) -> None:
+@click.option("--selection", "--label", "selection", default="main", help="Label of the selection.")
+@click.option("--samples", help="Label of the samples; default: those that the selection was made from.")
+@click.option("--set", "overrides", multiple=True, metavar="FIELD=VALUE", help="embed_images, content, images.")
+def export(run: str, format_: str, path: str, selection: str, samples: str | None, overrides: tuple[str, ...]) -> None:
     """Write the kept samples as a dataset that trainers read.
 
     \b
     Example:
       raycurate export runs/llava --format llava --out coreset.json
     """
-    config = config_of(ExportConfig, {"out": path, "format": format_, "selection": selection}, ())
+    config = config_of(
+        ExportConfig, {"out": path, "format": format_, "selection": selection, "samples": samples}, overrides
+    )
     from raycurate.stages.export import export as stage
 
     rows = stage(Run(run), config)

@@ -220,9 +220,13 @@ class ExportConfig(StageConfig):
 
     out: LocalPath
     format: str = "llava"
-    embed_images: bool = Field(False, description="put the image files into the Parquet export")
+    embed_images: bool = Field(True, description="put the image files into a Parquet export; false: absolute paths")
+    content: Literal["blocks", "text"] = Field(
+        "blocks", description="of a Parquet export: blocks, as TRL wants them, or text with <image> marks"
+    )
+    images: LocalPath | None = Field(None, description="image root, where it is not the one that ingest saw")
     selection: Label = "main"
-    samples: Label = "main"
+    samples: Label | None = Field(None, description="default: those that the selection was made from")
 
 
 class SessionConfig(StageConfig):

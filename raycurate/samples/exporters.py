@@ -4,7 +4,7 @@
     sharegpt  JSON Lines: conversations of human/gpt, images (a list of paths)                LLaMA-Factory
     swift     JSON Lines: messages with <image> marks, images, channel (the task)             ms-swift
     messages  JSON Lines: messages of content blocks, images                                  TRL, chat templates
-    parquet   messages, images as {bytes, path}, key, task; a Hugging Face image column       datasets
+    parquet   messages of content blocks (or text), images as {bytes, path}, key, task        datasets, TRL
 
 Text is written to the letter, so a file that is read again gives the same content hashes (where images are paths).
 The JSON formats cannot hold bytes: embedded images are written once each to ``<name>_images/<sha>.<ext>`` beside the
@@ -19,20 +19,22 @@ import posixpath
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raycurate.errors import unknown_name
+from raycurate.errors import UserError, unknown_name
 from raycurate.filesystem import exists, resolve, write_bytes
 from raycurate.samples.images import ImageRoot, image_extension
 from raycurate.samples.marks import split_marks
+from raycurate.samples.quarantine import FaultError
 from raycurate.samples.schema import ImageRef, Sample, row_to_sample
 
 _LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
+_MEDIA_TAGS = ("<video>", "<audio>")
 _GROUP_ROWS = 1000
 _GROUP_BYTES = 64 << 20
 
@@ -64,13 +66,25 @@ class ExportCounts:
     rows: int = 0
     images_written: int = 0
     """Embedded images that became files."""
+    media_texts: int = 0
+    """Rows that hold the text <video> or <audio>."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """``embed_images_from``: read image paths below this root and put the bytes into Parquet."""
+    """How to write.
 
-    embed_images_from: ImageRoot | None = None
+    Attributes:
+        images: the root of the image paths.
+        embed: put the files below it into Parquet; else Parquet has their absolute paths.
+        blocks: content blocks in Parquet, as TRL wants them; else text with marks.
+        image_lists: ``image`` of LLaVA's format is a list in every row; needed where one row has several.
+    """
+
+    images: ImageRoot | None = None
+    embed: bool = False
+    blocks: bool = True
+    image_lists: bool = False
 
 
 Exporter = Callable[[Iterable[Sample], str, ExportOptions], ExportCounts]
@@ -90,11 +104,21 @@ def export_samples(
     """Write samples to the file ``output`` (a path or a URI). ``UserError`` for an unknown format."""
     if format not in EXPORTERS:
         raise unknown_name("export format", format, EXPORTERS)
-    return EXPORTERS[format](samples, output, options or ExportOptions())
+    filesystem, path = resolve(output)
+    if filesystem.get_file_info(path).type == pafs.FileType.Directory:
+        raise UserError(f"{output} is a folder. Name a file in it, for example {output.rstrip('/')}/coreset.json")
+    seen = ExportCounts()
+    counts = EXPORTERS[format](_looked_at(samples, seen), output, options or ExportOptions())
+    return replace(counts, media_texts=seen.media_texts)
+
+
+def _looked_at(samples: Iterable[Sample], counts: ExportCounts) -> Iterator[Sample]:
+    for sample in samples:
+        counts.media_texts += any(tag in m.text for m in sample.messages for tag in _MEDIA_TAGS)
+        yield sample
 
 
 def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
-    del options  # of the Parquet writer only
     counts, images = ExportCounts(), _ImageFolder(output)
     with _atomic_stream(output) as stream:
         stream.write(b"[")
@@ -102,7 +126,7 @@ def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions)
             paths = images.paths_of(sample)
             row: dict[str, Any] = {"id": _id(sample)}
             if paths:
-                row["image"] = paths[0] if len(paths) == 1 else paths
+                row["image"] = paths if options.image_lists or len(paths) > 1 else paths[0]
             row["conversations"] = _llava_turns(sample)
             row["task"] = sample.task
             stream.write((",\n" if counts.rows else "\n").encode() + _json(row))
@@ -144,22 +168,45 @@ def _messages_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
 
 def _write_parquet(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
     counts = ExportCounts()
-    features = json.dumps({"info": {"features": _HF_FEATURES}})
-    schema = PARQUET_EXPORT_SCHEMA.with_metadata({"huggingface": features})
+    schema = _parquet_schema(options.blocks)
     with _atomic_stream(output) as stream, pq.ParquetWriter(stream, schema, compression="zstd") as writer:
-        for group in _groups(_parquet_row(sample, options.embed_images_from) for sample in samples):
+        for group in _groups(_parquet_row(sample, options) for sample in samples):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             counts.rows += len(group)
     return counts
 
 
-def _parquet_row(sample: Sample, root: ImageRoot | None) -> dict[str, Any]:
-    images = [
-        {"bytes": root.read(image) if root and image.data is None else image.data, "path": image.path}
-        for image in sample.images
+def _parquet_schema(blocks: bool) -> pa.Schema:
+    """The columns, and what `datasets` shows them as."""
+    content: Any = [{"type": _HF_STRING, "text": _HF_STRING}] if blocks else _HF_STRING
+    arrow = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())])) if blocks else pa.string()
+    turns = pa.list_(pa.struct([("role", pa.string()), ("content", arrow)]))
+    features = {**_HF_FEATURES, "messages": [{"role": _HF_STRING, "content": content}]}
+    schema = PARQUET_EXPORT_SCHEMA.set(3, pa.field("messages", turns))
+    return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _parquet_row(sample: Sample, options: ExportOptions) -> dict[str, Any]:
+    images = [_parquet_image(image, sample, options) for image in sample.images]
+    messages = [
+        {"role": m.role, "content": _content_blocks(m.text) if options.blocks else m.text} for m in sample.messages
     ]
-    messages = [{"role": m.role, "content": m.text} for m in sample.messages]
     return {"key": sample.key, "id": sample.source_id, "task": sample.task, "messages": messages, "images": images}
+
+
+def _parquet_image(image: ImageRef, sample: Sample, options: ExportOptions) -> dict[str, Any]:
+    root = options.images
+    if image.data is not None or root is None or root.root is None:
+        return {"bytes": image.data, "path": image.path}
+    if not options.embed:
+        return {"bytes": None, "path": posixpath.join(root.root, image.path or "")}
+    try:
+        return {"bytes": root.read(image), "path": image.path}
+    except FaultError as error:
+        raise UserError(
+            f"row {sample.key}: {error.fault.detail}, which is {root.root}. Name another with --set images=FOLDER, or "
+            "write paths with --set embed_images=false."
+        ) from None
 
 
 def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raycurate.config import ExportConfig
-from raycurate.samples.exporters import ExportOptions, export_samples, samples_from_tables
+from raycurate.samples.exporters import ExportCounts, ExportOptions, export_samples, samples_from_tables
 from raycurate.samples.images import ImageRoot
 from raycurate.stages.lineage import required
 from raycurate.store import Run
 
+log = logging.getLogger("raycurate")
+
 
 def export(run: Run, config: ExportConfig) -> int:
     """Write the kept samples of a selection to ``config.out``; returns the number of rows."""
-    samples = run.noun("samples", config.samples)
     selection = run.noun("selection", config.selection)
+    made_from = required(selection).description["config"]["samples"]
+    samples = run.noun("samples", config.samples or made_from)
     ingested = required(samples)
     manifest = required(selection, of=ingested)
 
@@ -27,8 +32,25 @@ def export(run: Run, config: ExportConfig) -> int:
             assert rows["key"].equals(decided["key"]), f"samples and selection differ in shard {shard}"
             yield rows.filter(decided["kept"])
 
-    root = ImageRoot(ingested.description["config"].get("images")) if config.embed_images else None
-    options = ExportOptions(embed_images_from=root)
+    root = config.images or ingested.description["config"].get("images")
+    several = any(
+        count > 1
+        for shard in range(ingested.shards)
+        for count in pc.list_value_length(samples.read_part(shard, ["images.list.element.path"])["images"]).to_pylist()
+    )
+    options = ExportOptions(
+        images=ImageRoot(root), embed=config.embed_images, blocks=config.content == "blocks", image_lists=several
+    )
     counts = export_samples(samples_from_tables(kept()), config.out, config.format, options)
+    _warn(counts)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
     return counts.rows
+
+
+def _warn(counts: ExportCounts) -> None:
+    """Say what a trainer would read otherwise than it is meant."""
+    if counts.media_texts:
+        log.warning(
+            "export: %d rows hold the text <video> or <audio>, which LLaMA-Factory and ms-swift take for a file",
+            counts.media_texts,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -81,15 +82,17 @@ def test_embedded_images_come_out_as_files_once_or_as_bytes(name, tmp_path):
 
 
 def test_llava_rows_have_the_shape_of_llava(tmp_path):
-    """The id is kept, one image is a string, several are a list, a text row has no image."""
+    """The id is kept, one image is a string unless a row has several, a text row has no image."""
     texts = ["Hi", "<image>\nHi", "<image><image>\nHi"]
     samples = [
         Sample((Message("user", text), Message("assistant", "a")), (ImageRef(path="a.jpg"),) * i, source_id=f"id-{i}")
         for i, text in enumerate(texts)
     ]
-    export_samples(samples, str(tmp_path / "out.json"), "llava")
+    export_samples(samples[:2], str(tmp_path / "one.json"), "llava")
+    assert json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))[1]["image"] == "a.jpg"
+    export_samples(samples, str(tmp_path / "out.json"), "llava", ExportOptions(image_lists=True))
     rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert [row.get("image") for row in rows] == [None, "a.jpg", ["a.jpg", "a.jpg"]]
+    assert [row.get("image") for row in rows] == [None, ["a.jpg"], ["a.jpg", "a.jpg"]]
     assert [row["id"] for row in rows] == ["id-0", "id-1", "id-2"]
     assert rows[1]["conversations"] == [{"from": "human", "value": "<image>\nHi"}, {"from": "gpt", "value": "a"}]
     export_samples([], str(tmp_path / "none.json"), "llava")
@@ -109,7 +112,7 @@ def test_parquet_is_a_hugging_face_dataset_with_images(tmp_path):
     """Images read below a root are embedded, and ``datasets`` shows them as pictures."""
     write_images(tmp_path / "images", 9)
     rows = [parse_row(RawRow("f", i, row), ParseOptions()) for i, row in enumerate(good_rows(30, 9))]
-    options = ExportOptions(ImageRoot(str(tmp_path / "images")))
+    options = ExportOptions(ImageRoot(str(tmp_path / "images")), embed=True)
     export_samples(rows, str(tmp_path / "out.parquet"), "parquet", options)
     table = pq.read_table(tmp_path / "out.parquet")
     assert table["key"].to_pylist() == [row.key for row in rows]
@@ -143,3 +146,37 @@ def test_unknown_formats_and_tables(samples, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'parquet'"):
         export_samples([], str(tmp_path / "x"), "parqet")
     assert list(samples_from_tables([samples_to_table(samples)])) == samples
+
+
+def test_parquet_has_content_blocks_or_text_and_paths_that_are_found(tmp_path):
+    """A block for each image and no mark, as TRL counts them; text on request; absolute paths instead of bytes."""
+    write_images(tmp_path / "images", 9)
+    rows = [parse_row(RawRow("f", i, row), ParseOptions()) for i, row in enumerate(good_rows(30, 9))]
+    root = ImageRoot(str(tmp_path / "images"))
+    export_samples(rows, str(tmp_path / "out.parquet"), "parquet", ExportOptions(root))
+    for row in pq.read_table(tmp_path / "out.parquet").to_pylist():
+        blocks = [block for message in row["messages"] for block in message["content"]]
+        assert sum(block["type"] == "image" for block in blocks) == len(row["images"])
+        assert not any("<image>" in (block["text"] or "") for block in blocks)
+        assert all((tmp_path / "images") in Path(image["path"]).parents for image in row["images"])
+    export_samples(rows, str(tmp_path / "text.parquet"), "parquet", ExportOptions(root, blocks=False))
+    texts = pq.read_table(tmp_path / "text.parquet")["messages"].to_pylist()
+    assert [m["content"] for m in texts[0]] == [m.text for m in rows[0].messages]
+
+
+def test_an_image_that_is_gone_is_told_with_its_root(tmp_path):
+    """Embedding names the row, the root and what to do, and leaves no file."""
+    (tmp_path / "images").mkdir()
+    sample = Sample((Message("user", "<image>\nHi"), Message("assistant", "a")), (ImageRef(path="a.jpg"),))
+    options = ExportOptions(ImageRoot(str(tmp_path / "images")), embed=True)
+    with pytest.raises(UserError, match=r"a\.jpg.*--set images="):
+        export_samples([sample], str(tmp_path / "out.parquet"), "parquet", options)
+    assert [file.name for file in tmp_path.iterdir()] == ["images"]
+    with pytest.raises(UserError, match="is a folder"):
+        export_samples([sample], str(tmp_path / "images"), "parquet")
+
+
+def test_media_tags_are_counted(tmp_path):
+    """The rows that hold <video> or <audio> as text, which trainers take for a file."""
+    samples = [Sample((Message("user", text), Message("assistant", "a"))) for text in ("see <video>", "<audio>", "x")]
+    assert export_samples(samples, str(tmp_path / "out.jsonl"), "swift").media_texts == 2
