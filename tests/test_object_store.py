@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 from click.testing import CliRunner
 
@@ -12,6 +13,8 @@ from raycurate.config import make_config
 from raycurate.filesystem import read_bytes, resolve, write_bytes
 from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe
+from raycurate.samples.exporters import export_samples
+from raycurate.samples.schema import Message, Sample
 from raycurate.store import Run
 from tests.drawn_data import recipe_values, selection_of, write_data
 
@@ -69,3 +72,21 @@ def test_a_bucket_that_is_not_there_is_one_message(s3):
     result = CliRunner().invoke(main, ["select", "s3://no-such-bucket/run"])
     assert result.exit_code == 1
     assert "no-such-bucket" in result.stderr
+
+
+def test_an_export_is_one_object_without_a_copy(s3):
+    """What fails midway leaves the object of before; what ends replaces it, and nothing else lies beside it."""
+    target = "s3://bucket/export/out.jsonl"
+    sample = Sample((Message("user", "q"), Message("assistant", "a")))
+    export_samples([sample], target, "swift")
+    before = read_bytes(*resolve(target))
+
+    def failing():
+        yield sample
+        raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        export_samples(failing(), target, "llava")
+    assert read_bytes(*resolve(target)) == before
+    filesystem, path = resolve("s3://bucket/export")
+    assert [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))] == ["out.jsonl"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -269,9 +270,15 @@ def _atomic_stream(output: str) -> Iterator[pa.NativeFile]:
     """A stream whose file gets its name when all is written, and is removed when that fails."""
     filesystem, path = resolve(output)
     folder, name = posixpath.split(path)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        # An object is published by closing its stream, and renamed by a copy that servers limit: it is sent once whole.
+        with tempfile.TemporaryDirectory(prefix="raycurate-export-") as scratch:
+            with pa.OSFile(f"{scratch}/{name}", "wb") as stream:
+                yield stream
+            pafs.copy_files(f"{scratch}/{name}", path, pafs.LocalFileSystem(), filesystem)
+        return
     temporary = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}"
-    if isinstance(filesystem, pafs.LocalFileSystem):
-        filesystem.create_dir(folder, recursive=True)
+    filesystem.create_dir(folder, recursive=True)
     try:
         with filesystem.open_output_stream(temporary) as stream:
             yield stream
