@@ -131,7 +131,8 @@ def test_errors_are_one_line_and_exit_one(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in output
-    assert "Run `raycurate ingest` first" in output
+    assert output.count("\n") == 1
+    assert f"there is no run directory at {tmp_path}/none. `raycurate ingest SOURCE --out" in output
     process = start("cluster", str(tmp_path))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2

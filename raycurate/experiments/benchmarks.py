@@ -12,6 +12,7 @@ from raycurate.experiments.probes import ProbeResult
 
 BEST_VALUES: Mapping[str, float] = {
     "exact_match": 1.0,
+    "choice": 1.0,
     "vqa_accuracy": 1.0,
     "relaxed_accuracy": 1.0,
     "cider": 10.0,

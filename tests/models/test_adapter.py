@@ -128,8 +128,11 @@ def test_missing_model_says_what_to_give(tmp_path):
     """A path that holds nothing ends with one readable message."""
     with pytest.raises(UserError, match="Hugging Face model id"):
         load_vlm(str(tmp_path / "nothing"), device="cpu")
-    with pytest.raises(UserError, match="processor"):
+    with pytest.raises(UserError, match="there is no model folder .*nothing"):
         load_processor(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="processor"):
+        load_processor(str(tmp_path / "empty"))
 
 
 def test_text_model_has_no_processor(tmp_path):

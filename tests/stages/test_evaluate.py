@@ -189,7 +189,7 @@ def test_an_external_evaluator_scores_the_checkpoint(run, model, ray_cluster):
         ({"data": None, "command": "x"}, "must name the checkpoint"),
         ({"data": "nothing"}, "no finished 'samples/nothing'"),
         ({"model": "models/nothing"}, "no finished 'models/nothing'"),
-        ({"model": "/no/such/folder"}, "cannot load the processor"),
+        ({"model": "/no/such/folder"}, "there is no model folder /no/such/folder"),
         ({"metrics": {"colr": "exact_match"}}, "Did you mean"),
         ({"annotations": "/no/such/file"}, "no annotations file"),
     ],

@@ -189,7 +189,7 @@ def test_many_lost_images_fail_and_a_rerun_that_allows_them_only_finishes(ray_cl
 def test_a_model_that_cannot_be_used_is_one_message(ray_cluster, tmp_path, source):
     """A wrong path fails before any actor starts."""
     run = _ingested(tmp_path / "run", source)
-    with pytest.raises(UserError, match="cannot load the processor"):
+    with pytest.raises(UserError, match="there is no model folder .*none"):
         extract(run, make_config(ExtractConfig, {"model": str(tmp_path / "none")}))
 
 
