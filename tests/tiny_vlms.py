@@ -122,13 +122,13 @@ def make_processor(family: str, *, template: bool = True) -> Any:
     return image_only_class(cls)(images, tokenizer, None, chat_template=chat)
 
 
-def make_config(family: str, tokenizer: Any) -> Any:
-    """The family's model config: 6 decoder layers of width 32."""
+def make_config(family: str, tokenizer: Any, layers: int = NUM_LAYERS) -> Any:
+    """The family's model config: decoder layers of width 32."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": WIDTH,
         "intermediate_size": 64,
-        "num_hidden_layers": NUM_LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
@@ -207,10 +207,10 @@ def make_config(family: str, tokenizer: Any) -> Any:
     )
 
 
-def make_model(family: str, processor: Any, seed: int = 0) -> Any:
+def make_model(family: str, processor: Any, seed: int = 0, layers: int = NUM_LAYERS) -> Any:
     """The family's model with random weights, larger than the usual initialisation so that tokens differ."""
     torch.manual_seed(seed)
-    model = hf.AutoModelForImageTextToText.from_config(make_config(family, processor.tokenizer))
+    model = hf.AutoModelForImageTextToText.from_config(make_config(family, processor.tokenizer, layers))
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim > 1:
@@ -218,11 +218,11 @@ def make_model(family: str, processor: Any, seed: int = 0) -> Any:
     return model.eval()
 
 
-def make_tiny_vlm(family: str, path: str | Path, *, template: bool = True) -> Path:
+def make_tiny_vlm(family: str, path: str | Path, *, template: bool = True, layers: int = NUM_LAYERS) -> Path:
     """Write a loadable folder for `family` (see FAMILIES) at `path` and return it."""
     folder = Path(path)
     processor = make_processor(family, template=template)
-    make_model(family, processor).save_pretrained(folder)
+    make_model(family, processor, layers=layers).save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
     processor.image_processor.save_pretrained(folder)
     parts = ("image_processor", "video_processor", "tokenizer")

@@ -1,4 +1,4 @@
-"""One process that trains every combination of a list: `python -m tests.training.matrix_worker ORDER.json`.
+"""What one process does that trains every combination of a list in turn, for `worker.train_apart`.
 
 Each is one step with a checkpoint, and a second training that goes on from there by one more step. For some a third
 one finds code in the place of the pickles of its checkpoint. Writes what came out; libraries keep what they know of a
@@ -7,30 +7,29 @@ training per process, which is forgotten in between.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
-os.environ["HF_HUB_OFFLINE"] = "1"
+import torch
+import torch.distributed
+
+from raycurate.errors import UserError
+from raycurate.store import Noun
+from raycurate.training import head_losses, loop
+from raycurate.training.checkpoints import complete_checkpoint
+from raycurate.training.config import FinetuneConfig
+from raycurate.training.data import TokenSource
+from raycurate.training.loop import LoopSettings
 
 
-def main(path: str) -> None:
+def train_all(path: Path) -> None:
     """Run the order in a JSON file."""
-    import torch
-    import torch.distributed
-
-    from raycurate.store import Noun
-    from raycurate.training import head_losses
-    from raycurate.training.config import FinetuneConfig
-    from raycurate.training.data import TokenSource
-    from raycurate.training.loop import LoopSettings
-
-    order: dict[str, Any] = json.loads(Path(path).read_text())
+    order: dict[str, Any] = json.loads(path.read_text())
     world = int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
@@ -59,10 +58,6 @@ def main(path: str) -> None:
 
 
 def _train_twice(settings: Any) -> dict[str, Any]:
-    import dataclasses
-
-    from raycurate.training import loop
-
     found = []
     for steps in (1, 2):
         config = settings.config.model_copy(update={"max_steps": steps})
@@ -85,14 +80,6 @@ class _Canary:
 
 def _train_on_planted(settings: Any) -> str:
     """Go on from the checkpoint with a canary in the place of every pickle; the error."""
-    import dataclasses
-
-    import torch
-
-    from raycurate.errors import UserError
-    from raycurate.training import loop
-    from raycurate.training.checkpoints import complete_checkpoint
-
     if int(os.environ["RANK"]) == 0:
         folder = Path(complete_checkpoint(settings.output) or "")
         for file in [*folder.rglob("*.pt"), *folder.rglob("*.pth")]:
@@ -117,7 +104,3 @@ def _forget() -> None:
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

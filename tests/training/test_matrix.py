@@ -6,8 +6,6 @@ import itertools
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,8 @@ import torch
 from raycurate.training.network import merge_adapter
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS, write_run, write_tokens
+from tests.training.matrix_worker import train_all
+from tests.training.worker import train_apart
 
 COMBINATIONS = {
     f"{deepspeed or 'ddp'}-{method}-{precision}": {"deepspeed": deepspeed, "method": method, "precision": precision}
@@ -29,8 +29,8 @@ PLANTED = ["ddp-projector-float32", "zero2-projector-float32", "zero3-projector-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """A tiny LLaVA with random weights."""
-    return str(make_tiny_vlm("llava", tmp_path_factory.mktemp("llava")))
+    """A LLaVA of two layers with random weights: each layer adds to the 78 trainings what it takes to wrap it."""
+    return str(make_tiny_vlm("llava", tmp_path_factory.mktemp("llava"), layers=2))
 
 
 @pytest.fixture(scope="module")
@@ -67,22 +67,7 @@ def trained(request, tmp_path_factory, model, tokens) -> Path:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    logs = [folder / f"rank-{r}.log" for r in range(request.param)]
-    processes = []
-    for r, log in enumerate(logs):
-        with open(log, "w") as stream:  # a pipe that nobody reads would fill and stop the rank that writes to it
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.training.matrix_worker", str(folder / "order.json")],
-                env={**environment, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(request.param)},
-                stderr=stream,
-            )
-        processes.append(process)
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert not any(codes), logs[0].read_text()[-3000:]
+    train_apart(folder / "order.json", request.param, environment, train_all)
     return folder
 
 

@@ -7,11 +7,12 @@ forked from one that has imported them and done nothing else.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,14 +35,23 @@ from raycurate.training.loop import LoopSettings
 PRELOADED = [
     __name__,
     "deepspeed",
+    "peft",
     "transformers.models.auto.modeling_auto",
     "transformers.models.llava.modeling_llava",
 ]
 DEADLINE = 240.0
 
 
-def train_apart(order: Path, ranks: int, environment: Mapping[str, str]) -> None:
+def train_apart(
+    order: Path, ranks: int, environment: Mapping[str, str], work: Callable[[Path], None] | None = None
+) -> None:
     """Run the order in so many processes.
+
+    Args:
+        order: a JSON file.
+        ranks: processes.
+        environment: of each of them, without its rank.
+        work: a module's function that does what the order says; `main` unless another is given.
 
     Raises:
         AssertionError: one of them failed; with the end of what rank 0 wrote to stderr.
@@ -51,7 +61,7 @@ def train_apart(order: Path, ranks: int, environment: Mapping[str, str]) -> None
     processes: list[BaseProcess] = []
     for rank in range(ranks):
         own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-        processes.append(context.Process(target=_work, args=(order, own)))
+        processes.append(context.Process(target=_work, args=(order, own, work or main)))
         processes[-1].start()
     for process in processes:
         process.join(DEADLINE)
@@ -65,13 +75,14 @@ def _errors(order: Path, rank: int) -> Path:
     return order.with_name(f"stderr-{rank}.txt")
 
 
-def _work(order: Path, environment: dict[str, str]) -> None:
-    """In the new process."""
+def _work(order: Path, environment: dict[str, str], work: Callable[[Path], None]) -> None:
+    """In the new process. Trainings collect garbage often, and most objects are the libraries', which never go."""
+    gc.freeze()
     os.environ.clear()
     os.environ.update(environment)
     with open(_errors(order, int(environment["RANK"])), "w", encoding="utf-8") as errors:
         os.dup2(errors.fileno(), sys.stderr.fileno())
-    main(order)
+    work(order)
 
 
 def main(path: Path) -> None:
