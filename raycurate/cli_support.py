@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +28,18 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REPLACE = "raycurate.replace"
+_SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\]", re.IGNORECASE)
+_SYSTEM_ADVICE = {
+    errno.ENOSPC: "The disk is full: free some space, or give another place, and run the same command again",
+    errno.EDQUOT: "The quota is used up: free some space, or give another place, and run the same command again",
+    errno.EACCES: "Give another place, or this user the rights to this one",
+    errno.EPERM: "Give another place, or this user the rights to this one",
+    errno.EROFS: "That disk can only be read: give another place",
+    errno.ENOENT: "Check the path; a folder on the way may be missing or a link that leads nowhere",
+    errno.ENOTDIR: "A part of the path is a file and no folder: give another place",
+    errno.EISDIR: "That is a folder: name a file",
+    errno.ENAMETOOLONG: "Give a shorter name",
+}
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
@@ -49,7 +63,10 @@ class ReadableCommand(click.Command):
                 text = ["; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())]
             else:
                 text = str(error).strip().splitlines()
-            err.print(f"[bold red]error:[/] {type(error).__name__}: {plain(text[-1] if text else '')}")
+            line = text[-1] if text else ""
+            advice = storage_advice(line) if isinstance(error, OSError) else None
+            told = f"{line}. {advice}." if advice else f"{type(error).__name__}: {line}"
+            err.print(f"[bold red]error:[/] {plain(told)}")
             err.print("Run again with --debug (before the command) for the traceback; finished shards are kept.")
         sys.exit(1)
 
@@ -63,6 +80,14 @@ class Group(ReadableCommand, click.Group):
             environment = {**os.environ, "PYTHONUTF8": "1", "RAYCURATE_UTF8": "1"}
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
         return super().main(*args, **kwargs)
+
+
+def storage_advice(line: str) -> str | None:
+    """What to do about an error of the system or an object store, by its text; None where that says nothing."""
+    if "AWS Error" in line:
+        return "Check the address, the network, the credentials (AWS_*) and AWS_ENDPOINT_URL, and run it again"
+    found = _SYSTEM_ERROR.search(line)
+    return _SYSTEM_ADVICE.get(int(found[1])) if found else None
 
 
 class MethodOption(click.Option):

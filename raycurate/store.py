@@ -348,9 +348,7 @@ class Run:
                 found += [Noun(self.uri.rstrip("/"), info.base_name, i.base_name) for i in labels]
         found = [n for n in found if exists(n.filesystem, f"{n.folder}/work.json")]
         if not found and "run.json" not in {info.base_name for info in infos}:
-            inside = ", ".join(sorted(info.base_name for info in infos)[:5]) or "nothing"
-            raise UserError(
-                f"{self.uri} is no run directory: it holds {inside}, and nothing that a stage has made. "
-                "`raycurate ingest SOURCE --out RUN` makes one."
-            )
+            inside = ", ".join(sorted(info.base_name for info in infos)[:5])
+            holds = f"it holds {inside}, and nothing that a stage has made" if inside else "it is empty"
+            raise UserError(f"{self.uri} is no run directory: {holds}. `raycurate ingest SOURCE --out RUN` makes one.")
         return sorted(found, key=lambda n: (order.index(n.noun) if n.noun in order else len(order), n.noun, n.label))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from raycurate.cli import main
 from raycurate.cli_results import print_result
 from raycurate.cli_settings import stage_configs
+from raycurate.cli_support import ReadableCommand
 from raycurate.ray_session import session_folder
 from raycurate.selection import METHODS
 from raycurate.store import Run
@@ -110,7 +113,7 @@ def test_what_is_no_run_directory_is_said_and_not_made_one(tmp_path):
     for name, told in (
         ("none", "there is no run directory at"),
         ("file", "is a file"),
-        ("empty", "is no run directory: it holds nothing"),
+        ("empty", "is no run directory: it is empty"),
         ("photos", "it holds cat.png, and nothing that a stage has made"),
     ):
         code, text = invoke("status", str(tmp_path / name))
@@ -179,3 +182,30 @@ def test_a_folder_too_long_for_sockets_is_replaced(monkeypatch, tmp_path):
     assert session_folder() is None
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
     assert session_folder() == "/tmp/ray"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full: free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), "the rights to this one"),
+        (OSError(errno.EROFS, "Read-only file system"), "can only be read: give another place"),
+        (
+            OSError("When listing buckets: AWS Error NETWORK_CONNECTION during ListBuckets operation"),
+            "AWS_ENDPOINT_URL",
+        ),
+    ],
+)
+def test_errors_of_the_system_say_what_to_do(error, told, capsys):
+    """A full or read-only disk and a store that does not answer are told with a way out, not by a class's name."""
+
+    @click.command(cls=ReadableCommand)
+    def fails():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        fails.main([], standalone_mode=False)
+    text = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 1
+    assert told in text
+    assert type(error).__name__ not in text

@@ -7,7 +7,9 @@ cost. Only the first frame of an animation counts. Formats that run other progra
 are not accepted.
 
 ``load_image`` gives RGB as a viewer shows it: EXIF orientation applied, alpha flattened on white, palettes and CMYK
-converted, 16-bit grey scaled down (not clipped). A float or 32-bit image is scaled from its own range to 0..255.
+converted, 16-bit grey scaled down (not clipped) from the fewest of 8, 10, 12, 14 and 16 bits that hold its largest
+value: cameras, scanners and depth sensors store their 10 to 14 bits as they are, which 16 would make near black. A
+float or 32-bit image is scaled from its own range to 0..255.
 Cost: about 1 ms to check and 5 ms to load a 640 x 480 JPEG on one core.
 """
 
@@ -286,8 +288,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layered).convert("RGB")
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image).astype(np.uint16)
+        used = max(8, int(grey.max()).bit_length())
+        return Image.fromarray((grey >> (used + used % 2 - 8)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         values = np.asarray(image, dtype=np.float64)
         low, high = float(values.min()), float(values.max())

@@ -144,6 +144,16 @@ def test_deep_grey_is_scaled_not_clipped():
     assert (loaded.min(), loaded.max()) == (0, 255)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_grey_of_fewer_bits_is_not_near_black(bits):
+    """What a camera's 8 to 14 bits hold, stored in 16 as they are, comes out as bright as 16 bits would."""
+    ramp = np.linspace(0, (1 << bits) - 1, 64).astype(np.uint16).reshape(8, 8)
+    for format_ in ("PNG", "TIFF"):
+        loaded = np.asarray(load_image(save(Image.fromarray(ramp), format_)))
+        assert np.array_equal(loaded[..., 0], ramp >> (bits - 8))
+    assert np.asarray(load_image(save(Image.fromarray(np.zeros((8, 8), np.uint16)), "PNG"))).max() == 0
+
+
 def test_orientation_and_colour_spaces():
     """EXIF orientation is applied, broken EXIF ignored, CMYK becomes RGB, an animation shows its first frame."""
     picture = Image.new("RGB", (30, 10), (0, 0, 255))
