@@ -37,7 +37,7 @@ import ray.train
 from raycurate.errors import UserError
 from raycurate.filesystem import delete_folder, exists, or_null, resolve
 from raycurate.progress import Progress
-from raycurate.ray_session import cluster_gpus, in_training_session, quiet_library
+from raycurate.ray_session import cluster_cpus, cluster_gpus, in_training_session, quiet_library
 from raycurate.stages.finetune_merge import write_merged
 from raycurate.stages.finetune_worker import (
     FAULT_FILE,
@@ -88,6 +88,7 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
     if done := skip_if_done(noun, description):
         return _with_difficulties(run, config, done)
     begin(noun, description, replace=config.replace)
+    _tell_wait(config, gpus, in_process)
     order = Order(
         config=config,
         noun=noun,
@@ -160,6 +161,21 @@ def _check(config: FinetuneConfig, gpus: float) -> None:
         raise UserError(
             f"{config.workers} workers of {gpus:g} GPUs need {gpus * config.workers:g} GPUs, the cluster has "
             f"{available:g}. Lower workers; on an autoscaling cluster set gpus_per_worker, which waits for its nodes."
+        )
+
+
+def _tell_wait(config: FinetuneConfig, gpus: float, in_process: bool) -> None:
+    """Say that workers wait for processors that are not there yet, rather than wait in silence."""
+    needed, there = config.workers * config.cpus_per_worker, cluster_cpus()
+    if not in_process and not gpus and needed > there:
+        log.warning(
+            "finetune: %d workers with %g CPUs each need %g, the cluster has %g: they wait for more nodes, at most "
+            "%g s at each start. Without an autoscaler lower workers or cpus_per_worker",
+            config.workers,
+            config.cpus_per_worker,
+            needed,
+            there,
+            config.start_seconds,
         )
 
 

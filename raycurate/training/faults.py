@@ -70,6 +70,12 @@ def _advice(error: BaseException, config: FinetuneConfig) -> str:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Free some space, or name another folder with --set scratch=FOLDER."
+    if isinstance(error, OSError) and error.errno in _LASTING_ERRNOS:
+        scratch = f"now {config.scratch}" if config.scratch else "now the folder of temporary files"
+        return (
+            "Check that path and this user's rights to it on every machine: it may belong to the model "
+            f"({config.model}), to the images or to the scratch folder ({scratch}; --set scratch=FOLDER)."
+        )
     if isinstance(error, ImportError):
         return "Install what is missing on every machine."
     return (

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from raycurate.errors import UserError
-from raycurate.stages.finetune import finetune
+from raycurate.stages.finetune import _tell_wait, finetune
 from raycurate.training.config import FinetuneConfig
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS, write_run
@@ -117,6 +117,17 @@ def test_wrong_weights_fail_before_any_work(ray_cluster, tmp_path, model):
     with pytest.raises(UserError, match=r"'cuont'. Did you mean 'count'"):
         finetune(run, config)
     assert not (tmp_path / "models").exists()
+
+
+def test_workers_that_wait_for_processors_say_so(ray_cluster, caplog):
+    """More processors than the cluster has are no silent wait."""
+    config = FinetuneConfig(model="tiny", workers=64, start_seconds=7)
+    _tell_wait(config, 0.0, in_process=False)
+    assert "64 workers with 1 CPUs each need 64" in caplog.text
+    assert "at most 7 s" in caplog.text
+    caplog.clear()
+    _tell_wait(config.model_copy(update={"workers": 1}), 0.0, in_process=False)
+    assert not caplog.text
 
 
 @pytest.mark.slow

@@ -87,3 +87,12 @@ def test_out_of_memory_with_one_row_names_no_smaller_batch():
 def test_settings_errors_are_told_as_they_are():
     """A `UserError` says itself what to do."""
     assert explain(UserError("give less"), CONFIG, "log") == "give less"
+
+
+def test_a_path_that_cannot_be_used_is_not_blamed_on_the_precision():
+    """A folder that is missing, or that may not be written, is named with what may lie there."""
+    config = FinetuneConfig(model="tiny", scratch="/gone")
+    told = explain(FileNotFoundError(errno.ENOENT, "No such file or directory", "/gone"), config, "LOG")
+    assert "Check that path" in told
+    assert "--set scratch=FOLDER" in told
+    assert "precision" not in told
