@@ -256,9 +256,10 @@ class VitwTrainer(Trainer):
         return self.accelerator.reduce(sums_5K.clone(), reduction="sum").cpu() / self.get_tp_size()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        window_5K = self._reduced(self._window_5K)
+        self._check_finite(window_5K[1])  # nobody can go on from weights that are spoilt
         super()._save_checkpoint(model, trial)
         self._see_last_step()
-        window_5K = self._reduced(self._window_5K)
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             state = {
@@ -278,8 +279,12 @@ class VitwTrainer(Trainer):
             self._window_5K += torch.tensor(state["window"], dtype=torch.float64, device=self._window_5K.device)
 
     def finish_task_sums(self) -> None:
-        """Take what was counted since the last log into the totals; on all ranks."""
-        self._close_window()
+        """Take what was counted since the last log into the totals; on all ranks.
+
+        Raises:
+            UserError: the loss of a step since the last log is no number.
+        """
+        self._check_finite(self._close_window()[1])
 
     def mean_loss(self) -> float:
         """The weighted mean loss over every token of the training."""

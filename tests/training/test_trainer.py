@@ -216,23 +216,31 @@ def test_a_step_without_tokens_is_skipped(model, tmp_path, monkeypatch):
     assert trainer.totals_5K[2].sum() == 2
 
 
-def test_a_loss_that_is_no_number_ends_the_training(model, tmp_path, monkeypatch):
-    """At the first such step, not after hours with spoilt weights that transformers' own log would hide."""
+def _train_to_the_end(trainer: VitwTrainer) -> None:
+    """As the training loop does."""
+    trainer.train()
+    trainer.finish_task_sums()
+
+
+@pytest.mark.parametrize(("logging_steps", "save_strategy", "step"), [(1, "no", 2), (100, "steps", 2), (100, "no", 12)])
+def test_a_loss_that_is_no_number_ends_the_training(model, tmp_path, monkeypatch, logging_steps, save_strategy, step):
+    """At the next log, before a checkpoint is written, or at the end: spoilt weights are never what comes out."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     network = load_network(model, dtype=torch.float32)
     with torch.no_grad():
         network.get_output_embeddings().weight[0, 0] = float("inf")
     rows = MaskedRows(model)
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=1, use_cpu=True, logging_steps=1, save_strategy="no",
-        report_to="none", disable_tqdm=True, remove_unused_columns=False,
+        output_dir=str(tmp_path), per_device_train_batch_size=1, use_cpu=True, logging_steps=logging_steps,
+        save_strategy=save_strategy, save_steps=1, report_to="none", disable_tqdm=True, remove_unused_columns=False,
     )  # fmt: skip
     trainer = VitwTrainer(
         model=network, args=arguments, train_dataset=rows, data_collator=Collator(load_processor(model), rows),
         tasks=TASKS, task_weights=WEIGHTS,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"not a number any more at step 2, .* Lower learning_rate \(5e-05\)"):
-        trainer.train()
+    with pytest.raises(UserError, match=rf"not a number any more at step {step}, .* Lower learning_rate \(5e-05\)"):
+        _train_to_the_end(trainer)
+    assert not (tmp_path / "checkpoint-2").exists()
 
 
 def test_projector_has_its_own_learning_rate(model, tmp_path):
