@@ -103,6 +103,7 @@ class RunLock:
         self._taken, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name=f"run-lock-{self.claim.owner}")
         self._in_main_thread = threading.current_thread() is threading.main_thread()
+        self._ignored_interrupts = False
 
     def acquire(self) -> None:
         """Take the lock, or wait until its owner turns out to be dead.
@@ -110,6 +111,7 @@ class RunLock:
         Raises:
             UserError: the owner lives, or the run directory cannot be written.
         """
+        self._hear_interrupts()
         self._thread.start()
         try:
             found = self._read()
@@ -139,6 +141,18 @@ class RunLock:
         self._stop.set()
         self._taken.set()
         self._thread.join()
+        if self._ignored_interrupts:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _hear_interrupts(self) -> None:
+        """Let the heartbeat, and nothing else, interrupt a job that ignores SIGINT (a script's `raycurate ... &`)."""
+        if self._in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            self._ignored_interrupts = True
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_: object) -> None:
+        if self.lost is not None:
+            raise KeyboardInterrupt
 
     @property
     def _place(self) -> tuple[pafs.FileSystem, str]:

@@ -151,6 +151,36 @@ def test_a_job_whose_lock_was_taken_stops_and_leaves_the_lock_alone(uri):
     assert lock_of(uri)["owner"] == "other"
 
 
+LOSE = """
+import os, signal, sys, time
+from dataclasses import asdict, replace
+from raycurate.errors import UserError
+from raycurate.filesystem import resolve, write_json
+from raycurate.lock import Claim, run_lock
+assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+try:
+    with run_lock(sys.argv[1], beat_seconds=0.5):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        print("still there", flush=True)
+        filesystem, path = resolve(sys.argv[1])
+        write_json(filesystem, f"{path}/lock.json", asdict(replace(Claim(), owner="other")))
+        time.sleep(60)
+except UserError as error:
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    print(error)
+"""
+
+
+def test_a_job_in_the_background_of_a_script_stops_too(tmp_path):
+    """It was started with SIGINT ignored: an interrupt from outside stays ignored, a lost lock ends the job."""
+    command = [sys.executable, "-c", f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{LOSE}", tmp_path]
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert time.monotonic() - started < 50
+    assert done.stdout.startswith("still there\nthe lock of the run directory")
+
+
 def test_a_file_that_is_half_old_half_new_is_read_again(uri):
     """As an object store may hand out; a file that stays unreadable is an error that says what to do."""
     filesystem, path = resolve(uri)
