@@ -62,7 +62,6 @@ def _finetune(noun: Noun) -> None:
         tasks=("t",),
         weights=(1.0,),
         on_gpu=True,
-        folder="/",
         run_id="run",
     )
     _Worker(order, rank=0, local_rank=0, on_train=False).run()

@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Iterator
@@ -98,7 +97,6 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         tasks=rows.tasks,
         weights=weights,
         on_gpu=gpus > 0,
-        folder=os.getcwd(),
         run_id=run.id,
     )
     if in_process:

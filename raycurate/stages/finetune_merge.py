@@ -56,8 +56,6 @@ def _merge(order: Order) -> None:
 
     config, noun = order.config, order.noun
     filesystem, local = noun.filesystem, pafs.LocalFileSystem()
-    if os.path.isdir(order.folder):
-        os.chdir(order.folder)
     if isinstance(filesystem, pafs.LocalFileSystem):
         partial = Path(noun.folder, ".merged")
         shutil.rmtree(partial, ignore_errors=True)

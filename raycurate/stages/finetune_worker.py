@@ -36,7 +36,6 @@ class Order:
     Attributes:
         noun: `models`, where the result goes.
         score_features: what a score-net that is trained as well reads.
-        folder: the driver's working directory, where relative paths start.
         run_id: of the run: it names the local folders of what lies on an object store.
     """
 
@@ -48,7 +47,6 @@ class Order:
     tasks: tuple[str, ...]
     weights: tuple[float, ...]
     on_gpu: bool
-    folder: str
     run_id: str
 
 
@@ -62,8 +60,6 @@ def train_here(order: Order) -> dict[str, Any]:
 def train_on_worker(order: Order) -> dict[str, Any] | None:
     """One worker's training; rank 0's return value is the outcome. An error that comes again is left for the driver."""
     _keep_to_device(order)
-    if os.path.isdir(order.folder):  # Ray Train moves its workers elsewhere; relative paths are the driver's
-        os.chdir(order.folder)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     try:
