@@ -8,7 +8,7 @@ On a cluster (`ingest` too, where it is not done yet; the run directory must be 
 Submit the same line again after a failure: finished probes are not trained again.
 """
 
-from raycurate.cli_jobs import recipe_job
+from raycurate.cli.jobs import recipe_job
 from raycurate.recipe import BALANCING
 
 main = recipe_job(("ingest", *BALANCING), __doc__)

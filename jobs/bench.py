@@ -66,9 +66,9 @@ def bench_extraction(folder: Path, rows: int) -> None:
     from raycurate.features.extractor import ActivationExtractor
     from raycurate.models.adapter import load_vlm
     from raycurate.ray_session import ray_session
+    from raycurate.run.store import Run
     from raycurate.stages.extract import extract
     from raycurate.stages.ingest import ingest
-    from raycurate.store import Run
 
     model = _medium_vlm(folder / "model")
     data = folder / "data"
@@ -119,9 +119,9 @@ def _batches(run: Any, config: Any, images: str) -> list[Any]:
     """The very batches that the stage made, in memory."""
     import pyarrow as pa
 
-    from raycurate.features.batch import PreparedBatch
-    from raycurate.stages.extract_workers import load_shards
-    from raycurate.stages.model_facts import model_facts
+    from raycurate.encoding.batch import PreparedBatch
+    from raycurate.stages.engine.model_facts import model_facts
+    from raycurate.stages.workers.extract import load_shards
 
     samples = run.noun("samples")
     facts = model_facts(config, False)
@@ -269,10 +269,10 @@ def bench_methods(folder: Path, rows: int, model: str, what: str) -> None:
     from raycurate.config import IngestConfig, ScoreConfig, SelectConfig, make_config
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
     from raycurate.ray_session import ray_session
+    from raycurate.run.store import Run
     from raycurate.stages.ingest import ingest
     from raycurate.stages.score import score
     from raycurate.stages.select import select
-    from raycurate.store import Run
 
     data, run = folder / "data", Run(str(folder / "run"))
     build_demo_dataset(data, scale=scale_for_rows(rows))
@@ -316,7 +316,7 @@ def bench_features(folder: Path, rows: int, dim: int) -> None:
     import pyarrow.parquet as pq
 
     from raycurate.features.rows import features_column, features_of_table, with_row_facts
-    from raycurate.store import Run
+    from raycurate.run.store import Run
 
     pa.set_cpu_count(1)
     noun = Run(str(folder / "run")).noun("features")

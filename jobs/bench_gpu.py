@@ -28,7 +28,7 @@ from raycurate.clustering.local_rows import LocalRows
 from raycurate.clustering.partition import ArrayRows, Partition
 from raycurate.clustering.screening import Screen
 from raycurate.device import keep_wide_sums
-from raycurate.features.batch import PreparedBatch
+from raycurate.encoding.batch import PreparedBatch
 from raycurate.features.extractor import ActivationExtractor
 
 LAYERS = (3, 7, 11, 15, 19)

@@ -77,12 +77,12 @@ def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]
     from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, RankConfig, SelectConfig, make_config
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
     from raycurate.ray_session import ray_session
+    from raycurate.run.store import Run
     from raycurate.stages.cluster import cluster
     from raycurate.stages.extract import extract
     from raycurate.stages.ingest import ingest
     from raycurate.stages.rank import rank
     from raycurate.stages.select import select
-    from raycurate.store import Run
 
     images = folder / "data"
     build_demo_dataset(images, scale=scale_for_rows(max(rows // 5, 2000)))
@@ -112,8 +112,8 @@ def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None
     import pyarrow as pa
 
     from raycurate.features.rows import features_column
+    from raycurate.run.store import fingerprint_of
     from raycurate.samples.schema import Message, Sample, samples_to_table
-    from raycurate.store import fingerprint_of
 
     samples, features = run.noun("samples"), run.noun("features")
     description = {"stage": "ingest", "config": {"images": None}, "rows": rows}

@@ -8,7 +8,7 @@ On a cluster (the run directory and the data must be reachable from all nodes):
 Submit the same line again after a failure: what is finished is skipped.
 """
 
-from raycurate.cli_jobs import recipe_job
+from raycurate.cli.jobs import recipe_job
 from raycurate.recipe import CURATION
 
 main = recipe_job(CURATION, __doc__)

@@ -15,11 +15,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from raycurate.cli_support import print_manifest, print_scoreboard
+from raycurate.cli.support import print_manifest, print_scoreboard
 from raycurate.demo.data import build_demo_dataset, scale_for_rows
 from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe, load_recipe
-from raycurate.store import Run
+from raycurate.run.store import Run
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 console = Console(soft_wrap=True, highlight=False)

@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from raycurate.cli_support import ReadableCommand
+from raycurate.cli.support import ReadableCommand
 from raycurate.errors import UserError
 
 Row = dict[str, Any]

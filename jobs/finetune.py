@@ -8,7 +8,7 @@ On a cluster, after `jobs/curate.py` with the same recipe and run directory:
 Submit the same line again after a failure: it goes on from the last checkpoint.
 """
 
-from raycurate.cli_jobs import recipe_job
+from raycurate.cli.jobs import recipe_job
 from raycurate.recipe import TRAINING
 
 main = recipe_job(TRAINING, __doc__)

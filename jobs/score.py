@@ -9,7 +9,7 @@ On a cluster, after `jobs/curate.py` with the same recipe and run directory:
 Submit the same line again after a failure: it makes the missing shards only.
 """
 
-from raycurate.cli_jobs import recipe_job
+from raycurate.cli.jobs import recipe_job
 
 main = recipe_job(("score",), __doc__)
 

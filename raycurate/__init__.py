@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from raycurate.pipeline import run_recipe as run_recipe
     from raycurate.recipe import Recipe as Recipe
     from raycurate.recipe import load_recipe as load_recipe
+    from raycurate.run.store import Run as Run
     from raycurate.stages.cluster import cluster as cluster
     from raycurate.stages.export import export as export
     from raycurate.stages.extract import extract as extract
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from raycurate.stages.rank import rank as rank
     from raycurate.stages.score import score as score
     from raycurate.stages.select import select as select
-    from raycurate.store import Run as Run
 
 _HOMES = {
     "Run": "store",

@@ -13,8 +13,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.names import plain_label
-from raycurate.paths import LocalPath, ModelName, TaskMapName
+from raycurate.run.names import plain_label
+from raycurate.run.paths import LocalPath, ModelName, TaskMapName
 
 Label = Annotated[str, AfterValidator(plain_label)]
 """The name of a noun inside a run."""
@@ -31,7 +31,7 @@ def execution(default: Any, **kwargs: Any) -> Any:
 
 
 def rejected_share() -> Any:
-    """The field that says how many rejected rows are too many; `stages/rejects.py` looks."""
+    """The field that says how many rejected rows are too many; `stages/engine/rejects.py` looks."""
     return execution(0.5, ge=0, le=1, description="fail when a larger share of the rows is rejected; 1: never")
 
 

@@ -13,24 +13,24 @@ from raycurate.experiments.balance import balance
 from raycurate.experiments.compare_weights import compare_weights
 from raycurate.experiments.individual_select import individual_select
 from raycurate.experiments.sweep import sweep
-from raycurate.lock import run_lock
-from raycurate.progress import ALIVE_SECONDS
 from raycurate.ray_session import ray_session
 from raycurate.recipe import CURATION, Recipe
+from raycurate.run.lock import run_lock
+from raycurate.run.progress import ALIVE_SECONDS
+from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection import build_selector
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.cluster import cluster
 from raycurate.stages.compare import compare
+from raycurate.stages.engine.freshness import why_not_current
 from raycurate.stages.evaluate import evaluate
 from raycurate.stages.export import export
 from raycurate.stages.extract import extract
 from raycurate.stages.finetune import finetune
-from raycurate.stages.freshness import why_not_current
 from raycurate.stages.ingest import ingest
 from raycurate.stages.rank import rank
 from raycurate.stages.score import score
 from raycurate.stages.select import select
-from raycurate.store import Manifest, Noun, Run
 
 Report = Callable[[Manifest, float], None]
 AFTER_CURATION: dict[str, Callable[[Run, Any], Manifest]] = {

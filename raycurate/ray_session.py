@@ -27,8 +27,8 @@ import ray
 
 from raycurate.config import SessionConfig
 from raycurate.errors import UserError
-from raycurate.lock import run_lock
-from raycurate.store import Run
+from raycurate.run.lock import run_lock
+from raycurate.run.store import Run
 
 MIN_OBJECT_STORE = 128 << 20
 MAX_OBJECT_STORE = 2 << 30

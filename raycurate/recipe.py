@@ -24,10 +24,10 @@ from raycurate.config import (
 )
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
-from raycurate.experiments.config import SweepConfig
-from raycurate.experiments.individual_config import IndividualSelectConfig
-from raycurate.experiments.weights_config import BalanceProbesConfig, CompareWeightsConfig
-from raycurate.paths import LocalPath
+from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.individual_config import IndividualSelectConfig
+from raycurate.experiments.engine.weights_config import BalanceProbesConfig, CompareWeightsConfig
+from raycurate.run.paths import LocalPath
 from raycurate.training.config import FinetuneConfig
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")

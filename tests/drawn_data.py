@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from raycurate.store import Run
+from raycurate.run.store import Run
 from tests.nouns import read_all
 from tests.tiny_vlms import make_tiny_vlm
 

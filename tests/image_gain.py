@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from raycurate.selection.by_score import ByScore, number_column
+from raycurate.selection.methods.by_score import ByScore, number_column
 
 
 class ImageGain(ByScore):

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.features.rows import features_column
+from raycurate.run.store import Noun, Run
 from raycurate.samples.schema import SAMPLE_SCHEMA
-from raycurate.store import Noun, Run
 
 
 def _parts(rows: int, shards: int) -> list[np.ndarray]:

@@ -11,15 +11,15 @@ from raycurate.config import ClusterConfig, ExtractConfig, ScoreConfig
 from raycurate.device import keep_wide_sums, require_gpu, use_device
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
-from raycurate.stages.actor_pool import _Started, readable_error
-from raycurate.stages.checkpoints import Checkpoint
-from raycurate.stages.evaluate_workers import AnsweringActor
-from raycurate.stages.extract_workers import ExtractionActor
-from raycurate.stages.finetune_worker import Order, _Worker
-from raycurate.stages.kmeans_worker import KMeansJob, KMeansWorker
-from raycurate.stages.model_facts import ModelFacts
-from raycurate.stages.score_workers import ClipActor, ScoringActor
-from raycurate.store import Noun, Run
+from raycurate.run.store import Noun, Run
+from raycurate.stages.engine.actor_pool import _Started, readable_error
+from raycurate.stages.engine.checkpoints import Checkpoint
+from raycurate.stages.engine.model_facts import ModelFacts
+from raycurate.stages.workers.evaluate import AnsweringActor
+from raycurate.stages.workers.extract import ExtractionActor
+from raycurate.stages.workers.finetune import Order, _Worker
+from raycurate.stages.workers.kmeans import KMeansJob, KMeansWorker
+from raycurate.stages.workers.score import ClipActor, ScoringActor
 from raycurate.training.config import FinetuneConfig
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about processes that see no GPU")

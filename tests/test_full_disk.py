@@ -17,8 +17,8 @@ PROGRAM = f"""
 import errno, json, os, subprocess, sys
 import numpy as np
 import pyarrow as pa
-from raycurate.lock import run_lock
-from raycurate.store import Run
+from raycurate.run.lock import run_lock
+from raycurate.run.store import Run
 
 folder = sys.argv[1]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", folder], check=True)

@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.lock import run_lock
 from raycurate.ray_session import in_session
-from raycurate.stages.shards import map_tasks
-from raycurate.store import Run
+from raycurate.run.lock import run_lock
+from raycurate.run.store import Run
+from raycurate.stages.engine.shards import map_tasks
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, PoolConfig, Seed, execution
-from raycurate.paths import Command, LocalPath, ModelName, Settings
+from raycurate.run.paths import Command, LocalPath, ModelName, Settings
 
 FULL = "full"
 

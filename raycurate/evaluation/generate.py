@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from raycurate.features.batch import PreparedBatch
-from raycurate.training.answers import AnswerRenderer
+from raycurate.encoding.answers import AnswerRenderer
+from raycurate.encoding.batch import PreparedBatch
 
 
 @dataclass(frozen=True, slots=True)

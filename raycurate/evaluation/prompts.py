@@ -1,15 +1,15 @@
 """Test rows to questions: every answer of a conversation is one question, with the true history before it.
 
-A row is tokenised whole by the code that makes training rows (`training/tokens.py`), and a question's prompt is the ids
+A row is tokenised whole by the code that makes training rows (`encoding/tokens.py`), and a question's prompt is the ids
 in front of its answer's span. So a model is asked with exactly the tokens it was trained to answer after, earlier
 turns end with the token that ends a turn, and one tokenisation serves all turns of a row. Rows that cannot be used are
 rejected with the tokenizer's reason, `overlong` ones included: nothing is cut.
 
-Packing is `features/prepare.py`'s, by task and then by length and image, as answers of one task have like lengths and a
+Packing is `encoding/prepare.py`'s, by task and then by length and image, as answers of one task have like lengths and a
 batch runs until its longest answer ends. Rows are padded on the left, so that all answers begin in one column.
 
 Cost per row: two template renderings and one tokenisation; per distinct image of a window one decode and resize.
-Limits: as of `training/tokens.py`: fast tokenizers, no videos. A template that writes a generation prompt of its own
+Limits: as of `encoding/tokens.py`: fast tokenizers, no videos. A template that writes a generation prompt of its own
 (such as an empty thinking block) is not asked with it.
 """
 
@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from raycurate.features.batch import PreparedBatch
-from raycurate.features.conversation import count_marks
-from raycurate.features.prepare import _Row
-from raycurate.features.token_batches import TokenPreparer
-from raycurate.training.tokens import TokenReject, TokenRow
+from raycurate.encoding.batch import PreparedBatch
+from raycurate.encoding.conversation import count_marks
+from raycurate.encoding.prepare import _Row
+from raycurate.encoding.token_batches import TokenPreparer
+from raycurate.encoding.tokens import TokenReject, TokenRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,16 +34,16 @@ from raycurate.balancing.scores import ALONE_OF, BASE, MINI, MINI_OF, Groups, ch
 from raycurate.config import make_config
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
-from raycurate.experiments.balance_figures import draw_balance
-from raycurate.experiments.probes import Probe, ProbeResult, run_probes
-from raycurate.experiments.results import to_csv
-from raycurate.experiments.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
-from raycurate.experiments.weights_config import BalanceProbesConfig
+from raycurate.experiments.engine.balance_figures import draw_balance
+from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.engine.results import to_csv
+from raycurate.experiments.engine.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
+from raycurate.experiments.engine.weights_config import BalanceProbesConfig
 from raycurate.ray_session import in_training_session
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import names_of
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
-from raycurate.stages.lineage import begin, keep_table, required
-from raycurate.stages.shards import names_of
-from raycurate.store import Manifest, Noun, Run
 
 STAGE_VERSION = 1
 FEW_STEPS = 100

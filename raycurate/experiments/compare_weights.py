@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
-from raycurate.experiments.probes import Probe, ProbeResult, run_probes
-from raycurate.experiments.task_rows import mixture_config, part_of, task_sizes
-from raycurate.experiments.weights_config import COTBAL, CompareWeightsConfig
+from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.engine.task_rows import mixture_config, part_of, task_sizes
+from raycurate.experiments.engine.weights_config import COTBAL, CompareWeightsConfig
 from raycurate.ray_session import in_training_session
-from raycurate.stages.lineage import begin, keep_table, required
-from raycurate.stages.shards import names_of
-from raycurate.store import Manifest, Run
+from raycurate.run.store import Manifest, Run
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import names_of
 from raycurate.training.weights import weights_of
 
 STAGE_VERSION = 1

@@ -36,18 +36,18 @@ from raycurate.balancing.individual_select import (
     measure_baseline,
 )
 from raycurate.config import make_config
-from raycurate.experiments.benchmarks import benchmarks_of
-from raycurate.experiments.candidates import Dataset, prepare_candidates
-from raycurate.experiments.config import PROBE_DEFAULTS
-from raycurate.experiments.individual_config import IndividualSelectConfig
-from raycurate.experiments.individual_results import Outcome, Point, Trial, write_outcome
-from raycurate.experiments.probes import Probe, run_probes
-from raycurate.experiments.soup import make_soups
-from raycurate.experiments.subsets import trainable_rows
+from raycurate.experiments.engine.benchmarks import benchmarks_of
+from raycurate.experiments.engine.candidates import Dataset, prepare_candidates
+from raycurate.experiments.engine.config import PROBE_DEFAULTS
+from raycurate.experiments.engine.individual_config import IndividualSelectConfig
+from raycurate.experiments.engine.individual_results import Outcome, Point, Trial, write_outcome
+from raycurate.experiments.engine.probes import Probe, run_probes
+from raycurate.experiments.engine.soup import make_soups
+from raycurate.experiments.engine.subsets import trainable_rows
 from raycurate.ray_session import in_training_session
-from raycurate.stages.lineage import begin, keep_table, required
-from raycurate.stages.shards import names_of
-from raycurate.store import Manifest, Noun, Run
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import names_of
 from raycurate.training.config import FinetuneConfig
 
 STAGE_VERSION = 1

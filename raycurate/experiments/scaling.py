@@ -21,18 +21,18 @@ from matplotlib.figure import Figure
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, execution, make_config
-from raycurate.experiments.benchmarks import benchmarks_of
-from raycurate.experiments.config import PROBE_DEFAULTS, check_section
-from raycurate.experiments.figures import new_figure
-from raycurate.experiments.probes import Probe, run_probes
-from raycurate.experiments.results import Row
-from raycurate.experiments.subsets import proportional_rows, trainable_rows
-from raycurate.experiments.tables import to_markdown, write_figures, write_table
-from raycurate.paths import Settings
+from raycurate.experiments.engine.benchmarks import benchmarks_of
+from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section
+from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.probes import Probe, run_probes
+from raycurate.experiments.engine.results import Row
+from raycurate.experiments.engine.subsets import proportional_rows, trainable_rows
+from raycurate.experiments.engine.tables import to_markdown, write_figures, write_table
 from raycurate.ray_session import in_training_session
-from raycurate.stages.lineage import begin, keep_table, required
-from raycurate.stages.shards import names_of
-from raycurate.store import Manifest, Noun, Run
+from raycurate.run.paths import Settings
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import names_of
 from raycurate.training.config import FinetuneConfig
 
 STAGE_VERSION = 1

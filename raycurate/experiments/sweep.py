@@ -20,21 +20,21 @@ import time
 from typing import Any
 
 from raycurate.config import make_config
-from raycurate.experiments.config import SweepConfig
-from raycurate.experiments.grid import Trial, grid
-from raycurate.experiments.measure import Reference, count_shared, measure_selection
-from raycurate.experiments.probes import Probe, run_probes
-from raycurate.experiments.results import Outcome, Scores, Sweep, write_results
-from raycurate.experiments.trials import result_of, run_trials
+from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.grid import Trial, grid
+from raycurate.experiments.engine.measure import Reference, count_shared, measure_selection
+from raycurate.experiments.engine.probes import Probe, run_probes
+from raycurate.experiments.engine.results import Outcome, Scores, Sweep, write_results
+from raycurate.experiments.engine.trials import result_of, run_trials
 from raycurate.ray_session import in_training_session
+from raycurate.run.store import Manifest, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
 from raycurate.stages.compare import needs_of, seconds_of
-from raycurate.stages.lineage import begin, code_version, keep_table, required
+from raycurate.stages.engine.lineage import begin, code_version, keep_table, required
+from raycurate.stages.engine.shards import describe, map_here
 from raycurate.stages.select import select, select_inputs
-from raycurate.stages.shards import describe, map_here
 from raycurate.stages.sketch import SketchConfig, sketch
-from raycurate.store import Manifest, Run, fingerprint_of
 
 STAGE_VERSION = 1
 MEASURED, TRAINED = "measured", "trained"

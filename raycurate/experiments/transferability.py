@@ -29,18 +29,18 @@ from pydantic import Field, model_validator
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
 from raycurate.config import Label, NounConfig, Seed, execution, make_config
 from raycurate.errors import UserError
-from raycurate.experiments.config import PROBE_DEFAULTS, check_section
-from raycurate.experiments.figures import new_figure
-from raycurate.experiments.probes import Probe, ProbeResult, run_probes
-from raycurate.experiments.results import Row
-from raycurate.experiments.tables import write_figures, write_table
+from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section
+from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.engine.results import Row
+from raycurate.experiments.engine.tables import write_figures, write_table
 from raycurate.features.rows import features_of_table
-from raycurate.paths import Settings
 from raycurate.ray_session import in_training_session
+from raycurate.run.paths import Settings
+from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection.transferability import TransferabilityReading, transferability
-from raycurate.stages.lineage import begin, keep_table, required
-from raycurate.stages.shards import describe
-from raycurate.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import describe
 from raycurate.training.config import FinetuneConfig
 
 STAGE_VERSION = 1

@@ -23,10 +23,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from raycurate.encoding.images import RowError, describe
+from raycurate.encoding.prepare import RowFailure
+from raycurate.encoding.token_batches import without_images
 from raycurate.errors import UserError
-from raycurate.features.images import RowError, describe
-from raycurate.features.prepare import RowFailure
-from raycurate.features.token_batches import without_images
 from raycurate.models.adapter import load_processor, resolve_dtype
 
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from raycurate.encoding.inputs import ModelInputs
 from raycurate.errors import UserError, unknown_name
-from raycurate.features.inputs import ModelInputs
 from raycurate.features.pooling import VARIANTS, Variant, pool_tokens, unit_rows
 from raycurate.features.survival import Columns, SurvivingPass
 
 if TYPE_CHECKING:
-    from raycurate.features.batch import PreparedBatch
+    from raycurate.encoding.batch import PreparedBatch
     from raycurate.models.adapter import VLM
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from raycurate.features.batch import PreparedBatch
+    from raycurate.encoding.batch import PreparedBatch
 
 OUT_OF_MEMORY = "out_of_memory"
 FORWARD_ERROR = "forward_error"

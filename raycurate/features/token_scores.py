@@ -6,7 +6,7 @@ For the T answer tokens y_t of a row, with p_t the model's distribution at the p
     EL2N = mean_t ||p_t - onehot(y_t)||_2
     AUM  = mean_t (p_t[y_t] - max_{v != y_t} p_t[v])
 
-(EL2N by the closed form of `selection/el2n.py`: sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2), no one-hot is made.) With h the
+(EL2N by the closed form of `selection/methods/el2n.py`: sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2), no one-hot is made.) With h the
 output of the last decoder layer after its norm, what the LM head reads:
 
     last_token = h at the last real token      mean_token = mean of h over all real tokens      both scaled to length 1
@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from raycurate.encoding.inputs import ModelInputs
 from raycurate.errors import UserError
-from raycurate.features.inputs import ModelInputs
 from raycurate.features.pooling import pool_tokens
 from raycurate.features.survival import Columns, RowResults, SurvivingPass
 
 if TYPE_CHECKING:
-    from raycurate.features.batch import PreparedBatch
+    from raycurate.encoding.batch import PreparedBatch
     from raycurate.models.adapter import VLM
 
 TOKEN_LOSSES = ("loss", "el2n", "aum", "answer_tokens")

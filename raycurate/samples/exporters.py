@@ -28,7 +28,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.filesystem import exists, resolve, write_bytes
+from raycurate.run.filesystem import exists, resolve, write_bytes
 from raycurate.samples.images import ImageRoot, image_extension
 from raycurate.samples.marks import split_marks
 from raycurate.samples.quarantine import FaultError

@@ -29,7 +29,7 @@ import pyarrow.fs as pafs
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from raycurate.errors import UserError
-from raycurate.filesystem import resolve
+from raycurate.run.filesystem import resolve
 from raycurate.samples.quarantine import Fault, FaultError, Reason, Reject, reject_sample
 from raycurate.samples.schema import ImageRef, Sample
 

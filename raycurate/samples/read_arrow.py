@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
-from raycurate.filesystem import exists, read_json, resolve
+from raycurate.run.filesystem import exists, read_json, resolve
 from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
 from raycurate.samples.sources import open_file

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raycurate.filesystem import resolve
+from raycurate.run.filesystem import resolve
 from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.schema import ImageRef, Sample

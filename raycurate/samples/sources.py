@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raycurate.errors import UserError
-from raycurate.filesystem import resolve
+from raycurate.run.filesystem import resolve
 from raycurate.samples.rows import SourceFile
 
 _WILDCARD = re.compile(r"[*?\[]")

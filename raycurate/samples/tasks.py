@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.filesystem import exists, read_bytes, resolve
+from raycurate.run.filesystem import exists, read_bytes, resolve
 
 MAX_TASK_CHARS = 256
 UNKNOWN_TASK = "unknown"

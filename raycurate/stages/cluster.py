@@ -26,14 +26,14 @@ from raycurate.clustering.guards import check_clustering, check_counts, check_di
 from raycurate.clustering.kmeans import IterationReport, has_converged, report_of
 from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
-from raycurate.filesystem import delete_folder, list_files
-from raycurate.progress import Progress
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session
-from raycurate.stages.kmeans_pool import KMeansPool, WorkerLost
-from raycurate.stages.kmeans_worker import SAMPLE_PURPOSE, KMeansJob
-from raycurate.stages.lineage import begin, required
-from raycurate.stages.shards import describe, skip_if_done
-from raycurate.store import Manifest, Noun, Run
+from raycurate.run.filesystem import delete_folder, list_files
+from raycurate.run.progress import Progress
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
+from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.shards import describe, skip_if_done
+from raycurate.stages.workers.kmeans import SAMPLE_PURPOSE, KMeansJob
 
 STAGE_VERSION = 1
 MAX_LOSSES = 20

@@ -22,16 +22,16 @@ from typing import Any
 from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig
-from raycurate.names import as_label
 from raycurate.ray_session import in_training_session
+from raycurate.run.names import as_label
+from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection import build_selector
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import describe
+from raycurate.stages.engine.sources import check_sources, sources_of
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune
-from raycurate.stages.lineage import begin, keep_table, required
 from raycurate.stages.select import select
-from raycurate.stages.shards import describe
-from raycurate.stages.sources import check_sources, sources_of
-from raycurate.store import Manifest, Noun, Run
 from raycurate.training.config import FinetuneConfig
 
 STAGE_VERSION = 1

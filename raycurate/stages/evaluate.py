@@ -35,13 +35,18 @@ from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
 from raycurate.evaluation.tasks import fits_of
-from raycurate.filesystem import exists, read_bytes, resolve
 from raycurate.models.source import image_backend
-from raycurate.progress import Progress
 from raycurate.ray_session import in_session
-from raycurate.stages.actor_pool import drive_pipeline, gpus_of, pool_dataset
-from raycurate.stages.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder, trained_by
-from raycurate.stages.evaluate_workers import (
+from raycurate.run.filesystem import exists, read_bytes, resolve
+from raycurate.run.progress import Progress
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.stages.engine.actor_pool import drive_pipeline, gpus_of, pool_dataset
+from raycurate.stages.engine.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder, trained_by
+from raycurate.stages.engine.image_check import check_images
+from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.rejects import check_rejects
+from raycurate.stages.engine.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
+from raycurate.stages.workers.evaluate import (
     ANSWER_FIELDS,
     AnsweringActor,
     AskedRows,
@@ -49,11 +54,6 @@ from raycurate.stages.evaluate_workers import (
     key_hash,
     load_questions,
 )
-from raycurate.stages.image_check import check_images
-from raycurate.stages.lineage import begin, required
-from raycurate.stages.rejects import check_rejects
-from raycurate.stages.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
-from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
 SCORES_VERSION = 2

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.config import ExportConfig
+from raycurate.run.store import Run
 from raycurate.samples.exporters import ExportCounts, ExportOptions, export_samples, samples_from_tables
 from raycurate.samples.images import ImageRoot
-from raycurate.stages.lineage import required
-from raycurate.store import Run
+from raycurate.stages.engine.lineage import required
 
 log = logging.getLogger("raycurate")
 

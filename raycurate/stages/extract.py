@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from raycurate.config import ExtractConfig
-from raycurate.filesystem import delete_folder
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import in_session
-from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
-from raycurate.stages.extract_workers import ExtractionActor, load_shards, merge_shard
-from raycurate.stages.image_check import check_images
-from raycurate.stages.lineage import begin, keep_unless, required
-from raycurate.stages.model_facts import ModelFacts, model_facts
-from raycurate.stages.rejects import check_rejects
-from raycurate.stages.shards import describe, map_tasks, skip_if_done, stage_progress
-from raycurate.store import Manifest, Noun, Run
+from raycurate.run.filesystem import delete_folder
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
+from raycurate.stages.engine.image_check import check_images
+from raycurate.stages.engine.lineage import begin, keep_unless, required
+from raycurate.stages.engine.model_facts import ModelFacts, model_facts
+from raycurate.stages.engine.rejects import check_rejects
+from raycurate.stages.engine.shards import describe, map_tasks, skip_if_done, stage_progress
+from raycurate.stages.workers.extract import ExtractionActor, load_shards, merge_shard
 
 STAGE_VERSION = 1
 

@@ -34,11 +34,15 @@ import ray
 import ray.train
 
 from raycurate.errors import UserError
-from raycurate.filesystem import delete_folder, exists, or_null, resolve
-from raycurate.progress import Progress
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_training_session, quiet_library
-from raycurate.stages.finetune_merge import write_merged
-from raycurate.stages.finetune_worker import (
+from raycurate.run.filesystem import delete_folder, exists, or_null, resolve
+from raycurate.run.progress import Progress
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import begin, keep_unless, required
+from raycurate.stages.engine.shards import MapShards, describe, map_here, map_tasks, skip_if_done
+from raycurate.stages.engine.training_rows import TrainingRows, sample_labels, training_rows
+from raycurate.stages.score_net import score_features, write_difficulties
+from raycurate.stages.workers.finetune import (
     FAULT_FILE,
     POLL_SECONDS,
     STEP_FILE,
@@ -47,11 +51,7 @@ from raycurate.stages.finetune_worker import (
     train_here,
     train_on_worker,
 )
-from raycurate.stages.lineage import begin, keep_unless, required
-from raycurate.stages.score_net import score_features, write_difficulties
-from raycurate.stages.shards import MapShards, describe, map_here, map_tasks, skip_if_done
-from raycurate.stages.training_rows import TrainingRows, sample_labels, training_rows
-from raycurate.store import Manifest, Noun, Run
+from raycurate.stages.workers.merge import write_merged
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.weights import weights_of
 

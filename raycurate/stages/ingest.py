@@ -25,9 +25,10 @@ import pyarrow as pa
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
-from raycurate.filesystem import delete_folder, resolve
-from raycurate.progress import Progress
 from raycurate.ray_session import in_session
+from raycurate.run.filesystem import delete_folder, resolve
+from raycurate.run.progress import Progress
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.samples.images import ImageLimits, ImageRoot, check_samples
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
@@ -36,11 +37,11 @@ from raycurate.samples.rows import Reader, ReadOptions, Slice
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, paths_of, seen_table, states_of
 from raycurate.samples.tasks import load_task_map
-from raycurate.stages.freshness import SOURCE_FILES
-from raycurate.stages.image_check import changed_images, seen_file
-from raycurate.stages.lineage import begin, keep_unless
-from raycurate.stages.rejects import check_rejects
-from raycurate.stages.shards import (
+from raycurate.stages.engine.freshness import SOURCE_FILES
+from raycurate.stages.engine.image_check import changed_images, seen_file
+from raycurate.stages.engine.lineage import begin, keep_unless
+from raycurate.stages.engine.rejects import check_rejects
+from raycurate.stages.engine.shards import (
     count_record,
     describe,
     map_tasks,
@@ -48,8 +49,7 @@ from raycurate.stages.shards import (
     stage_progress,
     step_name,
 )
-from raycurate.stages.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
-from raycurate.store import Manifest, Noun, Run, ShardRecord
+from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
 
 STAGE_VERSION = 1
 PIECE_BYTES = 64 << 20

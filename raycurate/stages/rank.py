@@ -27,8 +27,9 @@ import pyarrow as pa
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
-from raycurate.filesystem import delete_folder
 from raycurate.ray_session import in_session, largest_node_cpus
+from raycurate.run.filesystem import delete_folder
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection import build_selector
 from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
 from raycurate.selection.density import Density, merge_densities
@@ -36,11 +37,8 @@ from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import GreedyMmd
 from raycurate.selection.ranked import GroupRows, Ranked, RankedInGroups, RankedOnGraph
 from raycurate.selection.transferability import TransferabilityReading, transferability
-from raycurate.stages.lineage import begin, required
-from raycurate.stages.rank_graph import rank_on_graph
-from raycurate.stages.rank_inputs import RankInputs
-from raycurate.stages.ranked_rows import RANKED_SCHEMA, ranked_rows, write_ranked
-from raycurate.stages.shards import (
+from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.shards import (
     describe,
     map_tasks,
     resumable_steps,
@@ -49,8 +47,10 @@ from raycurate.stages.shards import (
     stage_progress,
     step_name,
 )
-from raycurate.stages.shuffle import read_buckets, sort_table, write_bucket_file
-from raycurate.store import Manifest, Noun, Run, ShardRecord
+from raycurate.stages.engine.shuffle import read_buckets, sort_table, write_bucket_file
+from raycurate.stages.ranking.graph import rank_on_graph
+from raycurate.stages.ranking.inputs import RankInputs
+from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
 
 STAGE_VERSION = 2
 GREEDY_MMD = "mmd"

@@ -32,17 +32,26 @@ import pyarrow.dataset as pads
 
 from raycurate.config import ScoreConfig
 from raycurate.errors import UserError
-from raycurate.filesystem import delete_folder, exists, resolve
 from raycurate.models.source import image_backend
 from raycurate.ray_session import in_session
-from raycurate.stages.actor_pool import commit_shards, gpus_of, pool_dataset
-from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
-from raycurate.stages.image_check import check_images
-from raycurate.stages.lineage import begin, keep_unless, required
-from raycurate.stages.model_facts import ModelFacts, clip_model_facts, scoring_facts
-from raycurate.stages.names import CLIP_EXAMPLE, ROW_SCORES, score_label
-from raycurate.stages.rejects import check_rejects
-from raycurate.stages.score_workers import (
+from raycurate.run.filesystem import delete_folder, exists, resolve
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
+from raycurate.stages.engine.image_check import check_images
+from raycurate.stages.engine.lineage import begin, keep_unless, required
+from raycurate.stages.engine.model_facts import ModelFacts, clip_model_facts, scoring_facts
+from raycurate.stages.engine.names import CLIP_EXAMPLE, ROW_SCORES, score_label
+from raycurate.stages.engine.rejects import check_rejects
+from raycurate.stages.engine.shards import (
+    describe,
+    map_tasks,
+    names_of,
+    run_missing_shards,
+    skip_if_done,
+    stage_progress,
+)
+from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
+from raycurate.stages.workers.score import (
     CLIP_EMBEDDING,
     CLIP_SCORE,
     NON_FINITE,
@@ -54,8 +63,6 @@ from raycurate.stages.score_workers import (
     merge_clip,
     merge_scores,
 )
-from raycurate.stages.shards import describe, map_tasks, names_of, run_missing_shards, skip_if_done, stage_progress
-from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 1
 ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")

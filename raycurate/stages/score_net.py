@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import safetensors.numpy
 
 from raycurate.features.rows import features_of_table
-from raycurate.filesystem import read_bytes
-from raycurate.stages.fragments import SOURCE_COLUMNS, rejects_of
-from raycurate.stages.lineage import begin, required
-from raycurate.stages.names import ROW_SCORES, SCORE_NET, score_label
-from raycurate.stages.shards import names_of, run_missing_shards, skip_if_done
-from raycurate.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.filesystem import read_bytes
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.names import ROW_SCORES, SCORE_NET, score_label
+from raycurate.stages.engine.shards import names_of, run_missing_shards, skip_if_done
+from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
 from raycurate.training.config import NET_FILE, FinetuneConfig
 
 STAGE_VERSION = 1

@@ -23,20 +23,20 @@ import pyarrow.compute as pc
 
 from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
-from raycurate.filesystem import exists
 from raycurate.ray_session import in_session
+from raycurate.run.filesystem import exists
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection import ClusterTable, Goal, Plan, SelectionTables, Selector, build_selector
-from raycurate.selection.by_score import ByScore
 from raycurate.selection.diversity import task_diversity, top_tasks
-from raycurate.selection.on_graph import OnGraph
+from raycurate.selection.methods.by_score import ByScore
+from raycurate.selection.methods.on_graph import OnGraph
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.threshold import CutRequest, CutSummary, find_cuts, merge_summaries, summarize
-from raycurate.stages.lineage import begin, required, why_stale
-from raycurate.stages.names import ROW_SCORES
+from raycurate.stages.engine.lineage import begin, required, why_stale
+from raycurate.stages.engine.names import ROW_SCORES
+from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
+from raycurate.stages.engine.sources import Sources, check_sources, sources_of
 from raycurate.stages.rank import rank
-from raycurate.stages.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
-from raycurate.stages.sources import Sources, check_sources, sources_of
-from raycurate.store import Manifest, Noun, Run, ShardRecord
 
 STAGE_VERSION = 2
 NO_FEATURES, NO_SCORE = "no_features", "no_score"

@@ -17,10 +17,10 @@ from pydantic import Field
 from raycurate.config import Label, StageConfig, execution
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.ray_session import in_session
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection.sketch import SketchSum, frequencies, sketch_rows, sum_sketches
-from raycurate.stages.lineage import begin, required
-from raycurate.stages.shards import describe, run_missing_shards, skip_if_done
-from raycurate.store import Manifest, Noun, Run, ShardRecord
+from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.shards import describe, run_missing_shards, skip_if_done
 
 STAGE_VERSION = 1
 TOTAL_FILE = "total.json"

@@ -20,13 +20,13 @@ import pyarrow.compute as pc
 
 from raycurate.errors import UserError
 from raycurate.models.source import image_backend
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.samples.schema import QUARANTINE_SCHEMA
-from raycurate.stages.fragments import accepted_images, as_samples
-from raycurate.stages.image_check import check_images
-from raycurate.stages.lineage import begin, required
-from raycurate.stages.rejects import check_rejects, check_some_good
-from raycurate.stages.shards import MapShards, map_tasks, names_of, run_missing_shards
-from raycurate.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.stages.engine.image_check import check_images
+from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.rejects import check_rejects, check_some_good
+from raycurate.stages.engine.shards import MapShards, map_tasks, names_of, run_missing_shards
+from raycurate.stages.workers.fragments import accepted_images, as_samples
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA
 
@@ -127,8 +127,8 @@ def _tokenizer(model: str, trust_remote_code: bool, max_length: int, overlong: s
     """A worker process keeps the processors that it has loaded."""
     import torch
 
+    from raycurate.encoding.tokens import RowTokenizer
     from raycurate.models.adapter import load_processor
-    from raycurate.training.tokens import RowTokenizer
 
     torch.set_num_threads(1)
     processor = load_processor(model, trust_remote_code=trust_remote_code)
@@ -145,7 +145,7 @@ def _make_shard(
     shard: int,
 ) -> ShardRecord:
     """Tokenise the wanted rows of one shard, window by window, and commit them."""
-    from raycurate.training.tokens import TokenRow
+    from raycurate.encoding.tokens import TokenRow
 
     rows = samples.read_part(shard, SAMPLE_COLUMNS)
     if selection is not None:

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from raycurate.encoding.tokens import RowTokenizer, TokenRow, image_token_ids, labels_of
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
 from raycurate.training.data import TrainingRow
 from raycurate.training.network import freeze, load_network, projector_paths
-from raycurate.training.tokens import RowTokenizer, TokenRow, image_token_ids, labels_of
 from raycurate.training.trainer import VitwTrainer
 
 TASKS = ("first", "second", "third")
@@ -125,7 +125,7 @@ class _Rows(torch.utils.data.Dataset[TrainingRow]):
     has_images = True
 
     def __init__(self, processor: Any, count: int, *, side: int, answer_words: int, seed: int) -> None:
-        from raycurate.features.images import ImageReader
+        from raycurate.encoding.images import ImageReader
 
         generator = np.random.default_rng(seed)
         reader = ImageReader(processor, torch.float32)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from raycurate.features.images import concatenate
+from raycurate.encoding.images import concatenate
 from raycurate.training.data import TrainingRow
 from raycurate.training.vitw import IGNORED, kept_positions
 

@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution, node_labels, rejected_share
-from raycurate.paths import DeepSpeedName, LocalPath, ModelName
+from raycurate.run.paths import DeepSpeedName, LocalPath, ModelName
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4

@@ -28,12 +28,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from raycurate.features.images import ImageReader, ProcessedImage, RowError
+from raycurate.encoding.images import ImageReader, ProcessedImage, RowError
+from raycurate.encoding.tokens import image_token_ids, labels_of
+from raycurate.run.store import Noun
 from raycurate.samples.images import DEFAULT_LIMITS, ImageLimits, ImageRoot, load_image
 from raycurate.samples.schema import IMAGE_TYPE, ImageRef
-from raycurate.store import Noun
 from raycurate.training.mixture import MixturePart, choose_rows
-from raycurate.training.tokens import image_token_ids, labels_of
 
 TOKENS_SCHEMA = pa.schema(
     [

@@ -27,7 +27,7 @@ from transformers.integrations import TensorBoardCallback
 from raycurate.balancing.online import build_weighting
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
-from raycurate.store import Noun
+from raycurate.run.store import Noun
 from raycurate.training.checkpoints import COMPLETE, complete_checkpoint, plain_data_only
 from raycurate.training.collate import Collator
 from raycurate.training.config import FinetuneConfig

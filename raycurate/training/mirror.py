@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from raycurate.filesystem import exists, read_json
+from raycurate.run.filesystem import exists, read_json
 from raycurate.training.checkpoints import COMPLETE, checkpoint_name
 
 

@@ -41,7 +41,7 @@ import safetensors.torch
 import torch
 
 from raycurate.features.rows import features_of_table
-from raycurate.store import Noun
+from raycurate.run.store import Noun
 from raycurate.training.collate import TASK_IDS, BlankSource, Collator
 from raycurate.training.config import NET_FILE
 from raycurate.training.data import TokenDataset, TrainingRow

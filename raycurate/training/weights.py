@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.filesystem import read_bytes, resolve
+from raycurate.run.filesystem import read_bytes, resolve
 
 
 def read_weights(uri: str) -> dict[str, float]:

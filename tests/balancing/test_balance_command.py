@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from raycurate.cli import main
+from raycurate.cli.main import main
 from raycurate.training.weights import read_weights
 from tests.balancing.golden_table import GOLDEN, golden_csv
 
@@ -134,7 +134,7 @@ def test_wrong_tables_end_in_one_line(tmp_path: Path) -> None:
 def test_no_ray_is_loaded(table: Path, tmp_path: Path) -> None:
     """The command runs without Ray, torch or transformers in the process."""
     program = (
-        "import sys; from raycurate.cli import main\n"
+        "import sys; from raycurate.cli.main import main\n"
         f"main(['balance', '--scores', {str(table)!r}, '--out', {str(tmp_path / 'w.json')!r}], standalone_mode=False)\n"
         "print([m for m in ('ray', 'torch', 'transformers') if m in sys.modules])"
     )

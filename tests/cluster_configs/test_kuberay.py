@@ -92,7 +92,7 @@ def test_image_and_manifests_have_the_pinned_ray():
 
 def test_the_jobs_entry_point_is_a_recipe_that_resolves():
     """Its `--set` values are checked as the command itself would check them."""
-    from raycurate.cli import main
+    from raycurate.cli.main import main
 
     words = shlex.split(read("rayjob")["spec"]["entrypoint"])
     home = "/home/ray/raycurate/"

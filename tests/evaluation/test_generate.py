@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from raycurate.encoding.tokens import TokenReject
 from raycurate.evaluation.generate import Generator, stop_tokens
 from raycurate.evaluation.prompts import QuestionPreparer
 from raycurate.models.adapter import wrap_vlm
-from raycurate.training.tokens import TokenReject
 from tests.tiny_vlms import make_model, make_processor
 
 NEW_TOKENS = 5

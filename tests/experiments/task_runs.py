@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from raycurate.run.store import Run
 from raycurate.samples.schema import SAMPLE_SCHEMA, sample_to_row
-from raycurate.store import Run
 from tests.training.made_runs import made_sample
 
 FINETUNE = {

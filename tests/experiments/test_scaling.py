@@ -11,7 +11,7 @@ import pytest
 from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.scaling import ScalingConfig, measure_scaling, summarize
-from raycurate.store import Run
+from raycurate.run.store import Run
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import write_run
 

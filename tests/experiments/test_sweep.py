@@ -13,11 +13,11 @@ import pytest
 
 from raycurate.config import RankConfig, make_config
 from raycurate.errors import UserError
-from raycurate.experiments.config import SweepConfig
-from raycurate.experiments.grid import grid
+from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.grid import grid
 from raycurate.experiments.sweep import sweep
+from raycurate.run.store import Run
 from raycurate.stages.rank import rank
-from raycurate.store import Run
 from tests.drivers import kill_after
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from raycurate.encoding.batch import PreparedBatch
+from raycurate.encoding.prepare import Preparer
 from raycurate.errors import UserError
-from raycurate.features.batch import PreparedBatch
 from raycurate.features.extractor import ActivationExtractor
-from raycurate.features.prepare import Preparer
 from raycurate.models.adapter import VLM, wrap_vlm
 from tests.features.conftest import make_sample, reference_row
 from tests.tiny_vlms import FAMILIES

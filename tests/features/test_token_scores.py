@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from raycurate.encoding.batch import PreparedBatch
+from raycurate.encoding.images import ImageReader
+from raycurate.encoding.token_batches import AnswerPreparer, without_images
+from raycurate.encoding.tokens import RowTokenizer, image_token_ids, labels_of
 from raycurate.errors import UserError
-from raycurate.features.batch import PreparedBatch
-from raycurate.features.images import ImageReader
-from raycurate.features.token_batches import AnswerPreparer, without_images
 from raycurate.features.token_scores import TokenScorer, token_statistics
 from raycurate.models.adapter import VLM, load_vlm
-from raycurate.selection.el2n import el2n_from_probs
+from raycurate.selection.methods.el2n import el2n_from_probs
 from raycurate.training.collate import Collator
 from raycurate.training.data import TrainingRow
-from raycurate.training.tokens import RowTokenizer, image_token_ids, labels_of
 from tests.features.conftest import make_image, make_sample
 from tests.tiny_vlms import FAMILIES
 

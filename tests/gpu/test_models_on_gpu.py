@@ -9,15 +9,15 @@ import pytest
 import torch
 import transformers
 
+from raycurate.encoding.batch import PreparedBatch
+from raycurate.encoding.prepare import Preparer
+from raycurate.encoding.token_batches import AnswerPreparer
 from raycurate.evaluation.generate import Generator
 from raycurate.evaluation.prompts import QuestionPreparer
-from raycurate.features.batch import PreparedBatch
 from raycurate.features.clip import ClipPreparer, ClipScorer, clip_facts, load_clip_processor
 from raycurate.features.extractor import ActivationExtractor
 from raycurate.features.pooling import VARIANTS
-from raycurate.features.prepare import Preparer
 from raycurate.features.survival import OUT_OF_MEMORY, SurvivingPass
-from raycurate.features.token_batches import AnswerPreparer
 from raycurate.features.token_scores import TokenScorer
 from raycurate.models.adapter import resolve_dtype
 from tests.gpu.rows_and_models import FAMILIES, SAMPLES, cosines, largest_gap, load, sample

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from raycurate.encoding.tokens import RowTokenizer
+from raycurate.run.store import Run
 from raycurate.samples.schema import SAMPLE_SCHEMA, sample_to_row
-from raycurate.store import Run
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA, TokenSource
 from raycurate.training.loop import LoopSettings, train
-from raycurate.training.tokens import RowTokenizer
 from raycurate.training.vitw import kept_positions, next_labels, token_losses, weighted_sums
 from tests.training.made_runs import TASKS, made_sample
 
@@ -85,7 +85,7 @@ def tokens(tmp_path_factory):
 
 def as_samples(rows):
     """Rows with functions that load their images."""
-    from raycurate.stages.fragments import as_samples as with_images
+    from raycurate.stages.workers.fragments import as_samples as with_images
 
     return with_images(rows, None)
 

@@ -13,9 +13,9 @@ from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.runtime_env import RuntimeEnv
 
 from jobs import balance, curate, finetune, individual_select, score, sweep
-from raycurate.cli_jobs import SUBMITTED
+from raycurate.cli.jobs import SUBMITTED
 from raycurate.recipe import load_recipe
-from raycurate.store import Run
+from raycurate.run.store import Run
 
 ROOT = Path(__file__).parents[2]
 

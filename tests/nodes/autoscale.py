@@ -25,10 +25,10 @@ import psutil
 import ray
 
 from raycurate.config import ExtractConfig, IngestConfig, make_config
+from raycurate.run.store import Run
 from raycurate.stages import extract as extract_stage
-from raycurate.stages.extract_workers import ExtractionActor
 from raycurate.stages.ingest import ingest
-from raycurate.store import Run
+from raycurate.stages.workers.extract import ExtractionActor
 from tests.drawn_data import write_data
 
 ROWS = 240

@@ -20,11 +20,11 @@ import pyarrow as pa
 import ray
 
 from raycurate.config import ClusterConfig, ExtractConfig, make_config
+from raycurate.run.store import Run
 from raycurate.stages import extract as extract_stage
 from raycurate.stages.cluster import cluster
-from raycurate.stages.extract_workers import ExtractionActor
 from raycurate.stages.finetune import finetune
-from raycurate.store import Run
+from raycurate.stages.workers.extract import ExtractionActor
 from raycurate.training.config import FinetuneConfig
 from tests.nodes.simulated import DEADLINE, Nodes, aside, same, working_nodes
 

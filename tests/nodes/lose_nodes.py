@@ -22,15 +22,15 @@ import ray
 
 from raycurate.config import ClusterConfig, ExtractConfig, RankConfig, ScoreConfig, make_config
 from raycurate.experiments import sweep as sweeps
-from raycurate.experiments.config import SweepConfig
+from raycurate.experiments.engine.config import SweepConfig
+from raycurate.run.store import Run
 from raycurate.stages import cluster as cluster_stage
 from raycurate.stages import extract as extract_stage
 from raycurate.stages import score as score_stage
-from raycurate.stages.extract_workers import ExtractionActor
 from raycurate.stages.finetune import finetune
 from raycurate.stages.rank import rank
-from raycurate.stages.score_workers import ScoringActor
-from raycurate.store import Run
+from raycurate.stages.workers.extract import ExtractionActor
+from raycurate.stages.workers.score import ScoringActor
 from raycurate.training.config import FinetuneConfig
 from tests.nodes.simulated import Nodes, same, times, under_fire, working_nodes
 

@@ -15,8 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from raycurate.config import IngestConfig, make_config
+from raycurate.run.store import Run
 from raycurate.stages.ingest import ingest
-from raycurate.store import Run
 from tests.drawn_data import write_data
 
 ROWS = 240

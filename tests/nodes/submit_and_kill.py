@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raycurate.demo.data import build_demo_dataset, scale_for_rows
-from raycurate.store import Run
+from raycurate.run.store import Run
 from tests.drawn_data import selection_of
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import pytest
 
 from raycurate.errors import UserError
 from raycurate.selection import METHODS, REASONS, Selector, build_selector, get_method
-from raycurate.selection.random import Random
+from raycurate.selection.methods.random import Random
 
 
 def test_every_method_is_a_selector_with_defaults() -> None:
@@ -32,10 +32,10 @@ def test_an_unknown_option_gets_the_nearest() -> None:
 
 def test_a_method_of_the_user_is_loaded_by_its_path() -> None:
     """`package.module:object` is imported."""
-    assert isinstance(build_selector("raycurate.selection.random:Random"), Random)
+    assert isinstance(build_selector("raycurate.selection.methods.random:Random"), Random)
 
 
-@pytest.mark.parametrize("name", ["no_such_package:Thing", "raycurate.selection.random:Nothing", ":x", "math:"])
+@pytest.mark.parametrize("name", ["no_such_package:Thing", "raycurate.selection.methods.random:Nothing", ":x", "math:"])
 def test_a_path_that_cannot_be_imported_is_a_user_error(name: str) -> None:
     """The message says what to give."""
     with pytest.raises(UserError, match="give package.module:object"):

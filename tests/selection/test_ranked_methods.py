@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from raycurate.errors import UserError
 from raycurate.selection import Goal, SelectionTables, neighbours
-from raycurate.selection.d2_pruning import D2Pruning
 from raycurate.selection.greedy import greedy_order
 from raycurate.selection.keys import key_array
 from raycurate.selection.local import select_rows
+from raycurate.selection.methods.d2_pruning import D2Pruning
+from raycurate.selection.methods.self_filter import SelfFilter
+from raycurate.selection.methods.semdedup import SemDeDup
 from raycurate.selection.neighbours import Neighbours, join_parts, search_part
 from raycurate.selection.ranked import GroupRows, Ordering, RankedInGroups, RankedOnGraph
-from raycurate.selection.self_filter import SelfFilter
-from raycurate.selection.semdedup import SemDeDup
 from tests.selection import naive_baselines as naive
 from tests.selection.selection_cases import sample_keys, unit_features
 

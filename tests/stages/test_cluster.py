@@ -16,11 +16,11 @@ from raycurate.clustering import KMeansSettings, spherical_kmeans
 from raycurate.config import ClusterConfig, make_config
 from raycurate.errors import UserError
 from raycurate.features.rows import features_column, features_of_table
-from raycurate.filesystem import list_files
+from raycurate.run.filesystem import list_files
+from raycurate.run.store import Run
 from raycurate.stages import cluster as stage
 from raycurate.stages.cluster import cluster
-from raycurate.stages.kmeans_pool import KMeansPool
-from raycurate.store import Run
+from raycurate.stages.engine.kmeans_pool import KMeansPool
 
 DIM, ROWS, PARTS, CLUSTERS = 48, 600, 7, 12
 

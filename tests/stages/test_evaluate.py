@@ -11,11 +11,11 @@ from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.evaluation import METRICS
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
+from raycurate.run.store import Run
 from raycurate.stages import evaluate as stage
 from raycurate.stages.compare import compare
 from raycurate.stages.evaluate import evaluate
-from raycurate.stages.evaluate_workers import key_hash
-from raycurate.store import Run
+from raycurate.stages.workers.evaluate import key_hash
 from tests.nouns import read_all
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import write_run

@@ -19,9 +19,9 @@ from PIL import Image
 from raycurate.config import ExtractConfig, IngestConfig, make_config
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
+from raycurate.run.store import Run, fingerprint_of
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
-from raycurate.store import Run, fingerprint_of
 from tests.nouns import read_all
 from tests.tiny_vlms import SMALL_POOL as SETTINGS
 from tests.tiny_vlms import make_tiny_vlm
@@ -67,8 +67,8 @@ def _features(run: Run) -> tuple[list[str], np.ndarray]:
 
 def _reference(run: Run, model: str, images: str) -> tuple[list[str], np.ndarray]:
     """The same windows through the same code, without Ray."""
+    from raycurate.encoding.prepare import Preparer
     from raycurate.features.extractor import ActivationExtractor
-    from raycurate.features.prepare import Preparer
     from raycurate.models.adapter import load_vlm
     from raycurate.samples.images import ImageRoot, load_image
     from raycurate.samples.schema import row_to_sample

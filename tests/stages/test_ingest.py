@@ -11,9 +11,9 @@ from PIL import Image
 
 from raycurate.config import IngestConfig, make_config
 from raycurate.errors import UserError
-from raycurate.filesystem import list_files
+from raycurate.run.filesystem import list_files
+from raycurate.run.store import Run
 from raycurate.stages.ingest import ingest
-from raycurate.store import Run
 from tests.hostile import write_hostile_dataset
 from tests.nouns import read_all
 

@@ -13,11 +13,11 @@ from PIL import Image
 from raycurate.config import ClusterConfig, IngestConfig, ScoreConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
+from raycurate.run.store import Run
 from raycurate.stages.cluster import cluster
 from raycurate.stages.ingest import ingest
 from raycurate.stages.score import check_given, score
 from raycurate.stages.select import select
-from raycurate.store import Run
 from tests.nouns import read_all
 from tests.tiny_clip import make_tiny_clip
 from tests.tiny_vlms import SMALL_POOL as SETTINGS
@@ -80,10 +80,10 @@ def scored(ray_cluster, run, model, clip):
 
 def reference(run: Run, model: str) -> dict[str, dict]:
     """The same numbers one row at a time, by key."""
-    from raycurate.features.token_batches import AnswerPreparer
+    from raycurate.encoding.token_batches import AnswerPreparer
     from raycurate.features.token_scores import TokenScorer
     from raycurate.models.adapter import load_vlm
-    from raycurate.stages.fragments import as_samples
+    from raycurate.stages.workers.fragments import as_samples
 
     vlm = load_vlm(model, device="cpu", dtype="float32")
     scorer = TokenScorer(vlm)

@@ -7,9 +7,9 @@ import pytest
 
 from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
+from raycurate.run.store import Run
 from raycurate.stages.rank import rank
 from raycurate.stages.select import check_target, select
-from raycurate.store import Run
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection import naive_coincide
 from tests.selection.selection_cases import clustered_case

@@ -7,9 +7,9 @@ import pytest
 
 from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
+from raycurate.run.store import Run
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select
-from raycurate.store import Run
 from tests.nouns import read_all, write_clusters, write_features, write_samples, write_scores
 from tests.selection import naive_baselines as naive
 from tests.selection.selection_cases import clustered_case

@@ -8,7 +8,7 @@ import pytest
 
 from raycurate.errors import UserError
 from raycurate.samples.schema import Message, Sample
-from raycurate.stages.shards import map_here
+from raycurate.stages.engine.shards import map_here
 from raycurate.stages.tokenize import tokenize
 from raycurate.training.config import FinetuneConfig
 from tests.tiny_vlms import make_tiny_vlm

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from raycurate.run.store import Noun, Run
 from raycurate.samples.schema import SAMPLE_SCHEMA, ImageRef, Message, Sample, sample_to_row
-from raycurate.store import Noun, Run
 
 TASKS = ("colour", "count", "text")
 
@@ -78,7 +78,7 @@ def _write_selection(run: Run, samples: Noun, parts: list[np.ndarray], keep_ever
 
 def write_tokens(run: Run, model: str, **settings) -> Noun:
     """The `tokens` noun of every sample of a run, made without Ray."""
-    from raycurate.stages.shards import map_here
+    from raycurate.stages.engine.shards import map_here
     from raycurate.stages.tokenize import tokenize
     from raycurate.training.config import FinetuneConfig
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed
 
 from raycurate.errors import UserError
-from raycurate.store import Noun
+from raycurate.run.store import Noun
 from raycurate.training import head_losses, loop
 from raycurate.training.checkpoints import complete_checkpoint
 from raycurate.training.config import FinetuneConfig

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.features.rows import features_column, features_of_table
+from raycurate.run.store import Noun, Run
 from raycurate.samples.schema import SAMPLE_SCHEMA, ImageRef, Message, Sample, sample_to_row
-from raycurate.store import Noun, Run
 from raycurate.training import loop
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenSource

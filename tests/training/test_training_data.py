@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycurate.encoding.tokens import RowTokenizer
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, epoch_order
 from raycurate.training.network import add_lora, freeze, load_network, projector_paths
-from raycurate.training.tokens import RowTokenizer
 from tests.tiny_vlms import FAMILIES, make_tiny_vlm
 from tests.training.made_runs import TASKS, made_sample, write_run, write_tokens
 

@@ -25,7 +25,7 @@ import torch
 import torch.distributed
 from transformers import TrainingArguments
 
-from raycurate.store import Noun
+from raycurate.run.store import Noun
 from raycurate.training import head_losses, loop
 from raycurate.training.bench import PlainTrainer
 from raycurate.training.config import FinetuneConfig

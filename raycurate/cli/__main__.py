@@ -1,0 +1,5 @@
+"""``python -m raycurate.cli``."""
+
+from raycurate.cli.main import main
+
+main()

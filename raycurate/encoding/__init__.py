@@ -1,0 +1,1 @@
+"""A conversation and its images as what models read: text, token ids, masks, pixels, batches."""

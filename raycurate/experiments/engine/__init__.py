@@ -1,0 +1,1 @@
+"""What the experiments share: trials, probes, their settings, tables and figures."""

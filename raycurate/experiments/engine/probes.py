@@ -1,0 +1,219 @@
+"""Probes: many short trainings that differ in their rows or weights, each scored, as trials on Ray Tune.
+
+    probe = finetune settings + what to score it by     (held-out losses, answers to a test set, or both)
+    trial = finetune --> evaluate --> one line of the results table
+
+A probe of one process and no DeepSpeed trains and answers inside its trial, whose process is used again for the next
+one: importing torch and transformers, which takes longer than a small training, happens once. Any other probe has its
+stages ask the cluster for their own workers. As many probes run at once as the cluster holds, each with as many torch
+threads as it has CPUs: with a machine's every core for each, two side by side took six times as long.
+
+A probe's result is kept under the hash of all that determines it: what was killed or failed is run again alone, and a
+probe that two experiments share is run once. A failed probe is tried again, then reported, after all others finished.
+
+Cost: the trainings. Memory: one model per trial. A model that no one asked to keep is deleted with its answers once
+it has its scores; the table keeps the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raycurate.errors import UserError
+from raycurate.evaluation.config import EvaluateConfig
+from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, run_trials, training_slots
+from raycurate.models.source import image_backend, model_fingerprint, resolve_model
+from raycurate.ray_session import cluster_gpus
+from raycurate.run.filesystem import delete_folder
+from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.stages.compare import training_seconds
+from raycurate.stages.engine.lineage import code_version, required
+from raycurate.stages.engine.shards import map_tasks
+from raycurate.stages.engine.training_rows import sample_labels
+from raycurate.stages.evaluate import SCORES_FILE, annotations_digest, evaluate
+from raycurate.stages.finetune import finetune, fingerprint_model, prepare
+from raycurate.training.config import FinetuneConfig
+
+FINETUNE_OWN = ("label",)
+EVALUATE_OWN = ("model", "label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """One training and what it is scored by.
+
+    Attributes:
+        name: what it is called in tables and messages.
+        finetune: its settings; the label is the probe's own and not looked at.
+        evaluate: settings of `evaluate` but model and label; None: held-out losses only.
+        keep_model: whether `models/<label>` stays.
+    """
+
+    name: str
+    finetune: FinetuneConfig
+    evaluate: Mapping[str, Any] | None = None
+    keep_model: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeResult:
+    """What a probe came to.
+
+    Attributes:
+        label: of its model and scores.
+        rows: rows that were trained on.
+        steps: optimizer steps.
+        loss: weighted mean loss over the training.
+        tasks: rows, tokens, loss, weight, gradient share by task.
+        held_out: `loss` and `tokens` by task.
+        scores: task -> metric -> number; empty without an evaluation.
+        headlines: task -> metric -> whether higher is better.
+        training_seconds: wall clock, with the tokenisation of a selection of its own.
+        evaluation_seconds: wall clock.
+    """
+
+    label: str
+    rows: int
+    steps: int
+    loss: float
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    held_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    headlines: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    training_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+def run_probes(
+    run: Run, noun: Noun, phase: str, probes: Sequence[Probe], *, max_concurrent: int | None = None
+) -> list[ProbeResult]:
+    """The results of all probes, in their order; those that are in the table are not run.
+
+    Args:
+        run: holds the samples, and the models while they are needed.
+        noun: begun; holds the results table.
+        phase: name of the table.
+        probes: all with the same number of workers and GPUs.
+        max_concurrent: probes at once, where the cluster would hold more.
+
+    Raises:
+        UserError: a wrong setting, before any training; or probes that failed, with the reason of the first.
+    """
+    if not probes:
+        return []
+    first = probes[0].finetune
+    alike = ("workers", "cpus_per_worker", "gpus_per_worker", "deepspeed")
+    assert all(getattr(p.finetune, name) == getattr(first, name) for p in probes for name in alike)
+    probes = [on_own_cpus(probe) for probe in probes]
+    models = _fingerprints([probe.finetune for probe in probes])
+    keys = [_key(run, probe, models[probe.finetune.model]) for probe in probes]
+    by_key = dict(zip(keys, probes, strict=True))
+    for probe in by_key.values():
+        if probe.evaluate is not None:
+            _evaluate_config(probe, "checked")
+    _tokenize_once(run, [probe.finetune for probe in by_key.values()])
+    here = first.workers == 1 and first.deepspeed is None
+
+    def work(key: str) -> dict[str, Any]:
+        return asdict(_train_and_score(run, by_key[key], key, here))
+
+    if here:
+        gpus = first.gpus_per_worker if first.gpus_per_worker is not None else float(cluster_gpus() > 0)
+        shape: dict[str, Any] = {"cpus": first.cpus_per_worker, "gpus": gpus}
+    else:
+        slots = training_slots(first.workers, first.cpus_per_worker, first.gpus_per_worker)
+        max_concurrent = min(slots, max_concurrent or slots)
+        shape = {"cpus": WAITING_CPUS}
+    trial = work if here else lambda key: outside_of_trial(work, key)
+    found = run_trials(noun, phase, list(by_key), trial, max_concurrent=max_concurrent, **shape)
+    results = {key: ProbeResult(**value) for key, value in zip(by_key, found, strict=True)}
+    return [results[key] for key in keys]
+
+
+def on_own_cpus(probe: Probe) -> Probe:
+    """The probe with the torch threads that its CPUs carry, where its settings leave them open."""
+    config = probe.finetune
+    threads = config.threads or max(1, int(config.cpus_per_worker))
+    return replace(probe, finetune=config.model_copy(update={"threads": threads}))
+
+
+def _fingerprints(configs: Sequence[FinetuneConfig]) -> dict[str, str]:
+    """What the files of each model are now, by its name."""
+    found: dict[str, str] = {}
+    for config in configs:
+        if config.model not in found:
+            source = resolve_model(config.model)
+            local = Path(source).is_dir()
+            found[config.model] = (
+                model_fingerprint(source, None)
+                if local
+                else next(map_tasks(fingerprint_model, [(config,)], num_cpus=0.5))
+            )
+    return found
+
+
+def _key(run: Run, probe: Probe, model: str) -> str:
+    """The hash of all that determines a probe's result: settings, data, the model's files, the code."""
+    given = probe.evaluate or {}
+    labels = [*sample_labels(probe.finetune), *([given["data"]] if given.get("data") else [])]
+    inputs: dict[str, Any] = {label: required(run.noun("samples", label)).fingerprint for label in labels}
+    nouns = [run.noun("clusters", part.clusters) for part in probe.finetune.mixture or () if part.clusters]
+    if probe.finetune.mixture is None and probe.finetune.selection is not None:
+        nouns.append(run.noun("selection", probe.finetune.selection))
+    inputs |= {f"{noun.noun}/{noun.label}": required(noun).fingerprint for noun in nouns}
+    inputs |= {"model": model, "image_backend": image_backend(), "annotations": annotations_digest(given)}
+    inputs["versions"] = [code_version(stage) for stage in ("tokenize", "finetune", "predict", "evaluate")]
+    configs = [probe.finetune.determining(), _evaluate_config(probe, "probe").determining() if given else None]
+    return fingerprint_of({"configs": configs, "inputs": inputs, "kept": probe.keep_model})[:16]
+
+
+def _evaluate_config(probe: Probe, label: str) -> EvaluateConfig:
+    given = dict(probe.evaluate or {})
+    if taken := sorted(set(EVALUATE_OWN) & set(given)):
+        raise UserError(f"evaluate.{taken[0]} is set by the probe itself")
+    return EvaluateConfig(**given, model=f"models/{label}", label=label)
+
+
+def _tokenize_once(run: Run, configs: Sequence[FinetuneConfig]) -> None:
+    """Make the tokens that probes share, before they look for them at the same time."""
+    seen: set[str] = set()
+    for config in configs:
+        asked = {"rows": [config.mixture, config.held_out, config.samples, config.selection, config.limit]}
+        asked["how"] = [config.model, config.max_length, config.overlong, config.seed if config.limit else None]
+        name = fingerprint_of(asked)
+        if name not in seen:
+            seen.add(name)
+            prepare(run, config)
+
+
+def _train_and_score(run: Run, probe: Probe, key: str, here: bool) -> ProbeResult:
+    label = f"probe-{key}"
+    config = probe.finetune.model_copy(update={"label": label})
+    trained = finetune(run, config, in_process=here)
+    scores: dict[str, Any] = {}
+    headlines: dict[str, Any] = {}
+    seconds = 0.0
+    if probe.evaluate is not None:
+        scored = evaluate(run, _evaluate_config(probe, label), in_process=here)
+        scores = run.noun("scores", label).read_json(SCORES_FILE) or {}
+        headlines = scored.metrics["headlines"]
+        seconds = float(scored.metrics.get("generation_seconds", scored.seconds))
+    result = ProbeResult(
+        label=label,
+        rows=trained.rows_out,
+        steps=int(trained.metrics["steps"]),
+        loss=float(trained.metrics["loss"]),
+        tasks=trained.metrics["tasks"],
+        held_out=trained.metrics["held_out"],
+        scores=scores,
+        headlines=headlines,
+        training_seconds=training_seconds(run, trained) if config.mixture is None else trained.metrics["seconds"],
+        evaluation_seconds=seconds,
+    )
+    for name in ("predictions", "scores", *(() if probe.keep_model else ("models",))):
+        noun = run.noun(name, label)
+        delete_folder(noun.filesystem, noun.folder)
+    return result

@@ -1,0 +1,354 @@
+"""The run directory: nouns, their parts, their records and manifests.
+
+    RUN/<noun>/<label>/part-00000.parquet     the rows of shard 0
+    RUN/<noun>/<label>/records/00000.json     the commit record of shard 0: rows, quarantined rows by reason, checksum
+    RUN/<noun>/<label>/work.json              what is being made here: the fingerprint and how far it is
+    RUN/<noun>/<label>/manifest.json          the noun is complete: fingerprint, config, counts, versions, metrics
+    RUN/quarantine/<noun>-<label>/part-*.parquet
+
+A part counts only when its record is there; a noun counts only when its manifest is there. Both are written after what
+they vouch for, so a crash at any point leaves a directory that a rerun reads correctly. A rerun with the same
+fingerprint makes the missing parts; a rerun with another fingerprint empties the noun first.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raycurate import __version__
+from raycurate.errors import UserError
+from raycurate.run.filesystem import (
+    absolute,
+    delete_folder,
+    exists,
+    list_files,
+    read_bytes,
+    read_json,
+    resolve,
+    table_to_parquet,
+    write_bytes,
+    write_json,
+)
+from raycurate.run.names import plain_label
+
+RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
+
+
+def fingerprint_of(description: Mapping[str, Any]) -> str:
+    """Hex blake2b-128 of a JSON description of what determines a result."""
+    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """The versions that a manifest records beside the result."""
+    return {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What the commit of one shard vouches for. ``rows_in == rows_out + sum(quarantined)`` always."""
+
+    shard: int
+    rows_in: int
+    rows_out: int
+    quarantined: dict[str, int] = field(default_factory=dict)
+    num_bytes: int = 0
+    checksum: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise if rows were lost or made up."""
+        assert self.rows_in == self.rows_out + sum(self.quarantined.values()), f"rows lost in shard: {self}"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A finished noun."""
+
+    noun: str
+    label: str
+    fingerprint: str
+    description: dict[str, Any]
+    rows_in: int
+    rows_out: int
+    quarantined: dict[str, int]
+    shards: int
+    seconds: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+    raycurate_version: str = __version__
+    libraries: dict[str, str] = field(default_factory=library_versions)
+    created: str = ""
+
+
+@dataclass(frozen=True)
+class Noun:
+    """One Parquet dataset of a run. Small and picklable: it travels to every worker."""
+
+    run_uri: str
+    noun: str
+    label: str = "main"
+
+    @property
+    def filesystem(self) -> pafs.FileSystem:
+        return resolve(self.run_uri)[0]
+
+    @property
+    def folder(self) -> str:
+        return f"{resolve(self.run_uri)[1]}/{self.noun}/{self.label}"
+
+    @property
+    def quarantine_folder(self) -> str:
+        return f"{resolve(self.run_uri)[1]}/quarantine/{self.noun}-{self.label}"
+
+    def uri_of(self, name: str) -> str:
+        """The URI of a file inside the noun's folder."""
+        return f"{self.run_uri}/{self.noun}/{self.label}/{name}"
+
+    def part_path(self, shard: int) -> str:
+        return f"{self.folder}/part-{shard:05d}.parquet"
+
+    # the life of a noun
+
+    def begin(self, description: Mapping[str, Any]) -> None:
+        """Start making the noun, or go on where an earlier run of the same description stopped."""
+        fingerprint = fingerprint_of(description)
+        work = self.read_json("work.json")
+        if work is None or work["fingerprint"] != fingerprint:
+            self.clear()
+            self.write_json(
+                "work.json",
+                {"fingerprint": fingerprint, "description": description, "started": time.time(), "seconds": 0.0},
+            )
+
+    def clear(self) -> None:
+        """Remove everything made under this name. The manifest goes first: no reader sees a half-empty noun."""
+        manifest = f"{self.folder}/manifest.json"
+        if exists(self.filesystem, manifest):
+            self.filesystem.delete_file(manifest)
+        delete_folder(self.filesystem, self.folder)
+        delete_folder(self.filesystem, self.quarantine_folder)
+
+    def finish(self, *, metrics: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> Manifest:
+        """Publish the noun: sum the records up, write the manifest; one that says just the same keeps its date.
+
+        Args:
+            metrics: what else the manifest says.
+            inputs: of the description, known only now that they were read.
+        """
+        work = self.read_json("work.json")
+        assert work is not None, "finish() before begin()"
+        description = work["description"]
+        if inputs:
+            description = {**description, "inputs": {**description.get("inputs", {}), **inputs}}
+        records = self.records()
+        quarantined: Counter[str] = Counter()
+        for record in records.values():
+            record.check()
+            quarantined.update(record.quarantined)
+        manifest = Manifest(
+            noun=self.noun,
+            label=self.label,
+            fingerprint=fingerprint_of(description),
+            description=description,
+            rows_in=sum(r.rows_in for r in records.values()),
+            rows_out=sum(r.rows_out for r in records.values()),
+            quarantined=dict(quarantined),
+            shards=len(records),
+            seconds=round(work["seconds"], 3),
+            metrics=dict(metrics or {}),
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        before = self.manifest()
+        if before is not None and _result(before) == _result(manifest):
+            return before
+        self.write_json("manifest.json", asdict(manifest))
+        for info in list_files(self.filesystem, self.folder):
+            if info.base_name.startswith(".tmp-"):  # what a killed writer left behind
+                self.filesystem.delete_file(info.path)
+        return manifest
+
+    def manifest(self) -> Manifest | None:
+        """The manifest of a finished noun, None while it is not finished."""
+        value = self.read_json("manifest.json")
+        return None if value is None else Manifest(**value)
+
+    def is_done(self, description: Mapping[str, Any]) -> bool:
+        """Whether the noun is finished with this very description."""
+        manifest = self.manifest()
+        return manifest is not None and manifest.fingerprint == fingerprint_of(description)
+
+    def require(self, made_by: str) -> Manifest:
+        """The manifest, or an error that names the stage to run first."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise UserError(
+                f"{self.run_uri} has no finished '{self.noun}/{self.label}'. Run `raycurate {made_by}` first, "
+                f"or name another label; `raycurate status {self.run_uri}` shows what is there."
+            )
+        return manifest
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count the wall clock of this attempt; attempts add up in the manifest."""
+        work = self.read_json("work.json")
+        assert work is not None
+        work["seconds"] += seconds
+        self.write_json("work.json", work)
+
+    # parts and records
+
+    def commit_part(
+        self,
+        shard: int,
+        table: pa.Table,
+        *,
+        rows_in: int,
+        rejects: pa.Table | None = None,
+        compression: str = "zstd",
+        row_group_rows: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> ShardRecord:
+        """Write one shard: its rejects, its rows, then the record that makes both count."""
+        quarantined = Counter(rejects["reason"].to_pylist()) if rejects is not None else Counter()
+        if rejects is not None and rejects.num_rows:
+            path = f"{self.quarantine_folder}/part-{shard:05d}.parquet"
+            write_bytes(self.filesystem, path, table_to_parquet(rejects))
+        data = table_to_parquet(table, compression=compression, row_group_rows=row_group_rows)
+        write_bytes(self.filesystem, self.part_path(shard), data)
+        record = ShardRecord(
+            shard=shard,
+            rows_in=rows_in,
+            rows_out=table.num_rows,
+            quarantined=dict(quarantined),
+            num_bytes=data.size,
+            checksum=hashlib.blake2b(memoryview(data), digest_size=16).hexdigest(),
+            extra=dict(extra or {}),
+        )
+        record.check()
+        self.write_json(f"records/{shard:05d}.json", asdict(record))
+        return record
+
+    def records(self) -> dict[int, ShardRecord]:
+        """The records of the committed shards whose part is there and has the recorded size, by shard number."""
+        sizes = {i.base_name: i.size for i in list_files(self.filesystem, self.folder, ".parquet")}
+        found: dict[int, ShardRecord] = {}
+        for info in list_files(self.filesystem, f"{self.folder}/records", ".json"):
+            record = ShardRecord(**json.loads(read_bytes(self.filesystem, info.path)))
+            if sizes.get(f"part-{record.shard:05d}.parquet") == record.num_bytes:
+                found[record.shard] = record
+        return found
+
+    def missing(self, num_shards: int) -> list[int]:
+        """The shards that are still to be made."""
+        done = self.records()
+        return [shard for shard in range(num_shards) if shard not in done]
+
+    def read_part(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        """One part as a table."""
+        with pq.ParquetFile(self.part_path(shard), filesystem=self.filesystem) as part:
+            return part.read(columns)
+
+    def iter_parts(self, columns: list[str] | None = None) -> Iterable[pa.Table]:
+        """Every part in order, one in memory at a time."""
+        manifest = self.require(self.noun)
+        for shard in range(manifest.shards):
+            yield self.read_part(shard, columns)
+
+    # small files
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """A small table beside the parts, for example ``clusters.parquet``."""
+        write_bytes(self.filesystem, f"{self.folder}/{name}", table_to_parquet(table))
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """A small table beside the parts."""
+        return pq.read_table(f"{self.folder}/{name}", filesystem=self.filesystem, columns=columns)
+
+    def write_bytes(self, name: str, data: bytes | pa.Buffer) -> None:
+        """A small file inside the noun's folder, atomically."""
+        write_bytes(self.filesystem, f"{self.folder}/{name}", data)
+
+    def write_json(self, name: str, value: Any, *, sort_keys: bool = True) -> None:
+        """A small JSON file inside the noun's folder; a number that is not finite is an error."""
+        write_json(self.filesystem, f"{self.folder}/{name}", value, sort_keys=sort_keys)
+
+    def read_json(self, name: str) -> Any | None:
+        """A small JSON file inside the noun's folder, None where there is none."""
+        return read_json(self.filesystem, f"{self.folder}/{name}")
+
+
+def _result(manifest: Manifest) -> dict[str, Any]:
+    """What a manifest says but for the making of it, as JSON gives it back."""
+    making = ("created", "seconds", "raycurate_version", "libraries")
+    value: dict[str, Any] = json.loads(json.dumps(asdict(manifest), default=str))
+    return {name: each for name, each in value.items() if name not in making}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory by its URI, or by its path, which is made absolute."""
+
+    uri: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uri", absolute(self.uri))
+
+    def noun(self, noun: str, label: str = "main") -> Noun:
+        """A noun of the run, made or not. Raises `UserError` for a label that is no plain name."""
+        return Noun(self.uri.rstrip("/"), noun, plain_label(label))
+
+    @property
+    def id(self) -> str:
+        """A short random name, made with the run: it names the run's actors."""
+        filesystem, path = resolve(self.uri)
+        value = read_json(filesystem, f"{path}/run.json")
+        if value is None:
+            value = {"id": uuid.uuid4().hex[:8], "raycurate_version": __version__, "created": time.time()}
+            write_json(filesystem, f"{path}/run.json", value)
+        return str(value["id"])
+
+    def nouns(self) -> list[Noun]:
+        """Every noun that was begun in this run, in the order of the data."""
+        filesystem, root = resolve(self.uri)
+        if not exists(filesystem, root):
+            raise UserError(f"there is no run directory at {self.uri}. `raycurate ingest SOURCE --out RUN` makes one.")
+        if filesystem.get_file_info(root).type == pafs.FileType.File:
+            raise UserError(f"{self.uri} is a file, not a run directory")
+        infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
+        order = (
+            "samples",
+            "features",
+            "row_scores",
+            "clusters",
+            "ranking",
+            "selection",
+            "tokens",
+            "models",
+            "predictions",
+            "scores",
+        )
+        found: list[Noun] = []
+        for info in infos:
+            if info.type == pafs.FileType.Directory and info.base_name != "quarantine":
+                labels = filesystem.get_file_info(pafs.FileSelector(info.path))
+                found += [Noun(self.uri.rstrip("/"), info.base_name, i.base_name) for i in labels]
+        found = [n for n in found if exists(n.filesystem, f"{n.folder}/work.json")]
+        if not found and "run.json" not in {info.base_name for info in infos}:
+            inside = ", ".join(sorted(info.base_name for info in infos)[:5])
+            holds = f"it holds {inside}, and nothing that a stage has made" if inside else "it is empty"
+            raise UserError(f"{self.uri} is no run directory: {holds}. `raycurate ingest SOURCE --out RUN` makes one.")
+        return sorted(found, key=lambda n: (order.index(n.noun) if n.noun in order else len(order), n.noun, n.label))

@@ -1,0 +1,87 @@
+"""The selection methods by name. A user's own is named `package.module:object`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from raycurate.errors import UserError, unknown_name
+from raycurate.plugins import find_plugin
+from raycurate.selection.base import Selector
+from raycurate.selection.methods.clip_score import ClipScore
+from raycurate.selection.methods.coincide import Coincide
+from raycurate.selection.methods.d2_pruning import D2Pruning
+from raycurate.selection.methods.el2n import El2n
+from raycurate.selection.methods.perplexity import Perplexity
+from raycurate.selection.methods.random import Random
+from raycurate.selection.methods.self_filter import SelfFilter
+from raycurate.selection.methods.self_sup import SelfSup
+from raycurate.selection.methods.semdedup import SemDeDup
+from raycurate.selection.methods.stratified import Stratified
+
+Method = Callable[..., Selector]
+
+METHODS: Mapping[str, Method] = {
+    "clip_score": ClipScore,
+    "coincide": Coincide,
+    "d2_pruning": D2Pruning,
+    "el2n": El2n,
+    "perplexity": Perplexity,
+    "random": Random,
+    "self_filter": SelfFilter,
+    "self_sup": SelfSup,
+    "semdedup": SemDeDup,
+    "stratified": Stratified,
+}
+
+
+def get_method(name: str) -> Method:
+    """Return the method of that name, or the object that `package.module:object` names.
+
+    Raises:
+        UserError: no such method, with the nearest name; or an object that cannot be imported or called.
+    """
+    found = find_plugin("method", name, METHODS)
+    if not callable(found):
+        raise UserError(f"method '{name}' is a {type(found).__name__}; it must be a class or a function")
+    method: Method = found
+    return method
+
+
+def build_selector(name: str, options: Mapping[str, Any] | None = None) -> Selector:
+    """Return the method of that name with its options checked and set.
+
+    Raises:
+        UserError: an unknown method or option, a value that is not allowed, or an object that is no selector.
+    """
+    method, given = get_method(name), dict(options or {})
+    if isinstance(method, type) and dataclasses.is_dataclass(method):
+        selector = _checked(name, method, given)
+    else:
+        selector = method(**given)
+    if not isinstance(selector, Selector):
+        raise UserError(f"method '{name}' made a {type(selector).__name__}, which lacks plan, order or decide")
+    return selector
+
+
+def _checked(name: str, method: type[Any], given: Mapping[str, Any]) -> Any:
+    known = [entry.name for entry in dataclasses.fields(method) if entry.init]
+    for option in given:
+        if option not in known:
+            raise unknown_name(f"option of method '{name}'", option, known)
+    try:
+        return TypeAdapter(method).validate_python(dict(given))
+    except ValidationError as error:
+        raise _readable(name, error) from error
+
+
+def _readable(name: str, error: ValidationError) -> UserError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    where = ".".join(str(part) for part in first["loc"])
+    return UserError(f"option '{where}' of method '{name}' is {first['input']!r}: {first['msg']}")

@@ -1,0 +1,148 @@
+"""The model that a stage is told to use, where it may be one that this run trained: found, hashed, loaded, merged.
+
+`models/LABEL` names a finished finetune of the run, anything else a hub id, a folder or 'tiny'. A folder with an
+`adapter_config.json` is a LoRA: it is put on its base model in float32, merged, and then cast, as a merged checkpoint
+is. On a run directory that is not on a local (or shared) filesystem the files are copied to the machine once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from raycurate.errors import UserError
+from raycurate.models.source import model_fingerprint, resolve_model
+from raycurate.run.filesystem import exists
+from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
+from raycurate.stages.engine.lineage import required
+
+ADAPTER_FILE = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a model is. Small and picklable: it travels to every worker.
+
+    Attributes:
+        name: as the user gave it.
+        noun: the `models` noun that holds it, None for any other model.
+        base: the model that the noun was trained from.
+    """
+
+    name: str
+    noun: Noun | None = None
+    base: str | None = None
+
+
+def find_checkpoint(run: Run, model: str) -> Checkpoint:
+    """The checkpoint that `model` names; `UserError` for a model of the run that is not finished."""
+    label = model.removeprefix("models/")
+    if label == model or "/" in label or Path(model).is_dir():
+        return Checkpoint(model)
+    noun = run.noun("models", label)
+    manifest = required(noun, otherwise=f", or give --model {noun.uri_of('final')} to take it as it is")
+    return Checkpoint(model, noun, manifest.description["config"]["model"])
+
+
+def trained_by(checkpoint: Checkpoint) -> list[Manifest]:
+    """The manifest of the training, for a model of the run."""
+    return [] if checkpoint.noun is None else [checkpoint.noun.require("finetune")]
+
+
+def local_source(checkpoint: Checkpoint) -> str:
+    """What transformers can load on this machine: a folder, or a hub id."""
+    noun = checkpoint.noun
+    if noun is None:
+        return resolve_model(checkpoint.name)
+    name = "merged" if exists(noun.filesystem, f"{noun.folder}/merged") else "final"
+    remote = f"{noun.folder}/{name}"
+    if isinstance(noun.filesystem, pafs.LocalFileSystem):
+        return remote
+    # By the whole manifest: a model that was trained again, even alike, is another one.
+    made = fingerprint_of(asdict(noun.require("finetune")))
+    folder = Path(tempfile.gettempdir()) / f"raycurate-{os.getuid()}" / f"models-{made}"
+    if not folder.is_dir():
+        partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex}")
+        partial.mkdir(parents=True)
+        pafs.copy_files(remote, str(partial), noun.filesystem, pafs.LocalFileSystem())
+        try:
+            os.replace(partial, folder)
+        except OSError:  # another process of this machine was first
+            if not folder.is_dir():
+                raise
+    return str(folder)
+
+
+def base_of(checkpoint: Checkpoint, source: str) -> str | None:
+    """The base model of the adapter in `source`, None where it is a whole model."""
+    path = Path(source) / ADAPTER_FILE
+    if not path.is_file():
+        return None
+    if checkpoint.base is not None:
+        return checkpoint.base
+    base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{path} does not name its base model (base_model_name_or_path)")
+    return str(base)
+
+
+def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_remote_code: bool) -> tuple[str, str]:
+    """(fingerprint of the files, dtype to run in); runs as a task, as it imports transformers."""
+    from transformers import AutoConfig
+
+    from raycurate.models.adapter import check_supported, load_processor, resolve_dtype
+
+    source = local_source(checkpoint)
+    base = base_of(checkpoint, source)
+    whole = resolve_model(base or source)
+    load_processor(whole, trust_remote_code=trust_remote_code)  # tells early what is wrong with the name
+    config = AutoConfig.from_pretrained(whole, trust_remote_code=trust_remote_code)
+    check_supported(checkpoint.name, config)
+    parts = [model_fingerprint(whole, config)] + ([model_fingerprint(source, None)] if base else [])
+    fingerprint = hashlib.blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
+    return fingerprint, str(resolve_dtype(dtype, "cuda" if on_gpu else "cpu")).removeprefix("torch.")
+
+
+def load_checkpoint(checkpoint: Checkpoint, *, device: str, dtype: str, trust_remote_code: bool) -> Any:
+    """The `models.adapter.VLM`, an adapter merged into it."""
+    import torch
+
+    from raycurate.models.adapter import load_processor, load_vlm, wrap_vlm
+    from raycurate.training.network import load_network
+
+    source = local_source(checkpoint)
+    base = base_of(checkpoint, source)
+    if base is None:
+        return load_vlm(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    from peft import PeftModel
+
+    network = load_network(base, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    merged = PeftModel.from_pretrained(network, source).merge_and_unload().to(getattr(torch, dtype))
+    processor = load_processor(base, trust_remote_code=trust_remote_code)
+    return wrap_vlm(merged.to(device).eval(), processor, name=checkpoint.name)
+
+
+def processor_source(checkpoint: Checkpoint) -> str:
+    """What `load_processor` takes: the base model of an adapter, else the model itself."""
+    source = local_source(checkpoint)
+    return base_of(checkpoint, source) or source
+
+
+def merged_folder(checkpoint: Checkpoint, scratch: Path, trust_remote_code: bool) -> str:
+    """The checkpoint as plain transformers loads it; an adapter is merged into `scratch`."""
+    from raycurate.training.network import merge_adapter
+
+    source = local_source(checkpoint)
+    base = base_of(checkpoint, source)
+    if base is None:
+        return source
+    merge_adapter(base, source, scratch, trust_remote_code=trust_remote_code)
+    return str(scratch)

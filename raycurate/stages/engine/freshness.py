@@ -1,0 +1,87 @@
+"""Whether the files that a finished noun was made from are those that are there now, for `raycurate status`.
+
+`stages.engine.lineage` compares nouns and code; this looks at what lies outside of the run as well: the source of samples and
+their images (size and time), the folder of a model (its content, which is known without reading where the files have
+not been written to since it was hashed).
+
+Cost: a `stat` per source file and model file; reading a model's files where they have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raycurate.models.source import model_fingerprint, resolve_model
+from raycurate.run.filesystem import resolve
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import INPUT_NAMES, why_stale
+from raycurate.stages.engine.names import command_for
+
+SOURCE_FILES = "source.json"
+"""Beside samples: [URI, size, time of change] of each file of their source."""
+MODEL_STAGES = ("extract", "score", "tokenize", "finetune")
+"""Stages whose descriptions have the hash of `config.model` among their inputs."""
+
+
+def why_not_current(noun: Noun, manifest: Manifest) -> str:
+    """What has changed since a noun was made, and what makes it again; '' where nothing has."""
+    stale = why_stale(noun, manifest)
+    chain, reason = ((noun,), _outside(noun, manifest)) if stale is None else (stale.chain, stale.reason)
+    if stale is None and not reason:
+        chain, reason = _above(noun, manifest)
+    if not reason:
+        return ""
+    if len(chain) > 1:
+        reason = f"'{noun.noun}/{noun.label}': {reason}"
+    commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(chain))
+    return f"{reason}. Made again by {', then '.join(commands)}."
+
+
+def _above(noun: Noun, manifest: Manifest) -> tuple[tuple[Noun, ...], str]:
+    """The same of the nouns that it was made from."""
+    for name in manifest.description.get("made_from", {}):
+        parent = Run(noun.run_uri).noun(*name.split("/", 1))
+        found = parent.manifest()
+        if found is None:
+            continue
+        if reason := _outside(parent, found):
+            return (noun, parent), reason
+        chain, reason = _above(parent, found)
+        if reason:
+            return (noun, *chain), reason
+    return (noun,), ""
+
+
+def _outside(noun: Noun, manifest: Manifest) -> str:
+    """What has changed outside of the run, as far as it can be seen without the network."""
+    description = manifest.description
+    name = f"'{noun.noun}/{noun.label}'"
+    inputs = description.get("inputs")
+    if not isinstance(inputs, Mapping):
+        return ""
+    if description.get("stage") == "ingest" and _source_changed(noun):
+        return f"{name}: {INPUT_NAMES['files']}"
+    if description.get("stage") in MODEL_STAGES and _model_changed(description.get("config") or {}, inputs):
+        return f"{name}: {INPUT_NAMES['model']}"
+    return ""
+
+
+def _source_changed(noun: Noun) -> bool:
+    """Whether a file of the source has another size or time, or is gone."""
+    for uri, size, modified in noun.read_json(SOURCE_FILES) or ():
+        filesystem, path = resolve(uri)
+        info = filesystem.get_file_info(path)
+        if (info.size, info.mtime_ns) != (size, modified):
+            return True
+    return False
+
+
+def _model_changed(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Whether a model's folder holds other files than it did; a folder that is gone says nothing."""
+    model, known = config.get("model"), inputs.get("model")
+    if not isinstance(model, str) or not isinstance(known, str):
+        return False
+    source = resolve_model(model)
+    return Path(source).is_dir() and model_fingerprint(source, None) != known

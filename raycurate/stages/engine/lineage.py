@@ -1,0 +1,305 @@
+"""Whether a finished noun is still what its inputs make, and what happens to one that a stage is asked to make anew.
+
+A description (`stages.engine.shards.describe`) says what determines a result: the version of the stage's code, its settings,
+the content of files, and under ``made_from`` each noun that was read, by its fingerprint. As a fingerprint holds those
+of the nouns before it, a noun is current if at every step up to the samples the fingerprint is that of the noun that is
+there now, and the version that of the code that runs. Every stage that reads a noun asks `required`.
+
+A noun that was deleted by hand does not make stale what was made from it; one that is being made anew does.
+
+`begin` is the only way to start a noun. Inputs that changed have it made again, and a line says so. Settings that
+changed are most likely an option that was forgotten: what took long is then not thrown away without ``replace``.
+
+Cost: a small JSON for every noun on the way to the samples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raycurate.config import NounConfig
+from raycurate.errors import UserError
+from raycurate.run.dates import when
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.names import command_for
+
+log = logging.getLogger("raycurate")
+
+STAGES = "raycurate.stages."
+EXPERIMENTS = "raycurate.experiments."
+MODULES = {
+    "ingest": STAGES + "ingest",
+    "extract": STAGES + "extract",
+    "score": STAGES + "score",
+    "score_net": STAGES + "score_net",
+    "cluster": STAGES + "cluster",
+    "rank": STAGES + "rank",
+    "select": STAGES + "select",
+    "sketch": STAGES + "sketch",
+    "tokenize": STAGES + "tokenize",
+    "finetune": STAGES + "finetune",
+    "predict": STAGES + "evaluate",
+    "evaluate": STAGES + "evaluate",
+    "compare": STAGES + "compare",
+    "subset": EXPERIMENTS + "candidates",
+    "soup": EXPERIMENTS + "soup",
+    "sweep": EXPERIMENTS + "sweep",
+    "balance": EXPERIMENTS + "balance",
+    "compare-weights": EXPERIMENTS + "compare_weights",
+    "individual-select": EXPERIMENTS + "individual_select",
+    "scaling": EXPERIMENTS + "scaling",
+    "transferability": EXPERIMENTS + "transferability",
+}
+"""Where each stage of a description lives, whose `STAGE_VERSION` is that of its code."""
+OTHER_VERSIONS = {"evaluate": "SCORES_VERSION"}
+"""Of stages that share their module with another one."""
+
+CHEAP = ("selection", "ranking", "tokens", "sketches")
+"""Nouns that are made again without asking: in minutes, or kept under a label made of all that determines them."""
+LITTLE_SECONDS = 60.0
+"""Work of an unfinished noun that may be thrown away for other settings."""
+INPUT_NAMES = {
+    "files": "the source files have changed",
+    "images": "images have changed",
+    "task_map": "the task map has changed",
+    "model": "the files of the model have changed",
+    "given": "the file of given numbers has changed",
+    "annotations": "the annotations have changed",
+    "image_backend": "images are resized by another library",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Why a finished noun is not what its inputs make now.
+
+    Attributes:
+        chain: the noun, the one that it was made from, and so on up to the first that is out of date by itself.
+        reason: what is the matter with that one.
+    """
+
+    chain: tuple[Noun, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def code_version(stage: str) -> int | None:
+    """The version of a stage's code; None for a stage that is not known."""
+    module = MODULES.get(stage)
+    return (
+        None
+        if module is None
+        else int(getattr(importlib.import_module(module), OTHER_VERSIONS.get(stage, "STAGE_VERSION")))
+    )
+
+
+def made_from(description: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprint of each noun that was read, by ``noun/label``.
+
+    Descriptions without ``made_from`` have the fingerprints by noun, under the label that the settings name.
+    """
+    if "made_from" in description:
+        return dict(description["made_from"])
+    inputs, config = description.get("inputs"), description.get("config") or {}
+    if not isinstance(inputs, Mapping):
+        return {}
+    known = ("samples", "features", "clusters", "selection")
+    return {f"{n}/{config.get(n) or 'main'}": inputs[n] for n in known if isinstance(inputs.get(n), str)}
+
+
+def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
+    """Why a finished noun is out of date, None where it is current."""
+    description = manifest.description
+    stage, made_by = description.get("stage", ""), description.get("stage_version")
+    version = None if made_by is None else code_version(stage)
+    if version is not None and version != made_by:
+        return Stale((noun,), f"'{_name(noun)}' was made by an earlier version of `{stage}` ({made_by}, now {version})")
+    run = Run(noun.run_uri)
+    for name, fingerprint in made_from(description).items():
+        parent = run.noun(*name.split("/", 1))
+        found = parent.manifest()
+        if found is None:
+            work = parent.read_json("work.json")
+            if work is not None and work["fingerprint"] != fingerprint:
+                return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which is being made anew")
+            continue
+        if found.fingerprint != fingerprint:
+            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which has changed since")
+        if above := why_stale(parent, found):
+            return Stale((noun, *above.chain), above.reason)
+    return None
+
+
+def required(noun: Noun, *, of: Manifest | None = None, otherwise: str = "") -> Manifest:
+    """The manifest of a noun that a stage reads: finished, and current at every step up to the samples.
+
+    Args:
+        noun: what is read.
+        of: the manifest of the samples that it must have been made from.
+        otherwise: what else a user can do.
+
+    Raises:
+        UserError: what is not so, with the commands that make it so.
+    """
+    manifest = noun.require(command_for(noun))
+    stale = why_stale(noun, manifest)
+    if stale is not None:
+        commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(stale.chain))
+        out_of_date = "" if len(stale.chain) == 1 else f"'{_name(noun)}' is out of date: "
+        raise UserError(f"{out_of_date}{stale.reason}. Run {', then '.join(commands)} again{otherwise}.")
+    if of is not None:
+        behind = dict(_samples_behind(noun, manifest))
+        if behind and behind.get(f"samples/{of.label}") != of.fingerprint:
+            raise UserError(
+                f"'{_name(noun)}' was made from '{', '.join(behind)}', and 'samples/{of.label}' is asked for. Name "
+                f"those samples, or another label, or run `raycurate {command_for(noun)}` on 'samples/{of.label}'."
+            )
+    return manifest
+
+
+def _samples_behind(noun: Noun, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Name and fingerprint of the samples that a noun comes from in the end."""
+    for name, fingerprint in made_from(manifest.description).items():
+        parent = Run(noun.run_uri).noun(*name.split("/", 1))
+        if parent.noun == "samples":
+            yield name, fingerprint
+            # A subset of other samples is samples by itself.
+        elif (found := parent.manifest()) is not None:
+            yield from _samples_behind(parent, found)
+
+
+def begin(noun: Noun, description: Mapping[str, Any], *, replace: bool = False) -> None:
+    """Start making a noun, or go on with it; what is there already and was made otherwise is removed.
+
+    Raises:
+        UserError: a noun that took long, or much work on one, with other settings and without `replace`.
+    """
+    keep_unless(noun, description, replace=replace)
+    told = changes(noun, description)
+    if told:
+        settings = changed_settings(noun, description)
+        level = logging.INFO if noun.noun in CHEAP else logging.WARNING
+        log.log(level, "%s: %s: %s", _name(noun), "replaced" if settings else "made again", "; ".join(told))
+    noun.begin(description)
+
+
+def keep_unless(noun: Noun, description: Mapping[str, Any], *, replace: bool) -> None:
+    """Refuse to throw away what took long because of other settings; `begin` asks it, and who works long before that.
+
+    Raises:
+        UserError: as `begin`.
+    """
+    settings = changed_settings(noun, description)
+    if not replace and settings and noun.noun not in CHEAP:
+        _refuse_what_took_long(noun, settings)
+
+
+def keep_table(noun: Noun, config: NounConfig, grows: Sequence[str] = ()) -> None:
+    """Refuse to write another table over that of a finished experiment; one that holds it all is no other.
+
+    Args:
+        noun: of the experiment; its metrics have the settings under `config`.
+        config: the settings that are asked for.
+        grows: settings that are lists, where more values only add lines.
+
+    Raises:
+        UserError: other settings, without `replace`.
+    """
+    manifest = noun.manifest()
+    if manifest is None or "config" not in manifest.metrics or config.replace:
+        return
+    old, new = dict(manifest.metrics["config"]), _plain(config.determining())
+    for name in grows:
+        if all(value in new.get(name, ()) for value in old.get(name, ())):
+            old[name] = new.get(name)
+    if lost := differences({name: value for name, value in old.items() if value is not None}, new):
+        _refuse_what_took_long(noun, lost)
+
+
+def _refuse_what_took_long(noun: Noun, settings: Sequence[str]) -> None:
+    manifest = noun.manifest()
+    if manifest is not None:
+        held = f"has {manifest.rows_out:,} rows, " if manifest.rows_out else ""
+        lost = f"It {held}took {manifest.seconds:,.1f} s and is from {when(manifest.created)}"
+    else:
+        seconds = float((noun.read_json("work.json") or {}).get("seconds", 0.0))
+        if seconds < LITTLE_SECONDS:
+            return
+        rows = sum(record.rows_out for record in noun.records().values())
+        lost = f"It is not finished and has {rows:,} rows, which took {seconds:,.0f} s"
+    raise UserError(
+        f"'{_name(noun)}' is there with other settings: {'; '.join(settings)}. {lost}; it would be deleted. Give the "
+        "new one a name of its own (--label NAME), or say that it replaces the old one (--replace; with "
+        "--set or in a recipe: replace=true)."
+    )
+
+
+def changed_settings(noun: Noun, description: Mapping[str, Any]) -> list[str]:
+    """Each setting in which what is there differs from what is asked for: ``name old -> new``."""
+    old = _description_of(noun)
+    if old is None:
+        return []
+    return differences(old.get("config") or {}, description.get("config") or {})
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``name old -> new`` of each value that differs; sections are told value by value."""
+    found: list[str] = []
+    for name in dict.fromkeys((*old, *new)):
+        a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += [f"{name}.{each}" for each in differences(a, b)]
+        elif _plain(a) != _plain(b):
+            found.append(f"{name} {_short(a)} -> {_short(b)}")
+    return found
+
+
+def changes(noun: Noun, description: Mapping[str, Any]) -> list[str]:
+    """Why what is there is not what `description` makes; empty where nothing is there, or it is just that."""
+    old = _description_of(noun)
+    if old is None or old == _plain(description):
+        return []
+    told = changed_settings(noun, description)
+    before, now = made_from(old), made_from(description)
+    told += [f"'{name}' has changed" for name in now if name in before and now[name] != before[name]]
+    if old.get("stage_version") != description.get("stage_version"):
+        told.append(f"`{description.get('stage')}` has changed")
+    if not told:
+        a, b = old.get("inputs"), description.get("inputs")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names = [name for name in b if _plain(a.get(name)) != _plain(b.get(name))]
+            told = [INPUT_NAMES.get(name, f"{name} has changed") for name in names]
+    return told or ["what it is made from has changed"]
+
+
+def _description_of(noun: Noun) -> dict[str, Any] | None:
+    """What is there, or was begun, was to be; None where there is nothing."""
+    manifest = noun.manifest()
+    if manifest is not None:
+        return manifest.description
+    work = noun.read_json("work.json")
+    return None if work is None else dict(work["description"])
+
+
+def _name(noun: Noun) -> str:
+    return f"{noun.noun}/{noun.label}"
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _short(value: Any) -> str:
+    text = "default" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,53 @@
+"""What nouns are called, and the command that makes each of them."""
+
+from __future__ import annotations
+
+import re
+
+from raycurate.run.store import Noun
+
+ROW_SCORES = "row_scores"
+SCORE_NET = "score_net"
+EMBEDDINGS = ("last_token", "mean_token", "clip")
+CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
+MADE_BY = {
+    "samples": "ingest",
+    "features": "extract",
+    "clusters": "cluster",
+    "ranking": "rank",
+    "selection": "select",
+    "models": "finetune",
+    "tokens": "finetune",
+    "predictions": "evaluate",
+    "scores": "evaluate",
+    "scoreboard": "compare",
+    "sweeps": "sweep",
+    "sketches": "sweep",
+    "weightings": "compare-weights",
+    "individual_select": "individual-select",
+}
+
+
+def command_for(noun: Noun) -> str:
+    """What to type after `raycurate` to make a noun."""
+    run, group = noun.run_uri, noun.label.rsplit("-", 1)[-1]
+    if noun.noun == ROW_SCORES and group == "given":
+        return f"score {run} --given FILE.parquet"
+    if noun.noun == ROW_SCORES and group == SCORE_NET:
+        label = "" if noun.label == SCORE_NET else f" --label {noun.label.removesuffix(f'-{SCORE_NET}')}"
+        return f"finetune {run} --selection none --score-net clip{label}"
+    if noun.noun == ROW_SCORES or (noun.noun == "features" and group in EMBEDDINGS):
+        return f"score {run} --scores {group}" + (f" --clip {CLIP_EXAMPLE}" if group == "clip" else "")
+    if noun.noun == "clusters" and noun.label != "main":
+        return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
+    return MADE_BY.get(noun.noun, noun.noun)
+
+
+def score_label(label: str, group: str) -> str:
+    """The label of one group of scores, or of one embedding among the features."""
+    return group if label == "main" else f"{label}-{group}"
+
+
+def ranking_label(method: str) -> str:
+    """The label of a method's own ranking; no cluster label is taken for it."""
+    return "by-" + re.sub(r"[^A-Za-z0-9._-]", "-", method)

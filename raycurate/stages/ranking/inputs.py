@@ -1,0 +1,61 @@
+"""What ``rank`` reads: features, clusters or one score column by row, checked to be of the same samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycurate.config import RankConfig
+from raycurate.errors import UserError
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.selection.ranked import Ranked
+from raycurate.stages.engine.lineage import required
+from raycurate.stages.engine.names import ROW_SCORES, score_label
+
+
+@dataclass(frozen=True, slots=True)
+class RankInputs:
+    """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column."""
+
+    features: Noun
+    clusters: Noun | None
+    scores: Noun | None
+    column: str | None
+
+    @staticmethod
+    def of(run: Run, config: RankConfig, method: Ranked) -> RankInputs:
+        """What a method reads; raises UserError for nouns that are missing, stale or of different samples."""
+        features, clusters = run.noun("features", config.features), None
+        if method.rank_grouping == "cluster":
+            clusters = run.noun("clusters", config.clusters)
+            if required(clusters).description["inputs"].get("features") != required(features).fingerprint:
+                raise UserError(
+                    f"'clusters/{clusters.label}' are not of 'features/{features.label}': name those features, or run "
+                    "`raycurate cluster` on these"
+                )
+        if method.rank_score is None:
+            return RankInputs(features, clusters, None, None)
+        group, column = method.rank_score
+        scores = run.noun(ROW_SCORES, score_label(config.scores, group))
+        samples = required(features).description["inputs"]["samples"]
+        if required(scores).description["inputs"]["samples"] != samples:
+            raise UserError(
+                f"'{scores.noun}/{scores.label}' and 'features/{features.label}' are of different samples; make both "
+                "again"
+            )
+        return RankInputs(features, clusters, scores, column)
+
+    def manifests(self) -> list[Manifest]:
+        """Those of what is read."""
+        nouns = (self.features, self.clusters, self.scores)
+        return [required(noun) for noun in nouns if noun is not None]
+
+    def scores_of(self, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        """The score of each row of a shard, null where there is none."""
+        if self.scores is None or self.column is None:
+            return pa.nulls(len(keys), pa.float64())
+        found = self.scores.read_part(shard, ["key", self.column])
+        where = pc.index_in(keys, value_set=found["key"].combine_chunks())
+        return found[self.column].cast(pa.float64()).take(where.combine_chunks())

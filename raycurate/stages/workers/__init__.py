@@ -1,0 +1,1 @@
+"""What runs on the nodes: loader tasks and actors of the stages."""

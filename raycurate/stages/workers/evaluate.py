@@ -1,0 +1,220 @@
+"""The workers of ``evaluate``: loader tasks that make batches of questions, actors that answer, the commit of a shard.
+
+A batch travels to an actor as one Arrow row of bytes, its answers travel back as one row of JSON; a shard's answers are
+committed together, in the order of its samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raycurate.evaluation.config import EvaluateConfig
+from raycurate.run.store import Noun, ShardRecord
+from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.engine.checkpoints import Checkpoint, load_checkpoint, processor_source
+from raycurate.stages.workers.fragments import EXCERPT, accepted_images, as_samples
+from raycurate.stages.workers.preparers import preparer_of
+
+OUT_OF_MEMORY = "out_of_memory"
+ROW_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
+ANSWER_FIELDS = [
+    ("key", pa.string()),
+    ("source_id", pa.string()),
+    ("task", pa.string()),
+    ("turn", pa.int32()),
+    ("image", pa.string()),
+    ("question", pa.string()),
+    ("reference", pa.string()),
+    ("prediction", pa.string()),
+    ("tokens", pa.int32()),
+    ("finished", pa.bool_()),
+]
+ANSWER_SCHEMA = pa.schema(ANSWER_FIELDS)
+BATCH_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("window", pa.int32()),
+        ("windows", pa.int32()),
+        ("batch", pa.int32()),
+        ("batches", pa.int32()),
+        ("questions", pa.string()),
+        ("rejects", pa.string()),
+        ("payload", pa.large_binary()),
+    ]
+)
+COUNTS = ("shard", "window", "windows", "batch", "batches", "rejects")
+
+
+def key_hash(key: str) -> str:
+    """The place of a key in the order that a subset of the test rows is taken in."""
+    return hashlib.blake2b(key.encode(), digest_size=16, person=b"raycurate-test").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class AskedRows:
+    """Which rows of a test set are asked: those up to a key hash.
+
+    Attributes:
+        last: the same for all tasks; None: no bound.
+        by_task: of each task; a task that is not named is not asked. None: all tasks.
+    """
+
+    last: str | None = None
+    by_task: Mapping[str, str] | None = None
+
+    def holds(self, key: str, task: str) -> bool:
+        """Whether a row is asked."""
+        last = self.last if self.by_task is None else self.by_task.get(task, "")
+        return last is None or key_hash(key) <= last
+
+
+def wanted_rows(samples: Noun, shard: int, wanted: AskedRows, columns: Sequence[str]) -> pa.Table:
+    """The wanted rows of a shard; `key` and `task` are among the columns."""
+    rows = samples.read_part(shard, list(columns))
+    if wanted == AskedRows():
+        return rows
+    pairs = zip(rows["key"].to_pylist(), rows["task"].to_pylist(), strict=True)
+    return rows.filter(pa.array([wanted.holds(key, task) for key, task in pairs], pa.bool_()))
+
+
+def load_questions(
+    samples: Noun,
+    checkpoint: Checkpoint,
+    facts: tuple[str, str],
+    config: EvaluateConfig,
+    images: str | None,
+    wanted: AskedRows,
+    table: pa.Table,
+) -> Iterator[pa.Table]:
+    """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
+    from raycurate.evaluation.prompts import QuestionPreparer
+
+    preparer = preparer_of(
+        QuestionPreparer,
+        processor_source(checkpoint),
+        config.trust_remote_code,
+        config.max_length,
+        config.batch_tokens,
+        config.batch_rows,
+        facts[1],
+    )
+    limits = accepted_images(samples)
+    for shard in table["shard"].to_pylist():
+        rows = wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
+        windows = max(1, -(-rows.num_rows // config.window_rows))
+        for window in range(windows):
+            start = window * config.window_rows
+            part = rows.slice(start, config.window_rows).to_pylist()
+            batches, rejects = preparer.prepare_questions(as_samples(part, images, limits))
+            rejected = [[start + r.position, r.reason, r.detail] for r in rejects]
+            for number in range(max(1, len(batches))):
+                made = batches[number] if batches else None
+                asked = [[start + q.position, q.turn] for q in made.questions] if made else []
+                line = {
+                    "shard": shard,
+                    "window": window,
+                    "windows": windows,
+                    "batch": number,
+                    "batches": max(1, len(batches)),
+                    "questions": json.dumps(asked),
+                    "rejects": json.dumps(rejected if number == 0 else []),
+                    "payload": made.batch.to_bytes() if made else None,
+                }
+                yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+
+
+class AnsweringActor:
+    """Actor: the model on its device; a batch of questions in, its answers as JSON out."""
+
+    def __init__(self, checkpoint: Checkpoint, facts: tuple[str, str], config: EvaluateConfig, on_gpu: bool) -> None:
+        from raycurate.device import use_device
+        from raycurate.evaluation.generate import Generator
+        from raycurate.models.cpu import prepare_cpu
+
+        if not on_gpu:
+            prepare_cpu(config.threads)
+        vlm = load_checkpoint(
+            checkpoint,
+            device=use_device(on_gpu, "evaluate").type,
+            dtype=facts[1],
+            trust_remote_code=config.trust_remote_code,
+        )
+        self.generator = Generator(vlm, max_new_tokens=config.max_new_tokens)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._answer(row) for row in table.to_pylist()])
+
+    def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        from raycurate.encoding.batch import PreparedBatch
+
+        answers: list[list[Any]] = []
+        if row["payload"] is not None:
+            given = self.generator.answer(PreparedBatch.from_bytes(row["payload"]))
+            for (position, turn), a in zip(json.loads(row["questions"]), given, strict=True):
+                answers.append([position, turn, a and a.text, a and a.num_tokens, a and a.finished])
+        return {**{name: row[name] for name in COUNTS}, "answers": json.dumps(answers)}
+
+
+def commit_answers(
+    samples: Noun, noun: Noun, wanted: AskedRows, shard: int, lines: Sequence[Mapping[str, str]]
+) -> ShardRecord:
+    """Put the answers of one shard beside their questions, in the order of its samples, and commit them.
+
+    The unit is the question: a rejected row counts once for each of its answers, and once where it has none.
+    """
+    from raycurate.evaluation.prompts import answer_turns
+
+    rows = wanted_rows(samples, shard, wanted, ROW_COLUMNS).to_pylist()
+    answers = {(a[0], a[1]): a[2:] for line in lines for a in json.loads(line["answers"])}
+    reasons = {r[0]: r[1:] for line in lines for r in json.loads(line["rejects"])}
+    good: list[dict[str, Any]] = []
+    bad: list[dict[str, Any]] = []
+    for position, row in enumerate(rows):
+        turns = answer_turns(row["messages"])
+        for turn in range(max(1, len(turns))):
+            text, tokens, finished = answers.get((position, turn), (None, None, None))
+            if text is None:
+                bad.append(_reject(row, *reasons.get(position, (OUT_OF_MEMORY, "the prompt does not fit alone"))))
+                continue
+            said = {"prediction": text, "tokens": tokens, "finished": finished}
+            good.append({**_question(row, turn, turns[turn]), **said})
+    assert len(answers) == len(good) + sum(a[0] is None for a in answers.values()), (
+        f"answers of shard {shard} were lost"
+    )
+    return noun.commit_part(
+        shard,
+        pa.Table.from_pylist(good, schema=ANSWER_SCHEMA),
+        rows_in=len(good) + len(bad),
+        rejects=pa.Table.from_pylist(bad, schema=QUARANTINE_SCHEMA),
+        extra={"rows": len(rows), "tokens": sum(row["tokens"] for row in good)},
+    )
+
+
+def _question(row: dict[str, Any], turn: int, at: int) -> dict[str, Any]:
+    from raycurate.samples.schema import ImageRef
+
+    messages = row["messages"]
+    asked = next((m["text"] for m in reversed(messages[:at]) if m["role"] == "user"), "")
+    image = row["images"][0] if row["images"] else None
+    return {
+        **{name: row[name] for name in ("key", "source_id", "task")},
+        "turn": turn,
+        "image": image and ImageRef(image["path"], None, image["sha"]).identity,
+        "question": asked[:EXCERPT],
+        "reference": messages[at]["text"],
+    }
+
+
+def _reject(row: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:
+    return {
+        **{name: row[name] for name in ("key", "source_id", "source_file", "source_row")},
+        "reason": reason,
+        "detail": detail,
+        "excerpt": " ".join(message["text"] for message in row["messages"])[:EXCERPT],
+    }

@@ -1,0 +1,162 @@
+"""The workers of ``extract``: loader tasks that make batches, actors that run the model, the merge of a shard.
+
+A loader turns one shard into batches, window by window; each batch travels as one Arrow row of bytes. An actor answers
+with a fragment file. The merge puts the fragments of a shard in the order of its samples and commits the part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raycurate.config import ExtractConfig
+from raycurate.features.rows import features_column, features_of_table, with_row_facts
+from raycurate.run.store import Noun, ShardRecord
+from raycurate.stages.engine.actor_pool import line_of
+from raycurate.stages.engine.model_facts import ModelFacts
+from raycurate.stages.engine.rejects import check_some_good
+from raycurate.stages.workers.fragments import (
+    SOURCE_COLUMNS,
+    accepted_images,
+    as_samples,
+    delete_fragments,
+    read_fragments,
+    rejects_of,
+    write_fragment,
+)
+from raycurate.stages.workers.preparers import preparer_of
+
+BATCH_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("window", pa.int32()),
+        ("batch", pa.int32()),
+        ("batches", pa.int32()),
+        ("windows", pa.int32()),
+        ("failures", pa.string()),
+        ("payload", pa.large_binary()),
+    ]
+)
+
+
+def load_shards(
+    samples: Noun, config: ExtractConfig, facts: ModelFacts, images: str | None, table: pa.Table
+) -> Iterator[pa.Table]:
+    """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
+    from raycurate.encoding.prepare import Preparer
+
+    preparer = preparer_of(
+        Preparer,
+        config.model,
+        config.trust_remote_code,
+        config.max_length,
+        config.batch_tokens,
+        config.batch_rows,
+        facts.dtype,
+    )
+    limits = accepted_images(samples)
+    for shard in table["shard"].to_pylist():
+        rows = samples.read_part(shard, ["key", "messages", "images"])
+        windows = max(1, -(-rows.num_rows // config.window_rows))
+        for window in range(windows):
+            start = window * config.window_rows
+            part = rows.slice(start, config.window_rows).to_pylist()
+            prepared = preparer.prepare(as_samples(part, images, limits))
+            failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
+            count = max(1, len(prepared.batches))
+            for number in range(count):  # each is packed when it is its turn, and held no longer than that
+                line = {
+                    "shard": shard,
+                    "window": window,
+                    "batch": number,
+                    "batches": count,
+                    "windows": windows,
+                    "failures": json.dumps(failures if number == 0 else []),
+                    "payload": prepared.batches.pop(0).to_bytes() if prepared.batches else None,
+                }
+                yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+
+
+class ExtractionActor:
+    """Actor: the model on its device; a batch in, a fragment file and a line of counts out."""
+
+    def __init__(self, noun: Noun, config: ExtractConfig, facts: ModelFacts, on_gpu: bool) -> None:
+        from raycurate.device import use_device
+        from raycurate.features.extractor import ActivationExtractor
+        from raycurate.models.adapter import load_vlm
+        from raycurate.models.cpu import prepare_cpu
+
+        if not on_gpu:
+            prepare_cpu(config.threads)
+        vlm = load_vlm(
+            config.model,
+            device=use_device(on_gpu, "extract").type,
+            dtype=facts.dtype.removeprefix("torch."),
+            trust_remote_code=config.trust_remote_code,
+        )
+        self.extractor = ActivationExtractor(vlm, facts.layers, config.variant)
+        self.noun, self.window_rows = noun, config.window_rows
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        lines = [self._extract(row) for row in table.to_pylist()]
+        return pa.Table.from_pylist(lines)
+
+    def _extract(self, row: dict[str, Any]) -> dict[str, Any]:
+        from raycurate.encoding.batch import PreparedBatch
+
+        dimension = self.extractor.feature_dim
+        positions: list[int] = []
+        keys: list[str] = []
+        reasons: list[str | None] = []
+        details: list[str | None] = []
+        features_ND = np.zeros((0, dimension), dtype=np.float16)
+        if row["payload"] is not None:
+            result = self.extractor.extract(PreparedBatch.from_bytes(row["payload"]))
+            start = row["window"] * self.window_rows
+            positions += [start + r for r in result.rows]
+            keys += result.keys
+            reasons += result.reasons
+            details += result.details
+            features_ND = result.features_ND
+        for position, key, reason, detail in json.loads(row["failures"]):
+            positions.append(position)
+            keys.append(key)
+            reasons.append(reason)
+            details.append(detail)
+        missing = len(positions) - len(features_ND)
+        features_ND = np.concatenate([features_ND, np.zeros((missing, dimension), dtype=np.float16)])
+        fragment = pa.table(
+            {
+                "row": pa.array(positions, pa.int32()),
+                "key": pa.array(keys, pa.string()),
+                "reason": pa.array(reasons, pa.string()),
+                "detail": pa.array(details, pa.string()),
+                "features": features_column(features_ND),
+            }
+        )
+        write_fragment(self.noun, row, fragment)
+        return line_of(row, len(positions))
+
+
+def merge_shard(samples: Noun, noun: Noun, max_rejected: float, shard: int, batches: dict[int, int]) -> ShardRecord:
+    """Put the fragments of one shard together, in the order of its samples, and commit them."""
+    merged = read_fragments(noun, shard, batches)
+    order = np.argsort(merged["row"].to_numpy(), kind="stable")
+    source = samples.read_part(shard, SOURCE_COLUMNS)
+    rows = merged["row"].to_numpy()[order]
+    assert np.array_equal(rows, np.arange(source.num_rows)), f"rows of shard {shard} were lost or came twice"
+    ok_N = merged["reason"].is_null().to_numpy()[order]
+    features_ND = features_of_table(merged)[order[ok_N]]
+    good, bad = np.flatnonzero(ok_N), np.flatnonzero(~ok_N)
+    table = pa.table({"key": source["key"].take(pa.array(good)), "features": features_column(features_ND)})
+    table = with_row_facts(table)
+    failed = merged.take(pa.array(order[bad]))
+    rejects = rejects_of(source, bad, failed["reason"].to_pylist(), failed["detail"].to_pylist())
+    check_some_good(shard, source.num_rows, rejects, max_rejected)
+    record = noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects, compression="none")
+    delete_fragments(noun, shard, batches)
+    return record

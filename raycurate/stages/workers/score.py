@@ -1,0 +1,366 @@
+"""The workers of ``score``: loader tasks, the actors of the model and of CLIP, the merge of a shard into its nouns.
+
+A batch is `seen` or `blind` (the same answers without the image). Fragments hold all columns of the pass; the merge
+judges each noun's rows by that noun's own columns.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raycurate.config import ScoreConfig
+from raycurate.features.rows import features_column, features_of_table, with_row_facts
+from raycurate.run.store import Noun, ShardRecord
+from raycurate.stages.engine.actor_pool import PLACE, line_of
+from raycurate.stages.engine.model_facts import ModelFacts
+from raycurate.stages.engine.rejects import check_some_good
+from raycurate.stages.workers.fragments import (
+    SOURCE_COLUMNS,
+    accepted_images,
+    as_samples,
+    delete_fragments,
+    read_fragments,
+    rejects_of,
+    write_fragment,
+)
+from raycurate.stages.workers.preparers import preparer_of
+
+TOKEN_LOSSES, LAST_TOKEN, MEAN_TOKEN = "token_losses", "last_token", "mean_token"
+CLIP_SCORE, CLIP_EMBEDDING = "clip", "clip_embedding"
+NON_FINITE = "non_finite_score"
+NUMBERS = ("loss", "el2n", "aum", "answer_tokens")
+BATCH_SCHEMA = pa.schema(
+    [
+        *((name, pa.int32()) for name in PLACE),
+        ("blind", pa.bool_()),
+        ("failures", pa.string()),
+        ("payload", pa.large_binary()),
+    ]
+)
+Failure = tuple[int, str, str]
+Nouns = Mapping[str, Noun]
+
+
+# loaders
+
+
+def load_rows(
+    samples: Noun, config: ScoreConfig, facts: ModelFacts, images: str | None, losses: bool, table: pa.Table
+) -> Iterator[pa.Table]:
+    """Loader task: one shard's rows as batches for the model, and their blind forms where losses are wanted."""
+    from raycurate.encoding.token_batches import AnswerPreparer
+
+    preparer = preparer_of(
+        AnswerPreparer,
+        config.model,
+        config.trust_remote_code,
+        config.max_length,
+        config.batch_tokens,
+        config.batch_rows,
+        facts.dtype,
+    )
+    for place, start, window in _windows(samples, config, images, table):
+        payloads: list[tuple[bool, bytes]] = []
+        failures: list[tuple[bool, Failure]] = []
+        for blind in (False, True) if losses and config.blind else (False,):
+            batches, rejects = preparer.prepare_answers(window, blind=blind)
+            payloads += [(blind, batch.to_bytes()) for batch in batches]
+            failures += [(blind, (start + r.position, r.reason, r.detail)) for r in rejects]
+        yield from _lines(place, payloads, failures)
+
+
+@functools.lru_cache(maxsize=2)
+def _clip_preparer(model: str, trust_remote_code: bool, limits: Any, rows: int, dtype: str) -> Any:
+    import torch
+
+    from raycurate.features.clip import ClipPreparer, load_clip_processor
+
+    torch.set_num_threads(1)
+    return ClipPreparer(
+        load_clip_processor(model, trust_remote_code=trust_remote_code),
+        max_tokens=limits.max_tokens,
+        pad_to_max=limits.pad_to_max,
+        max_rows=rows,
+        dtype=getattr(torch, dtype.removeprefix("torch.")),
+    )
+
+
+def load_clip(
+    samples: Noun, config: ScoreConfig, facts: ModelFacts, limits: Any, images: str | None, table: pa.Table
+) -> Iterator[pa.Table]:
+    """Loader task: one shard's rows as batches for CLIP; `limits` are `features.clip.ClipFacts`."""
+    assert config.clip is not None, "checked by the stage"
+    preparer = _clip_preparer(config.clip, config.trust_remote_code, limits, config.clip_rows, facts.dtype)
+    for place, start, window in _windows(samples, config, images, table):
+        batches, rejects = preparer.prepare(window)
+        payloads = [(False, batch.to_bytes()) for batch in batches]
+        yield from _lines(place, payloads, [(False, (start + r.row, r.reason, r.detail)) for r in rejects])
+
+
+def _windows(
+    samples: Noun, config: ScoreConfig, images: str | None, table: pa.Table
+) -> Iterator[tuple[dict[str, int], int, list[dict[str, Any]]]]:
+    """(shard and window, first row, samples) of each window of the shards in `table`."""
+    limits = accepted_images(samples)
+    for shard in table["shard"].to_pylist():
+        rows = samples.read_part(shard, ["key", "messages", "images"])
+        windows = max(1, -(-rows.num_rows // config.window_rows))
+        for window in range(windows):
+            start = window * config.window_rows
+            part = rows.slice(start, config.window_rows).to_pylist()
+            yield {"shard": shard, "window": window, "windows": windows}, start, as_samples(part, images, limits)
+
+
+def _lines(
+    place: Mapping[str, int], payloads: Sequence[tuple[bool, bytes]], failures: Sequence[tuple[bool, Failure]]
+) -> Iterator[pa.Table]:
+    """One Arrow row per batch of a window; its failures travel with the first one."""
+    for number in range(max(1, len(payloads))):
+        blind, payload = payloads[number] if payloads else (False, None)
+        line = {
+            **place,
+            "batch": number,
+            "batches": max(1, len(payloads)),
+            "blind": blind,
+            "failures": json.dumps(failures if number == 0 else []),
+            "payload": payload,
+        }
+        yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+
+
+# actors
+
+
+class _Actor(abc.ABC):
+    """What both actors do with a batch's numbers."""
+
+    def __init__(self, nouns: Nouns, config: ScoreConfig, on_gpu: bool) -> None:
+        from raycurate.device import use_device
+        from raycurate.models.cpu import prepare_cpu
+
+        if not on_gpu:
+            prepare_cpu(config.threads)
+        self.fragments = next(iter(nouns.values()))
+        self.config = config
+        self.device = use_device(on_gpu, "score").type
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._make(row) for row in table.to_pylist()])
+
+    def _make(self, row: dict[str, Any]) -> dict[str, Any]:
+        parts: list[pa.Table] = []
+        if row["payload"] is not None:
+            positions, columns, reasons, details = self.numbers(row["payload"], row["blind"])
+            start = row["window"] * self.config.window_rows
+            found = {"row": pa.array([start + p for p in positions], pa.int32())}
+            found |= {"blind": pa.array([row["blind"]] * len(positions), pa.bool_())}
+            found |= {"reason": pa.array(list(reasons), pa.string()), "detail": pa.array(list(details), pa.string())}
+            parts.append(pa.table(found | {name: _column(values) for name, values in columns.items()}))
+        failures = json.loads(row["failures"])
+        parts.append(
+            pa.table(
+                {
+                    "row": pa.array([f[0] for _, f in failures], pa.int32()),
+                    "blind": pa.array([blind for blind, _ in failures], pa.bool_()),
+                    "reason": pa.array([f[1] for _, f in failures], pa.string()),
+                    "detail": pa.array([f[2] for _, f in failures], pa.string()),
+                }
+            )
+        )
+        fragment = pa.concat_tables(parts, promote_options="default")
+        write_fragment(self.fragments, row, fragment)
+        return line_of(row, 0 if row["blind"] else fragment.num_rows)
+
+    @abc.abstractmethod
+    def numbers(
+        self, payload: bytes, blind: bool
+    ) -> tuple[Sequence[int], dict[str, np.ndarray], Sequence[str | None], Sequence[str | None]]:
+        """Rows of the window, their columns, and a reason and detail for each, None where it has its numbers."""
+
+
+def _column(values: np.ndarray) -> pa.Array:
+    return features_column(values) if values.ndim == 2 else pa.array(values)
+
+
+class ScoringActor(_Actor):
+    """Actor: the model on its device; a batch in, a fragment and a line of counts out."""
+
+    def __init__(self, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, on_gpu: bool) -> None:
+        super().__init__(nouns, config, on_gpu)
+        from raycurate.features.token_scores import TokenScorer
+        from raycurate.models.adapter import load_vlm
+
+        vlm = load_vlm(
+            config.model,
+            device=self.device,
+            dtype=facts.dtype.removeprefix("torch."),
+            trust_remote_code=config.trust_remote_code,
+        )
+        embeddings = tuple(name for name in (LAST_TOKEN, MEAN_TOKEN) if name in nouns)
+        self.scorers = {False: TokenScorer(vlm, losses=TOKEN_LOSSES in nouns, embeddings=embeddings)}
+        if TOKEN_LOSSES in nouns and config.blind:
+            self.scorers[True] = TokenScorer(vlm, losses=True, embeddings=())
+
+    def numbers(
+        self, payload: bytes, blind: bool
+    ) -> tuple[Sequence[int], dict[str, np.ndarray], Sequence[str | None], Sequence[str | None]]:
+        """Token losses and embeddings."""
+        from raycurate.encoding.batch import PreparedBatch
+
+        batch = PreparedBatch.from_bytes(payload)
+        made = self.scorers[blind].score(batch)
+        return batch.rows, made.columns, made.reasons, made.details
+
+
+class ClipActor(_Actor):
+    """Actor: the CLIP model on its device; a batch in, a fragment and a line of counts out."""
+
+    def __init__(self, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, on_gpu: bool) -> None:
+        super().__init__(nouns, config, on_gpu)
+        from raycurate.features.clip import ClipScorer
+
+        assert config.clip is not None, "checked by the stage"
+        self.scorer = ClipScorer(
+            config.clip,
+            device=self.device,
+            dtype=facts.dtype.removeprefix("torch."),
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    def numbers(
+        self, payload: bytes, blind: bool
+    ) -> tuple[Sequence[int], dict[str, np.ndarray], Sequence[str | None], Sequence[str | None]]:
+        """Scores and embeddings of image and instruction."""
+        from raycurate.features.clip import ClipBatch
+
+        assert not blind, "CLIP has no blind batches"
+        batch = ClipBatch.from_bytes(payload)
+        return batch.rows, self.scorer.score(batch), [None] * len(batch.rows), [None] * len(batch.rows)
+
+
+# merges
+
+
+class _Rows:
+    """The merged rows of a shard, in the order of its samples."""
+
+    def __init__(self, samples: Noun, fragments: pa.Table, config: ScoreConfig, facts: ModelFacts, shard: int) -> None:
+        self.dimension, self.max_rejected = facts.dimension, config.max_rejected
+        self.source = samples.read_part(shard, SOURCE_COLUMNS)
+        blind_N = fragments["blind"].to_numpy()
+        seen = fragments.filter(pa.array(~blind_N))
+        self.seen = seen.take(pa.array(np.argsort(seen["row"].to_numpy(), kind="stable")))
+        self.blind = fragments.filter(pa.array(blind_N))
+        rows_N = self.seen["row"].to_numpy()
+        assert np.array_equal(rows_N, np.arange(self.source.num_rows)), f"rows of shard {shard} were lost or came twice"
+        self.reasons = np.array(self.seen["reason"].to_pylist(), dtype=object)
+        self.details = np.array(self.seen["detail"].to_pylist(), dtype=object)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers, NaN where a row has none."""
+        if name not in self.seen.column_names:
+            return np.full(self.source.num_rows, np.nan)
+        return self.seen[name].cast(pa.float64()).to_numpy()
+
+    def flags(self, name: str) -> pa.Array:
+        """A column of truth values, null where a row has none."""
+        if name not in self.seen.column_names:
+            return pa.nulls(self.source.num_rows, pa.bool_())
+        return self.seen[name].combine_chunks()
+
+    def features(self, name: str) -> np.ndarray:
+        """An embedding column, float16 [N, D]; zero where a row has none."""
+        features_ND = np.zeros((self.source.num_rows, self.dimension), dtype=np.float16)
+        good = self.seen[name].is_valid().to_numpy() if name in self.seen.column_names else np.zeros(0, dtype=bool)
+        if not good.any():
+            return features_ND
+        features_ND[good] = features_of_table(self.seen.filter(pa.array(good)), name)
+        return features_ND
+
+    def commit(
+        self, noun: Noun, shard: int, columns: Mapping[str, pa.Array], bad_N: np.ndarray, *, compression: str = "zstd"
+    ) -> ShardRecord:
+        """Commit one noun's part; `bad_N` are rows whose numbers are not finite, beside those that failed before."""
+        reasons = np.where((self.reasons == None) & bad_N, NON_FINITE, self.reasons)  # noqa: E711 - elementwise
+        failed = np.flatnonzero(reasons != None)  # noqa: E711
+        good_N = pa.array(reasons == None)  # noqa: E711
+        rejects = rejects_of(self.source, failed, reasons[failed].tolist(), self.details[failed].tolist())
+        check_some_good(shard, self.source.num_rows, rejects, self.max_rejected)
+        table = pa.table({"key": self.source["key"], **columns}).filter(good_N)
+        if "features" in columns:
+            table = with_row_facts(table)
+        rows = self.source.num_rows
+        return noun.commit_part(shard, table, rows_in=rows, rejects=rejects, compression=compression)
+
+
+def merge_scores(
+    samples: Noun, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, shard: int, batches: dict[int, int]
+) -> ShardRecord:
+    """Commit one shard of every noun that the pass makes; the record of the one that lost most rows."""
+    fragments = next(iter(nouns.values()))
+    rows = _Rows(samples, read_fragments(fragments, shard, batches), config, facts, shard)
+    records = [
+        _commit_losses(rows, nouns[name], shard, config.blind)
+        if name == TOKEN_LOSSES
+        else _commit_features(rows, nouns[name], shard, name)
+        for name in nouns
+    ]
+    delete_fragments(fragments, shard, batches)
+    return max(records, key=lambda record: sum(record.quarantined.values()))
+
+
+def _commit_features(rows: _Rows, noun: Noun, shard: int, column: str) -> ShardRecord:
+    features_ND = rows.features(column)
+    bad_N = ~np.isfinite(features_ND).all(axis=1) | ~features_ND.any(axis=1)
+    columns = {"features": features_column(features_ND)}
+    return rows.commit(noun, shard, columns, bad_N, compression="none")
+
+
+def _commit_losses(rows: _Rows, noun: Noun, shard: int, blind: bool) -> ShardRecord:
+    """Token losses; a row whose blind form fails is rejected as a whole."""
+    numbers = {name: rows.numbers(name) for name in NUMBERS}
+    bad_N = ~np.all([np.isfinite(values_N) for values_N in numbers.values()], axis=0)
+    blind_N = np.full(len(bad_N), np.nan)
+    if blind:
+        at = rows.blind["row"].to_numpy()
+        losses = rows.blind["loss"] if "loss" in rows.blind.column_names else pa.nulls(len(at), pa.float64())
+        blind_N[at] = losses.cast(pa.float64()).to_numpy(zero_copy_only=False) if len(at) else 0.0
+        bad_N[at] |= ~np.isfinite(blind_N[at])
+    columns = {
+        "loss": pa.array(numbers["loss"], pa.float32()),
+        "loss_blind": pa.array(blind_N, pa.float32(), from_pandas=True),
+        "el2n": pa.array(numbers["el2n"], pa.float32()),
+        "aum": pa.array(numbers["aum"], pa.float32()),
+        "answer_tokens": pa.array(np.nan_to_num(numbers["answer_tokens"]).astype(np.int32)),
+    }
+    return rows.commit(noun, shard, columns, bad_N)
+
+
+def merge_clip(
+    samples: Noun, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, shard: int, batches: dict[int, int]
+) -> ShardRecord:
+    """Commit one shard of the CLIP scores and embeddings that are wanted."""
+    fragments = next(iter(nouns.values()))
+    rows = _Rows(samples, read_fragments(fragments, shard, batches), config, facts, shard)
+    features_ND = rows.features("embedding")
+    # A NaN of the network shows in the embedding; a score that is NaN otherwise says that there is no image.
+    bad_N = ~np.isfinite(features_ND).all(axis=1) | ~features_ND.any(axis=1)
+    records = []
+    for name, noun in nouns.items():
+        if name == CLIP_EMBEDDING:
+            records.append(_commit_features(rows, noun, shard, "embedding"))
+            continue
+        columns = {
+            "clip_score": pa.array(rows.numbers("clip_score"), pa.float32(), from_pandas=True),
+            "has_image": rows.flags("has_image"),
+        }
+        records.append(rows.commit(noun, shard, columns, bad_N))
+    delete_fragments(fragments, shard, batches)
+    return max(records, key=lambda record: sum(record.quarantined.values()))

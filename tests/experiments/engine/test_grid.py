@@ -1,0 +1,71 @@
+"""The grid: which trials there are, and what their labels and keys depend on."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from raycurate.cli.main import main
+from raycurate.config import make_config
+from raycurate.errors import UserError
+from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.figures import pareto_front
+from raycurate.experiments.engine.grid import grid
+
+
+def trials(**values):
+    return grid(make_config(SweepConfig, values))
+
+
+def test_only_methods_with_a_temperature_are_multiplied_by_it():
+    """Two temperatures, two ratios, two seeds: eight trials of coincide, four of random, two of full."""
+    found = trials(
+        methods=["coincide", "random", "full"], temperatures=[0.1, 0.2], ratios=[0.1, 0.2], seeds=[0, 1], finetune={}
+    )
+    assert [sum(trial.method == name for trial in found) for name in ("coincide", "random", "full")] == [8, 4, 2]
+    assert {trial.temperature for trial in found if trial.method == "random"} == {None}
+    assert {trial.options["temperature"] for trial in found if trial.method == "coincide"} == {0.1, 0.2}
+    assert len({trial.label for trial in found}) == 14
+
+
+def test_labels_follow_the_selection():
+    """The same point of two grids has one label; another option has another; what is trained on it does not matter."""
+    point = trials(temperatures=[0.1], ratios=[0.2])[0]
+    assert point.label.startswith("coincide-t0.1-r0.2-s0-")
+    assert trials(temperatures=[0.05, 0.1], ratios=[0.2, 0.4])[2].label == point.label
+    changed = trials(temperatures=[0.1], ratios=[0.2], options={"coincide": {"density": "code"}})[0]
+    assert changed.label != point.label
+    one, two = (trials(finetune={"model": model})[0] for model in ("a", "b"))
+    assert one.label == two.label
+    assert one.finetune_config.determining() != two.finetune_config.determining()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ratios": [0.2, 1.2]}, "ratio 1.2 must be above 0 and at most 1"),
+        ({"temperatures": [0]}, "temperature 0.0 must be a positive number"),
+        ({"seeds": [1, 1]}, "has a value twice"),
+        ({"methods": ["full"]}, "--finetune only"),
+        ({"methods": ["coincdie"]}, "Did you mean 'coincide'"),
+        ({"finetune": {"seed": 3}}, "finetune.seed is set by the sweep itself"),
+        ({"temperatures": [0.1], "options": {"coincide": {"temperature": 1}}}, "are both given"),
+    ],
+)
+def test_a_wrong_setting_is_explained(values, message):
+    """Every mistake names the value and what is allowed."""
+    with pytest.raises(UserError, match=message):
+        trials(**values)
+
+
+def test_the_front_has_the_points_that_nothing_beats():
+    """Cheaper or better than every other point; a dearer equal is beaten."""
+    points = [(1.0, 5.0), (2.0, 5.0), (0.5, 1.0), (3.0, 9.0), (2.5, 4.0), (1.0, 4.0)]
+    assert pareto_front(points) == [2, 0, 3]
+    assert pareto_front([]) == []
+
+
+def test_help_shows_an_example():
+    """`raycurate sweep --help` can be copied from."""
+    text = CliRunner().invoke(main, ["sweep", "--help"]).output
+    assert "raycurate sweep runs/llava --method coincide --temperatures 0.05,0.1,0.2" in text

@@ -1,0 +1,89 @@
+"""The tables of a sweep follow from its outcomes by arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+
+from raycurate.config import make_config
+from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.figures import draw_figures
+from raycurate.experiments.engine.grid import grid
+from raycurate.experiments.engine.results import Outcome, Scores, Sweep, result_rows, task_rows, timing_rows, to_csv
+
+TASKS = {"vqa": 60, "caption": 30, "text": 10}
+
+
+def _scores(vqa: float, error: float, seconds: float) -> Scores:
+    return Scores(
+        rows=10,
+        steps=2,
+        scores={"vqa": {"exact_match": vqa, "other": 0.5}, "caption": {"error": error}},
+        headlines={"vqa": {"exact_match": True}, "caption": {"error": False}},
+        training_seconds=seconds,
+        evaluation_seconds=5.0,
+        shared_seconds={"features": 8.0},
+    )
+
+
+@pytest.fixture
+def swept() -> Sweep:
+    """'full' and two ratios of random, trained."""
+    config = make_config(
+        SweepConfig, {"methods": ["full", "random"], "ratios": [0.1, 0.2], "finetune": {}, "price_per_hour": 3600.0}
+    )
+    full, tenth, fifth = grid(config)
+    measured = {"clusters": 4, "mmd2": 0.01, "mmd2_error": 0.001, "seconds": {"selection": 2.0, "statistics": 1.0}}
+    ten = {**measured, "kept": 10, "target": 10, "clusters_covered": 3, "tasks": {"vqa": 5, "caption": 5}}
+    twenty = {**measured, "kept": 20, "target": 20, "clusters_covered": 4, "tasks": {"vqa": 20, "caption": 0}}
+    outcomes = [
+        Outcome(full, None, _scores(0.5, 0.2, 100.0)),
+        Outcome(tenth, ten, _scores(0.4, 0.2, 10.0)),
+        Outcome(fifth, twenty, _scores(0.5, 0.1, 20.0)),
+    ]
+    return Sweep(config, outcomes, [[1.0, 0.25], [0.25, 1.0]], TASKS)
+
+
+def test_scores_are_relative_to_full(swept):
+    """Rel.% is the mean over tasks, an error counts the other way round, the reference has 100."""
+    rows = result_rows(swept)
+    assert [row["rel_percent"] for row in rows] == pytest.approx([100.0, 90.0, 125.0])
+    assert [row["vqa/exact_match"] for row in rows] == [0.5, 0.4, 0.5]
+    assert "vqa/other" not in rows[0]
+
+
+def test_statistics_are_those_of_the_kept_rows(swept):
+    """Tasks covered, effective tasks, clusters, overlap; 'full' keeps all and has no selection to overlap."""
+    full, tenth, fifth = result_rows(swept)
+    assert [(row["kept"], row["tasks"], row["all_tasks"]) for row in (full, tenth, fifth)] == [
+        (100, 3, 3),
+        (10, 2, 3),
+        (20, 1, 3),
+    ]
+    assert tenth["effective_tasks"] == pytest.approx(2)
+    assert (tenth["cluster_share"], fifth["cluster_share"]) == (0.75, 1)
+    assert [row["mean_jaccard"] for row in (full, tenth, fifth)] == [None, 0.25, 0.25]
+    shares = [(row["task"], row["share_after"]) for row in task_rows(swept)]
+    assert shares[:3] == [("vqa", 0.5), ("caption", 0.5), ("text", 0)]
+
+
+def test_cost_is_selection_what_it_needs_and_training(swept):
+    """Evaluation and statistics are not part of it."""
+    rows = timing_rows(swept)
+    assert [row["cost_seconds"] for row in rows] == [108.0, 20.0, 30.0]
+    assert rows[1]["cost"] == 20.0
+
+
+def test_figures_are_drawn_and_repeatable(swept):
+    """Pareto plot, distance plot and a histogram per method, the same bytes each time."""
+    rows, times, tasks = result_rows(swept), timing_rows(swept), task_rows(swept)
+    figures = dict(draw_figures(rows, times, tasks))
+    assert set(figures) == {f"{name}.{kind}" for name in ("pareto", "mmd", "tasks-random") for kind in ("png", "svg")}
+    assert figures["pareto.png"].startswith(b"\x89PNG")
+    assert b"Rel.%" in figures["pareto.svg"]
+    assert dict(draw_figures(rows, times, tasks)) == figures
+
+
+def test_missing_values_are_empty_cells(swept):
+    """A line of 'full' has no distance; the columns are those of the others."""
+    header, full, *_ = to_csv(result_rows(swept)).splitlines()
+    assert full.split(",")[header.split(",").index("mmd2")] == ""

@@ -1,0 +1,113 @@
+"""The run directory: nothing counts before its record, nothing is lost, a rerun continues."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from raycurate.errors import UserError
+from raycurate.run.filesystem import or_null
+from raycurate.run.store import Noun, Run
+
+REJECTS = pa.table({"reason": ["image_corrupt", "image_corrupt", "no_answer"]})
+
+
+def _table(rows: int) -> pa.Table:
+    return pa.table({"key": [f"k{i}" for i in range(rows)]})
+
+
+@pytest.fixture
+def noun(tmp_path) -> Noun:
+    noun = Run(str(tmp_path / "run")).noun("samples")
+    noun.begin({"stage": "x", "seed": 1})
+    return noun
+
+
+def test_a_part_without_a_record_does_not_count(noun):
+    """A crash between part and record leaves the shard to be made again."""
+    noun.commit_part(0, _table(3), rows_in=3)
+    noun.commit_part(1, _table(2), rows_in=2)
+    noun.filesystem.delete_file(f"{noun.folder}/records/00001.json")
+    assert noun.missing(3) == [1, 2]
+
+
+def test_a_truncated_part_does_not_count(noun):
+    """A part whose size is not the recorded one is made again."""
+    noun.commit_part(0, _table(100), rows_in=100)
+    with open(noun.part_path(0), "r+b") as stream:
+        stream.truncate(10)
+    assert noun.missing(1) == [0]
+
+
+def test_a_record_must_add_up(noun):
+    """Rows in must be rows out plus rows quarantined."""
+    with pytest.raises(AssertionError, match="rows lost"):
+        noun.commit_part(0, _table(3), rows_in=5)
+    record = noun.commit_part(0, _table(3), rows_in=6, rejects=REJECTS)
+    assert record.quarantined == {"image_corrupt": 2, "no_answer": 1}
+
+
+def test_finish_sums_the_records(noun):
+    """The manifest holds the totals by reason."""
+    noun.commit_part(0, _table(3), rows_in=6, rejects=REJECTS)
+    noun.commit_part(1, _table(4), rows_in=4)
+    manifest = noun.finish(metrics={"a": 1})
+    assert (manifest.rows_in, manifest.rows_out, manifest.quarantined) == (10, 7, {"image_corrupt": 2, "no_answer": 1})
+    assert noun.manifest() == manifest
+    assert noun.is_done({"stage": "x", "seed": 1})
+
+
+def test_another_description_empties_the_noun(noun):
+    """A changed setting never mixes with parts of the old one."""
+    noun.commit_part(0, _table(3), rows_in=6, rejects=REJECTS)
+    noun.finish()
+    noun.begin({"stage": "x", "seed": 2})
+    assert noun.manifest() is None
+    assert noun.missing(1) == [0]
+    assert not noun.is_done({"stage": "x", "seed": 1})
+
+
+def test_the_same_description_keeps_what_is_there(noun):
+    """Beginning again after a crash keeps committed shards."""
+    noun.commit_part(0, _table(3), rows_in=3)
+    noun.begin({"stage": "x", "seed": 1})
+    assert noun.missing(2) == [1]
+
+
+def test_finish_removes_what_a_killed_writer_left(noun):
+    """Temporary files of a dead process do not stay in a finished noun."""
+    with open(f"{noun.folder}/.tmp-dead", "wb") as stream:
+        stream.write(b"half")
+    noun.finish()
+    assert not noun.filesystem.get_file_info(f"{noun.folder}/.tmp-dead").is_file
+
+
+def test_require_names_the_stage_to_run(noun):
+    """A missing input says which command makes it."""
+    with pytest.raises(UserError, match="Run `raycurate ingest` first"):
+        noun.require("ingest")
+
+
+def test_labels_cannot_leave_the_run(tmp_path):
+    """A label is a plain name."""
+    with pytest.raises(UserError, match="not a plain name"):
+        Run(str(tmp_path)).noun("features", "../x")
+
+
+def test_a_run_works_on_other_filesystems(tmp_path):
+    """The same code runs on a URI as on a path."""
+    noun = Run(f"file://{tmp_path}/run").noun("samples")
+    noun.begin({"stage": "x"})
+    noun.commit_part(0, _table(3), rows_in=3)
+    noun.finish()
+    assert Run(str(tmp_path / "run")).noun("samples").read_part(0).num_rows == 3
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_what_json_cannot_hold_is_named_and_not_written(noun, number):
+    """No `NaN` in a file that calls itself JSON: whoever writes must say what it means."""
+    with pytest.raises(UserError, match=f"results.json is not written: trials.1.loss is {number}, "):
+        noun.write_json("results.json", {"trials": [{"loss": 0.5}, {"loss": number}]})
+    assert noun.read_json("results.json") is None
+    noun.write_json("results.json", or_null({"trials": [{"loss": number}, (1.0, "nan")]}))
+    assert noun.read_json("results.json") == {"trials": [{"loss": None}, [1.0, "nan"]]}

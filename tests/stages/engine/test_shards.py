@@ -1,0 +1,88 @@
+"""Tasks by shard: what an error leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+import psutil
+import pytest
+
+from raycurate.config import PoolConfig, make_config
+from raycurate.errors import UserError
+from raycurate.run.progress import Progress
+from raycurate.run.store import Run, ShardRecord
+from raycurate.stages.engine.actor_pool import PLACE, commit_shards, pool_dataset
+from raycurate.stages.engine.shards import map_tasks, run_missing_shards
+
+
+@pytest.fixture
+def fail_beside_a_long_task(tmp_path):
+    """A task: number 0 tells its process and works on for minutes, the others fail once 0 is at work."""
+
+    def task(number: int, *_: object) -> None:
+        told = tmp_path / "pid"
+        if number == 0:
+            (tmp_path / "pid.part").write_text(str(os.getpid()))
+            os.rename(tmp_path / "pid.part", told)
+            time.sleep(300)
+        while not told.exists():
+            time.sleep(0.05)
+        raise UserError("a task has failed")
+
+    return task
+
+
+def works_still(pid: int) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_an_error_ends_the_other_tasks_before_it_is_raised(ray_cluster, tmp_path, fail_beside_a_long_task):
+    with pytest.raises(UserError, match="a task has failed"):
+        list(map_tasks(fail_beside_a_long_task, [(0,), (1,)], num_cpus=0.5))
+    assert not works_still(int((tmp_path / "pid").read_text()))
+
+
+def test_a_rejected_row_of_a_strict_stage_ends_its_other_tasks(ray_cluster, tmp_path, fail_beside_a_long_task):
+    def make_shard(number: int) -> ShardRecord:
+        with contextlib.suppress(UserError):
+            fail_beside_a_long_task(number)
+        return ShardRecord(shard=number, rows_in=1, rows_out=0, quarantined={"broken": 1})
+
+    noun = Run(str(tmp_path / "run")).noun("notes")
+    noun.begin({})
+    with pytest.raises(UserError, match="--strict: 1 rows of shard 1"):
+        run_missing_shards("stage", noun, make_shard, num_shards=2, total_rows=2, strict=True, num_cpus=0.5)
+    assert not works_still(int((tmp_path / "pid").read_text()))
+
+
+def test_a_failed_commit_ends_the_other_commits_and_the_pool(ray_cluster, tmp_path, fail_beside_a_long_task):
+    """There are shards for minutes, so that the pool is at work when the commit of the second one fails."""
+    import pyarrow as pa
+
+    place = dict.fromkeys(PLACE, 0) | {"batches": 1, "windows": 1}
+
+    def load(shards: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([{**place, **row} for row in shards.to_pylist()])
+
+    class Actor:
+        def __call__(self, batch: pa.Table) -> pa.Table:
+            (row,) = batch.to_pylist()
+            (tmp_path / f"actor-{os.getpid()}").touch()
+            time.sleep(0.5 if row["shard"] > 1 else 0)
+            return pa.Table.from_pylist([{**row, "rows": 1, "finished": time.time(), "node": ""}])
+
+    config = make_config(PoolConfig, {"max_actors": 1, "cpus_per_actor": 0.5})
+    dataset = pool_dataset(list(range(400)), load, Actor, {}, config, 0)
+    with pytest.raises(UserError, match="a task has failed"), Progress("stage", 400) as progress:
+        commit_shards(dataset, fail_beside_a_long_task, progress, strict=False)
+    assert not works_still(int((tmp_path / "pid").read_text()))
+    actors = [int(path.name.removeprefix("actor-")) for path in tmp_path.glob("actor-*")]
+    assert actors
+    deadline = time.monotonic() + 30
+    while any(map(works_still, actors)):
+        assert time.monotonic() < deadline, "the pool is at work after the stage has failed"
+        time.sleep(0.1)
