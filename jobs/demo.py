@@ -59,7 +59,7 @@ def main(out: str, rows: int | None, ratio: float, no_training: bool) -> None:
     )
     run_recipe(recipe, print_manifest)
     _show(recipe, out)
-    if recipe.compare is not None:
+    if recipe.section("compare") is not None:
         print_scoreboard(Run(recipe.run).noun("scoreboard"))
     console.print(f"done in {time.monotonic() - started:.1f} s")
 

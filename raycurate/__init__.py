@@ -17,10 +17,10 @@ starts a local one for itself.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from raycurate.stages.table import STAGES, load
+from raycurate.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from raycurate.config import ClusterConfig as ClusterConfig
@@ -42,19 +42,22 @@ if TYPE_CHECKING:
     from raycurate.stages.score import score as score
     from raycurate.stages.select import select as select
 
-_HOMES = {
-    "Run": "store",
-    "run_recipe": "pipeline",
+_PLACES = {
+    "Run": "run.store:Run",
+    "Recipe": "recipe:Recipe",
+    "load_recipe": "recipe:load_recipe",
+    "run_recipe": "pipeline:run_recipe",
     **{
-        f"{stage}": f"stages.{stage}" for stage in ("ingest", "extract", "score", "cluster", "rank", "select", "export")
+        place.partition(":")[2]: place
+        for stage in STAGES.values()
+        if stage.public
+        for place in (stage.function, stage.config)
     },
-    **{f"{stage}Config": "config" for stage in ("Ingest", "Extract", "Score", "Cluster", "Rank", "Select", "Export")},
-    **{name: "recipe" for name in ("Recipe", "load_recipe")},
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _PLACES:
         raise AttributeError(f"module 'raycurate' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"raycurate.{_HOMES[name]}"), name)
+    return load(_PLACES[name])

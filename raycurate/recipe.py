@@ -4,74 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import model_validator
+from pydantic import create_model, model_validator
 
-from raycurate.config import (
-    ClusterConfig,
-    ExportConfig,
-    ExtractConfig,
-    IngestConfig,
-    RankConfig,
-    ScoreConfig,
-    SelectConfig,
-    SessionConfig,
-    StageConfig,
-    apply_override,
-    make_config,
-)
+from raycurate.config import ClusterConfig, IngestConfig, SessionConfig, StageConfig, apply_override, make_config
 from raycurate.errors import UserError
-from raycurate.evaluation.config import CompareConfig, EvaluateConfig
-from raycurate.experiments.engine.config import SweepConfig
-from raycurate.experiments.engine.individual_config import IndividualSelectConfig
-from raycurate.experiments.engine.weights_config import BalanceProbesConfig, CompareWeightsConfig
 from raycurate.run.paths import LocalPath
-from raycurate.training.config import FinetuneConfig
+from raycurate.stages.table import STAGES
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
 TRAINING = ("test", "finetune", "evaluate", "compare")
 BALANCING = ("validation", "test", "balance", "compare_weights")
+CHOOSING = ("ingest", "test", "individual_select")
 NOT_NOUNS = ("ray", "export")
 """Sections that make no noun of the run, so none that could be replaced."""
-CHOOSING = ("ingest", "test", "individual_select")
+IMPLIED = ("extract", "rank", "select")
+"""Stages between `ingest` and `cluster`, and after it: a recipe that has these two runs them, named or not."""
 
 
-class Recipe(StageConfig):
-    """A whole run: one section per stage, in the order in which they run. What has no section is not run.
-
-    Attributes:
-        run: folder or URI of the run directory.
-        replace: `replace` of every section that does not say otherwise.
-        ray: the cluster.
-        more_clusters: further clusterings, each of its own features and under its own label.
-        validation: rows that score the probes of `balance`, ingested under their own label; none of them is in `test`.
-        test: a held-out dataset for `evaluate`, `compare` and `compare_weights`, ingested under its own label.
-        balance: probe trainings and the task weights that follow; `jobs/balance.py` runs it.
-        compare_weights: trainings that differ in their task weights; with `balance: LABEL` it takes those weights.
-    """
+class _Recipe(StageConfig):
+    """What a recipe has beside the sections of stages."""
 
     run: LocalPath
     replace: bool = False
     ray: SessionConfig = SessionConfig()  # type: ignore[call-arg]
-    ingest: IngestConfig
-    extract: ExtractConfig = ExtractConfig()  # type: ignore[call-arg]
-    score: ScoreConfig | None = None
-    cluster: ClusterConfig
     more_clusters: tuple[ClusterConfig, ...] = ()
-    rank: RankConfig = RankConfig()  # type: ignore[call-arg]
-    select: SelectConfig = SelectConfig()  # type: ignore[call-arg]
-    export: ExportConfig | None = None
     validation: IngestConfig | None = None
     test: IngestConfig | None = None
-    balance: BalanceProbesConfig | None = None
-    compare_weights: CompareWeightsConfig | None = None
-    finetune: FinetuneConfig | None = None
-    evaluate: EvaluateConfig | None = None
-    compare: CompareConfig | None = None
-    individual_select: IndividualSelectConfig | None = None
-    sweep: SweepConfig | None = None
+
+    def section(self, name: str) -> Any:
+        """The config of a section; None for one that the recipe does not have."""
+        return getattr(self, name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imply(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("ingest") is not None and values.get("cluster") is not None:
+            return {**{name: {} for name in IMPLIED}, **values}
+        return values
 
     @model_validator(mode="before")
     @classmethod
@@ -87,18 +59,41 @@ class Recipe(StageConfig):
         return {name: told(name, section) for name, section in values.items()}
 
     @model_validator(mode="after")
-    def _check_labels(self) -> Recipe:
-        named = {name: getattr(self, name) for name in ("ingest", "validation", "test")}
+    def _check_labels(self) -> _Recipe:
         labels: dict[str, str] = {}
-        for name, config in named.items():
+        for name in ("ingest", "validation", "test"):
+            config = self.section(name)
             if config is not None and (other := labels.setdefault(config.label, name)) != name:
                 raise ValueError(
                     f"{name}.label is '{config.label}' as {other}'s: one would replace the other's samples"
                 )
-        clusterings = [clusters.label for clusters in (self.cluster, *self.more_clusters)]
+        clusters = self.section("cluster")
+        clusterings = [each.label for each in (*([clusters] if clusters else []), *self.more_clusters)]
         if twice := [label for label in clusterings if clusterings.count(label) > 1]:
             raise ValueError(f"two clusterings have the label '{twice[0]}': give each of more_clusters its own label")
         return self
+
+
+RECIPE_DOC = """A whole run: one section per stage, in the order in which they run. What has no section is not run.
+
+Attributes:
+    run: folder or URI of the run directory.
+    replace: `replace` of every section that does not say otherwise.
+    ray: the cluster.
+    more_clusters: further clusterings, each of its own features and under its own label.
+    validation: rows that score the probes of `balance`, ingested under their own label; none of them is in `test`.
+    test: a held-out dataset for `evaluate`, `compare` and `compare_weights`, ingested under its own label.
+
+The other sections are the stages and experiments of `stages/table.py`, by their names with `_` for `-`.
+"""
+if TYPE_CHECKING:
+
+    class Recipe(_Recipe):
+        """A whole run."""
+
+else:
+    _SECTIONS = {stage.section: (stage.load_config() | None, None) for stage in STAGES.values() if stage.config}
+    Recipe = create_model("Recipe", __base__=_Recipe, __module__=__name__, __doc__=RECIPE_DOC, **_SECTIONS)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

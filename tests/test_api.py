@@ -16,7 +16,8 @@ from tests.selection.selection_cases import clustered_case
 
 def test_import_loads_neither_ray_nor_torch():
     """`import raycurate` and `--help` do not wait for Ray or torch."""
-    program = "import sys, raycurate, raycurate.cli.main; print([m for m in ('ray', 'torch', 'transformers') if m in sys.modules])"
+    names = ("ray", "torch", "transformers")
+    program = f"import sys, raycurate, raycurate.cli.main; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -62,7 +62,7 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
             f"run is '{recipe.run}', inside of Ray's temporary copy of the working directory of a submitted job. "
             "Give a place that all nodes reach: --set run=s3://..., gs://... or an absolute shared path."
         )
-    if not any(getattr(recipe, name) is not None for name in sections):
+    if not any(recipe.section(name) is not None for name in sections):
         raise UserError(f"{path} has none of the sections {', '.join(sections)}: add one (jobs/recipes/demo.yaml does)")
     from raycurate.pipeline import run_recipe
 
@@ -71,13 +71,13 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
         print_result(run, manifest)
 
     run_recipe(recipe, report, sections=sections)
-    if "balance" in sections and recipe.balance is not None:
-        print_balance(run.noun("balance", recipe.balance.label).read_json("weights.json") or {})
-    if "compare_weights" in sections and recipe.compare_weights is not None:
-        print_scoreboard(run.noun("weightings", recipe.compare_weights.label))
-    if "compare" in sections and recipe.compare is not None:
-        print_scoreboard(run.noun("scoreboard", recipe.compare.label))
-    if "individual_select" in sections and recipe.individual_select is not None:
-        print_report(run.noun("individual_select", recipe.individual_select.label))
-    if "sweep" in sections and recipe.sweep is not None:
-        print_sweep(run.noun("sweeps", recipe.sweep.label))
+    if "balance" in sections and (config := recipe.section("balance")) is not None:
+        print_balance(run.noun("balance", config.label).read_json("weights.json") or {})
+    if "compare_weights" in sections and (config := recipe.section("compare_weights")) is not None:
+        print_scoreboard(run.noun("weightings", config.label))
+    if "compare" in sections and (config := recipe.section("compare")) is not None:
+        print_scoreboard(run.noun("scoreboard", config.label))
+    if "individual_select" in sections and (config := recipe.section("individual_select")) is not None:
+        print_report(run.noun("individual_select", config.label))
+    if "sweep" in sections and (config := recipe.section("sweep")) is not None:
+        print_sweep(run.noun("sweeps", config.label))

@@ -9,7 +9,6 @@ import click
 import yaml
 from rich.table import Table
 
-from raycurate import __version__
 from raycurate.cli.balancing import balance, compare_weights
 from raycurate.cli.experiments import individual_select, scaling, transferability
 from raycurate.cli.results import print_result, show_table
@@ -39,6 +38,7 @@ from raycurate.config import (
     SelectConfig,
 )
 from raycurate.run.store import Manifest, Run
+from raycurate.version import __version__
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -302,8 +302,8 @@ def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
         print_result(run, manifest)
 
     run_recipe(config, report)
-    if config.export is not None:
-        out.print(f"[bold]coreset[/]   {plain(config.export.out)} ({config.export.format})", highlight=False)
+    if (export := config.section("export")) is not None:
+        out.print(f"[bold]coreset[/]   {plain(export.out)} ({export.format})", highlight=False)
 
 
 @main.command()
@@ -315,7 +315,7 @@ def status(run: str) -> None:
     Example:
       raycurate status runs/llava
     """
-    from raycurate.pipeline import status as run_status
+    from raycurate.stages.engine.status import status as run_status
 
     table = Table("noun", "state", "rows", "of", "quarantined", "seconds")
     lines = run_status(Run(run))

@@ -41,18 +41,14 @@ def settings(stage: str | None) -> None:
 
 
 def stage_configs() -> dict[str, type[StageConfig]]:
-    """The config of every stage and experiment, by the name of its command."""
-    from raycurate.config import StageConfig
-    from raycurate.experiments.scaling import ScalingConfig
-    from raycurate.experiments.transferability import TransferabilityConfig
-    from raycurate.recipe import Recipe
+    """The config of every stage and experiment, and of the cluster, by the name of its section."""
+    from raycurate.config import SessionConfig
+    from raycurate.stages.table import STAGES
 
-    found: dict[str, type[StageConfig]] = {}
-    for name, info in Recipe.model_fields.items():
-        for kind in (info.annotation, *getattr(info.annotation, "__args__", ())):
-            if isinstance(kind, type) and issubclass(kind, StageConfig) and kind not in found.values():
-                found[name] = kind
-    return {**found, "transferability": TransferabilityConfig, "scaling": ScalingConfig}
+    return {
+        **{stage.section: stage.load_config() for stage in STAGES.values() if stage.config},
+        "ray": SessionConfig,
+    }
 
 
 def _shown(value: Any) -> str:

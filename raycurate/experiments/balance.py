@@ -44,8 +44,8 @@ from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
+from raycurate.stages.table import version_of
 
-STAGE_VERSION = 1
 FEW_STEPS = 100
 Rows = Mapping[str, int]
 log = logging.getLogger("raycurate")
@@ -128,7 +128,7 @@ def _description(run: Run, config: BalanceProbesConfig) -> dict[str, Any]:
     labels = (config.samples, config.validation)
     read = [required(run.noun("samples", label)) for label in labels]
     inputs = {manifest.label: manifest.fingerprint for manifest in read}
-    return {"stage": "balance", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": names_of(read)}
+    return {"stage": "balance", "stage_version": version_of("balance"), "inputs": inputs, "made_from": names_of(read)}
 
 
 def _score_base(run: Run, config: BalanceProbesConfig, evaluation: Mapping[str, Any]) -> dict[str, float]:

@@ -26,9 +26,9 @@ from raycurate.ray_session import in_training_session
 from raycurate.run.store import Manifest, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
+from raycurate.stages.table import version_of
 from raycurate.training.weights import weights_of
 
-STAGE_VERSION = 1
 STL = "STL"
 NAMES = {"ew": "EW", "tla": "TLA", "rlw": "RLW", "dwa": "DWA", "igb": "IGBv1", COTBAL: "CoTBal"}
 Key = tuple[str, int]
@@ -52,7 +52,12 @@ def compare_weights(run: Run, config: CompareWeightsConfig) -> Manifest:
     planned = _plan(config, weights, sizes, test.metrics["tasks"])
     inputs = {"samples": samples.fingerprint, "test": test.fingerprint}
     read = names_of([samples, test])
-    description = {"stage": "compare-weights", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": read}
+    description = {
+        "stage": "compare-weights",
+        "stage_version": version_of("compare-weights"),
+        "inputs": inputs,
+        "made_from": read,
+    }
     begin(noun, description, replace=config.replace)
     probes = [probe for _, probe in planned]
     found = run_probes(run, noun, "probes", probes, max_concurrent=config.max_concurrent)

@@ -48,9 +48,9 @@ from raycurate.ray_session import in_training_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
+from raycurate.stages.table import version_of
 from raycurate.training.config import FinetuneConfig
 
-STAGE_VERSION = 1
 Job = tuple[tuple[str, ...], int]
 """Names of the datasets on top of the baseline, and a seed."""
 
@@ -70,7 +70,12 @@ def individual_select(run: Run, config: IndividualSelectConfig) -> Manifest:
     samples = required(run.noun("samples", config.samples))
     inputs = {"samples": samples.fingerprint}
     read = names_of([samples])
-    description = {"stage": "individual-select", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": read}
+    description = {
+        "stage": "individual-select",
+        "stage_version": version_of("individual-select"),
+        "inputs": inputs,
+        "made_from": read,
+    }
     begin(noun, description, replace=config.replace)
     trainer = _Trainer(run, noun, config, settings, datasets)
     baseline, trials = (_parallel if config.mode == "parallel" else _sequential)(trainer)

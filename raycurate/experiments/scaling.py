@@ -15,61 +15,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal
 
 from matplotlib.figure import Figure
-from pydantic import Field, model_validator
 
-from raycurate.config import Label, NounConfig, execution, make_config
+from raycurate.config import make_config
 from raycurate.experiments.engine.benchmarks import benchmarks_of
-from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section
 from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.measuring_config import ScalingConfig
 from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.subsets import proportional_rows, trainable_rows
 from raycurate.experiments.engine.tables import to_markdown, write_figures, write_table
 from raycurate.ray_session import in_training_session
-from raycurate.run.paths import Settings
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
+from raycurate.stages.table import version_of
 from raycurate.training.config import FinetuneConfig
-
-STAGE_VERSION = 1
-FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
-
-
-class ScalingConfig(NounConfig):
-    """``scaling``: how many rows, which stage of training, how to score."""
-
-    sizes: tuple[int, ...] = Field(min_length=2, description="rows of each subset")
-    stage: Literal["pretrain", "finetune"] = Field("finetune", description="pretrain: the projector alone is trained")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="of the subsets and of the trainings")
-    samples: Label = "main"
-    data: Label = Field("test", description="label of the samples to score on")
-    finetune: Settings = Field({}, description="settings of `finetune`")
-    evaluate: Settings = Field({}, description="settings of `evaluate`")
-    best_values: dict[str, float] = Field({}, description="metric -> best value, for metrics of an external evaluator")
-
-    label: Label = execution("main")
-    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
-
-    @model_validator(mode="after")
-    def _check(self) -> ScalingConfig:
-        pretrain = self.stage == "pretrain"
-        check_section("finetune", self.finetune, (*FINETUNE_OWN, *(("method",) if pretrain else ())))
-        check_section("evaluate", self.evaluate, ("model", "data", "label"))
-        if list(self.sizes) != sorted(set(self.sizes)) or self.sizes[0] < 1:
-            raise ValueError(f"sizes {list(self.sizes)} must be 1 or more and ascend, for example 1000,10000")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds {list(self.seeds)} has a value twice")
-        return self
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of `finetune` that all trainings share."""
-        method = {"method": "projector"} if self.stage == "pretrain" else {}
-        return {**PROBE_DEFAULTS, **self.finetune, **method}
 
 
 @in_training_session
@@ -83,7 +45,12 @@ def measure_scaling(run: Run, config: ScalingConfig) -> Manifest:
     samples = required(run.noun("samples", config.samples))
     inputs = {"samples": samples.fingerprint}
     read = names_of([samples])
-    description = {"stage": "scaling", "stage_version": STAGE_VERSION, "inputs": inputs, "made_from": read}
+    description = {
+        "stage": "scaling",
+        "stage_version": version_of("scaling"),
+        "inputs": inputs,
+        "made_from": read,
+    }
     available = trainable_rows(run, config.settings, config.samples)
     probes = [_probe(config, available, size, seed) for size in config.sizes for seed in config.seeds]
     keep_table(noun, config, ("sizes", "seeds"))

@@ -31,12 +31,12 @@ from raycurate.run.store import Manifest, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
 from raycurate.stages.compare import needs_of, seconds_of
-from raycurate.stages.engine.lineage import begin, code_version, keep_table, required
+from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe, map_here
 from raycurate.stages.select import select, select_inputs
 from raycurate.stages.sketch import SketchConfig, sketch
+from raycurate.stages.table import version_of
 
-STAGE_VERSION = 1
 MEASURED, TRAINED = "measured", "trained"
 GRID = ("methods", "temperatures", "ratios", "seeds")
 log = logging.getLogger("raycurate")
@@ -102,7 +102,7 @@ def _description(config: SweepConfig, samples: Manifest, reference: Reference | 
     """What all results of the sweep depend on: not the grid, so that a larger one keeps the results of the smaller."""
     read = [samples, *([] if reference is None else [required(reference.clusters)])]
     inputs = {manifest.noun: manifest.fingerprint for manifest in read}
-    description = describe("sweep", STAGE_VERSION, config, inputs, read)
+    description = describe("sweep", config, inputs, read)
     fixed = {name: description["config"][name] for name in ("samples", "clusters", "frequencies", "sigma")}
     return {**description, "config": fixed}
 
@@ -111,7 +111,7 @@ def _key(run: Run, trial: Trial, reference: Reference | None) -> str:
     """The hash of all that determines a selection and its statistics."""
     measured_by = None if reference is None else reference.sketches.require("sweep").fingerprint
     inputs: dict[str, Any] = {"select": select_inputs(run, trial.select_config), "sketches": measured_by}
-    inputs["versions"] = [STAGE_VERSION, code_version("select")]
+    inputs["versions"] = [version_of("sweep"), version_of("select")]
     return fingerprint_of({"config": trial.select_config.determining(), "inputs": inputs})[:16]
 
 

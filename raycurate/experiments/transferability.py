@@ -24,61 +24,26 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
-from raycurate.config import Label, NounConfig, Seed, execution, make_config
+from raycurate.config import make_config
 from raycurate.errors import UserError
-from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section
+from raycurate.experiments.engine.config import PROBE_DEFAULTS
 from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.measuring_config import TransferabilityConfig
 from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.tables import write_figures, write_table
 from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_training_session
-from raycurate.run.paths import Settings
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.selection.transferability import TransferabilityReading, transferability
+from raycurate.selection.transferability import transferability
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe
 from raycurate.training.config import FinetuneConfig
 
-STAGE_VERSION = 1
 Array = NDArray[np.float64]
-OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
 log = logging.getLogger("raycurate")
-
-
-class TransferabilityConfig(NounConfig):
-    """``transferability``: which clusters, how many rows of each, and how to train."""
-
-    sources: int = Field(50, ge=3, description="clusters whose help is measured; the paper has 50")
-    targets: int = Field(50, ge=1, description="clusters that they help; the paper has 50")
-    rows: int = Field(100, ge=1, description="n, rows of a cluster in a training; the paper's number is not known")
-    held_out_rows: int = Field(50, ge=1, description="other rows of each target whose loss is taken")
-    pairs: int | None = Field(None, ge=3, description="at most so many pairs, by fewer targets")
-    samples: Label = "main"
-    clusters: Label = "main"
-    seed: Seed = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
-    finetune: Settings = Field({}, description="settings of `finetune`")
-    reading: TransferabilityReading = Field("paper", description="of Eq. 5: paper, or code as the authors' program")
-    resamples: int = Field(2000, ge=1, description="of the bootstrap")
-    level: float = Field(0.95, gt=0, lt=1, description="part of the resamples that an interval holds")
-
-    label: Label = execution("main")
-    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
-
-    @model_validator(mode="after")
-    def _check(self) -> TransferabilityConfig:
-        check_section("finetune", self.finetune, OWN)
-        if self.pairs is not None and self.pairs < self.sources:
-            raise ValueError(f"pairs {self.pairs} is less than one target for each of {self.sources} sources")
-        return self
-
-    @property
-    def affordable_targets(self) -> int:
-        """Targets that the budget of pairs allows."""
-        return self.targets if self.pairs is None else min(self.targets, self.pairs // self.sources)
 
 
 @in_training_session
@@ -97,7 +62,7 @@ def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest
     table = clusters.read_table("centroids.parquet")
     size_K = table["size"].to_numpy().astype(np.int64)
     sources, targets = draw_clusters(size_K, config)
-    description = describe("transferability", STAGE_VERSION, config, {"clusters": manifest.fingerprint}, [manifest])
+    description = describe("transferability", config, {"clusters": manifest.fingerprint}, [manifest])
     begin(noun, {**description, "config": {"clusters": config.clusters}}, replace=config.replace)
     probes = _probes(config, sources, targets)
     results = run_probes(run, noun, "trained", probes, max_concurrent=config.max_concurrent)

@@ -6,8 +6,8 @@ For the T answer tokens y_t of a row, with p_t the model's distribution at the p
     EL2N = mean_t ||p_t - onehot(y_t)||_2
     AUM  = mean_t (p_t[y_t] - max_{v != y_t} p_t[v])
 
-(EL2N by the closed form of `selection/methods/el2n.py`: sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2), no one-hot is made.) With h the
-output of the last decoder layer after its norm, what the LM head reads:
+(EL2N by the closed form of `selection/methods/el2n.py`: sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2), no one-hot is made.)
+With h the output of the last decoder layer after its norm, what the LM head reads:
 
     last_token = h at the last real token      mean_token = mean of h over all real tokens      both scaled to length 1
 

@@ -28,7 +28,6 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raycurate import __version__
 from raycurate.errors import UserError
 from raycurate.run.filesystem import (
     absolute,
@@ -43,6 +42,7 @@ from raycurate.run.filesystem import (
     write_json,
 )
 from raycurate.run.names import plain_label
+from raycurate.version import __version__
 
 RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
 
@@ -322,25 +322,13 @@ class Run:
         return str(value["id"])
 
     def nouns(self) -> list[Noun]:
-        """Every noun that was begun in this run, in the order of the data."""
+        """Every noun that was begun in this run, by name."""
         filesystem, root = resolve(self.uri)
         if not exists(filesystem, root):
             raise UserError(f"there is no run directory at {self.uri}. `raycurate ingest SOURCE --out RUN` makes one.")
         if filesystem.get_file_info(root).type == pafs.FileType.File:
             raise UserError(f"{self.uri} is a file, not a run directory")
         infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=False))
-        order = (
-            "samples",
-            "features",
-            "row_scores",
-            "clusters",
-            "ranking",
-            "selection",
-            "tokens",
-            "models",
-            "predictions",
-            "scores",
-        )
         found: list[Noun] = []
         for info in infos:
             if info.type == pafs.FileType.Directory and info.base_name != "quarantine":
@@ -351,4 +339,4 @@ class Run:
             inside = ", ".join(sorted(info.base_name for info in infos)[:5])
             holds = f"it holds {inside}, and nothing that a stage has made" if inside else "it is empty"
             raise UserError(f"{self.uri} is no run directory: {holds}. `raycurate ingest SOURCE --out RUN` makes one.")
-        return sorted(found, key=lambda n: (order.index(n.noun) if n.noun in order else len(order), n.noun, n.label))
+        return sorted(found, key=lambda noun: (noun.noun, noun.label))

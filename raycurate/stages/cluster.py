@@ -35,7 +35,6 @@ from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import describe, skip_if_done
 from raycurate.stages.workers.kmeans import SAMPLE_PURPOSE, KMeansJob
 
-STAGE_VERSION = 1
 MAX_LOSSES = 20
 CPUS_BESIDE_GPU = 1.0
 CHECKPOINT_SHARE = 0.1
@@ -50,7 +49,7 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
     features = run.noun("features", config.features)
     feature_manifest = required(features)
     inputs = {"features": feature_manifest.fingerprint}
-    description = describe("cluster", STAGE_VERSION, config, inputs, [feature_manifest])
+    description = describe("cluster", config, inputs, [feature_manifest])
     noun = run.noun("clusters", config.label)
     if done := skip_if_done(noun, description):
         return done

@@ -34,7 +34,6 @@ from raycurate.stages.finetune import finetune
 from raycurate.stages.select import select
 from raycurate.training.config import FinetuneConfig
 
-STAGE_VERSION = 1
 log = logging.getLogger("raycurate")
 
 
@@ -91,7 +90,7 @@ def compare(run: Run, config: CompareConfig) -> Manifest:
     lines.sort(key=lambda line: (config.methods.index(line.method), config.seeds.index(line.seed)))
     board = _board(config, lines)
     inputs = {"scores": {scores.label: scores.fingerprint for scores in scored}}
-    begin(noun, describe("compare", STAGE_VERSION, config, inputs, scored), replace=True)  # looked at before
+    begin(noun, describe("compare", config, inputs, scored), replace=True)  # looked at before
     noun.write_bytes("scoreboard.md", f"{to_markdown(board)}\n{cost_table(lines)}\n".encode())
     noun.write_bytes("scoreboard.csv", to_csv(board).encode())
     noun.write_bytes("scoreboard.json", to_json(board).encode())

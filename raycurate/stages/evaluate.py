@@ -55,8 +55,6 @@ from raycurate.stages.workers.evaluate import (
     load_questions,
 )
 
-STAGE_VERSION = 1
-SCORES_VERSION = 2
 SCORES_FILE = "scores.json"
 NOT_OF_PREDICTIONS = ("metrics", "annotations", "command")
 SCORED_SCHEMA = pa.schema(
@@ -93,7 +91,7 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
     inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
-    description = describe("evaluate", SCORES_VERSION, config, inputs, [found, *trained_by(checkpoint)])
+    description = describe("evaluate", config, inputs, [found, *trained_by(checkpoint)])
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done
@@ -178,7 +176,7 @@ def _predict(
         "image_backend": image_backend(),
     }
     read = [sample_manifest, *trained_by(checkpoint)]
-    description = describe("predict", STAGE_VERSION, config, inputs, read)
+    description = describe("predict", config, inputs, read)
     description["config"] = {k: v for k, v in description["config"].items() if k not in NOT_OF_PREDICTIONS}
     noun = run.noun("predictions", config.label)
     if noun.is_done(description):
@@ -320,7 +318,7 @@ def _evaluate_outside(
     run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float | None
 ) -> Manifest:
     """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
-    description = describe("evaluate", SCORES_VERSION, config, {"model": facts[0]}, trained_by(checkpoint))
+    description = describe("evaluate", config, {"model": facts[0]}, trained_by(checkpoint))
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done

@@ -32,8 +32,6 @@ from raycurate.stages.engine.rejects import check_rejects
 from raycurate.stages.engine.shards import describe, map_tasks, skip_if_done, stage_progress
 from raycurate.stages.workers.extract import ExtractionActor, load_shards, merge_shard
 
-STAGE_VERSION = 1
-
 
 @in_session
 def extract(run: Run, config: ExtractConfig) -> Manifest:
@@ -50,7 +48,6 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     facts: ModelFacts = next(map_tasks(model_facts, [(config, gpus > 0)], num_cpus=0.5))
     description = describe(
         "extract",
-        STAGE_VERSION,
         config,
         {
             "samples": sample_manifest.fingerprint,
@@ -101,4 +98,4 @@ def _finished(noun: Noun, config: ExtractConfig, samples: Manifest) -> Manifest 
         "image_backend": image_backend(),
     }
     inputs = manifest.description["inputs"] | now
-    return skip_if_done(noun, describe("extract", STAGE_VERSION, config, inputs, [samples]))
+    return skip_if_done(noun, describe("extract", config, inputs, [samples]))

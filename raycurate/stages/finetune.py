@@ -55,7 +55,6 @@ from raycurate.stages.workers.merge import write_merged
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.weights import weights_of
 
-STAGE_VERSION = 1
 log = logging.getLogger("raycurate")
 
 
@@ -83,7 +82,7 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         scored = features.require("score")
         inputs["score_features"] = scored.fingerprint
         read.append(scored)
-    description = describe("finetune", STAGE_VERSION, config, inputs, read)
+    description = describe("finetune", config, inputs, read)
     if done := skip_if_done(noun, description):
         return _with_difficulties(run, config, done)
     begin(noun, description, replace=config.replace)

@@ -51,7 +51,6 @@ from raycurate.stages.engine.shards import (
 )
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
 
-STAGE_VERSION = 1
 PIECE_BYTES = 64 << 20
 log = logging.getLogger("raycurate")
 
@@ -77,7 +76,7 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
     rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
     inputs = {"files": _file_facts(reader), "task_map": rules}
-    description = describe("ingest", STAGE_VERSION, config, inputs)
+    description = describe("ingest", config, inputs)
     if done := _finished(noun, description, config):
         return done
     begin(noun, description, replace=config.replace)

@@ -52,7 +52,6 @@ from raycurate.stages.ranking.graph import rank_on_graph
 from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
 
-STAGE_VERSION = 2
 GREEDY_MMD = "mmd"
 NO_LIMIT = 2**62
 
@@ -106,7 +105,7 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     inputs = RankInputs.of(run, config, method)
     feature_manifest = required(inputs.features)
     read = inputs.manifests()
-    description = describe("rank", STAGE_VERSION, config, {each.noun: each.fingerprint for each in read}, read)
+    description = describe("rank", config, {each.noun: each.fingerprint for each in read}, read)
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done

@@ -50,6 +50,7 @@ from raycurate.stages.engine.shards import (
     skip_if_done,
     stage_progress,
 )
+from raycurate.stages.table import version_of
 from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
 from raycurate.stages.workers.score import (
     CLIP_EMBEDDING,
@@ -64,7 +65,6 @@ from raycurate.stages.workers.score import (
     merge_scores,
 )
 
-STAGE_VERSION = 1
 ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")
 CLIP_SETTINGS = ("clip_rows", "window_rows")
 GIVEN = "difficulty"
@@ -132,7 +132,7 @@ def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts,
     values = config.determining()
     description: dict[str, Any] = {
         "stage": "score",
-        "stage_version": STAGE_VERSION,
+        "stage_version": version_of("score"),
         "output": name,
         "config": {setting: values[setting] for setting in settings},
         "inputs": {
@@ -209,7 +209,7 @@ def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: M
     num_given = check_given(config.given)
     state = {"size": info.size, "modified": info.mtime_ns}
     inputs = {"samples": sample_manifest.fingerprint, "given": state}
-    description = describe("score", STAGE_VERSION, config, inputs, [sample_manifest])
+    description = describe("score", config, inputs, [sample_manifest])
     description["config"] = {"given": config.given}
     noun = run.noun(ROW_SCORES, score_label(config.label, "given"))
     if done := skip_if_done(noun, description):

@@ -22,10 +22,9 @@ from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.names import ROW_SCORES, SCORE_NET, score_label
 from raycurate.stages.engine.shards import names_of, run_missing_shards, skip_if_done
+from raycurate.stages.table import version_of
 from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
 from raycurate.training.config import NET_FILE, FinetuneConfig
-
-STAGE_VERSION = 1
 
 
 def score_features(run: Run, config: FinetuneConfig) -> Noun | None:
@@ -50,7 +49,7 @@ def write_difficulties(run: Run, config: FinetuneConfig, model: Manifest) -> Man
     inputs = {"samples": manifest.fingerprint, "features": read[1].fingerprint, "model": model.fingerprint}
     description = {
         "stage": SCORE_NET,
-        "stage_version": STAGE_VERSION,
+        "stage_version": version_of(SCORE_NET),
         "config": {},
         "inputs": inputs,
         "made_from": names_of(read),

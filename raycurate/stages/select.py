@@ -38,7 +38,6 @@ from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_m
 from raycurate.stages.engine.sources import Sources, check_sources, sources_of
 from raycurate.stages.rank import rank
 
-STAGE_VERSION = 2
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
 LACKS = "lacks"
 EachShard = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
@@ -69,7 +68,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, selector)
     read_now = [sample_manifest, *(each.require("select") for each in sources.joined)]
-    description = describe("select", STAGE_VERSION, config, inputs, read_now)
+    description = describe("select", config, inputs, read_now)
     check_target(config.ratio, sample_manifest.rows_out)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):

@@ -22,7 +22,6 @@ from raycurate.selection.sketch import SketchSum, frequencies, sketch_rows, sum_
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import describe, run_missing_shards, skip_if_done
 
-STAGE_VERSION = 1
 TOTAL_FILE = "total.json"
 
 
@@ -43,7 +42,7 @@ def sketch(run: Run, config: SketchConfig) -> Manifest:
     features = run.noun("features", config.features)
     feature_manifest = required(features)
     inputs = {"features": feature_manifest.fingerprint}
-    description = describe("sketch", STAGE_VERSION, config, inputs, [feature_manifest])
+    description = describe("sketch", config, inputs, [feature_manifest])
     noun = run.noun("sketches", config.label)
     if done := skip_if_done(noun, description):
         return done

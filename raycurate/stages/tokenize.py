@@ -26,11 +26,11 @@ from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.rejects import check_rejects, check_some_good
 from raycurate.stages.engine.shards import MapShards, map_tasks, names_of, run_missing_shards
+from raycurate.stages.table import version_of
 from raycurate.stages.workers.fragments import accepted_images, as_samples
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA
 
-STAGE_VERSION = 2
 WINDOW_ROWS = 256
 ROW_GROUP = 1024
 SAMPLE_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
@@ -54,7 +54,7 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
     quotas = _quotas(counts, config.limit, config.seed)
     description = {
         "stage": "tokenize",
-        "stage_version": STAGE_VERSION,
+        "stage_version": version_of("tokenize"),
         "config": {
             "max_length": config.max_length,
             "overlong": config.overlong,

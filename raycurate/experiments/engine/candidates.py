@@ -34,9 +34,8 @@ from raycurate.stages.engine.shards import names_of
 from raycurate.stages.ingest import ingest
 from raycurate.stages.score import score
 from raycurate.stages.select import select
+from raycurate.stages.table import version_of
 from raycurate.training.mixture import MixturePart
-
-STAGE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +142,7 @@ def _keep_selected(run: Run, source: Label, label: Label) -> None:
     chosen = required(selection, of=manifest)
     description = {
         "stage": "subset",
-        "stage_version": STAGE_VERSION,
+        "stage_version": version_of("subset"),
         "config": manifest.description["config"],
         "inputs": {"samples": manifest.fingerprint, "selection": chosen.fingerprint},
         "made_from": names_of([manifest, chosen]),

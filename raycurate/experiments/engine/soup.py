@@ -36,10 +36,9 @@ from raycurate.ray_session import cluster_gpus
 from raycurate.run.filesystem import list_files
 from raycurate.run.store import Noun, Run, fingerprint_of
 from raycurate.stages.engine.checkpoints import base_of, find_checkpoint, local_source
-from raycurate.stages.engine.lineage import code_version, required
+from raycurate.stages.engine.lineage import required
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
-
-STAGE_VERSION = 1
+from raycurate.stages.table import version_of
 
 
 def make_soups(
@@ -86,7 +85,7 @@ def _score(run: Run, noun: Noun, config: IndividualSelectConfig, models: Mapping
     given = dict(config.evaluate) if "command" in config.evaluate else {**config.evaluate, "data": config.data}
     inputs = [run.noun("models", label).require("finetune").fingerprint for label in labels]
     data = required(run.noun("samples", config.data)).fingerprint if "data" in given else None
-    versions = [STAGE_VERSION, code_version("predict")]
+    versions = [version_of("soup"), version_of("predict")]
     key = fingerprint_of({"version": versions, "models": inputs, "evaluate": given, "data": data})[:16]
 
     def work(_: str) -> dict[str, Any]:
@@ -119,7 +118,8 @@ def average(run: Run, labels: Sequence[str], label: str) -> None:
         folders.append(folder)
     noun = run.noun("models", label)
     model = run.noun("models", labels[0]).require("finetune").description["config"]["model"]
-    noun.begin({"stage": "soup", "stage_version": STAGE_VERSION, "config": {"model": model}, "inputs": list(labels)})
+    description = {"stage": "soup", "stage_version": version_of("soup"), "config": {"model": model}}
+    noun.begin({**description, "inputs": list(labels)})
     local = pafs.LocalFileSystem()
     for info in list_files(local, folders[0]):
         name = info.base_name

@@ -1,8 +1,8 @@
 """Whether the files that a finished noun was made from are those that are there now, for `raycurate status`.
 
-`stages.engine.lineage` compares nouns and code; this looks at what lies outside of the run as well: the source of samples and
-their images (size and time), the folder of a model (its content, which is known without reading where the files have
-not been written to since it was hashed).
+`lineage` beside it compares nouns and code; this looks at what lies outside of the run as well: the source of samples
+and their images (size and time), the folder of a model (its content, which is known without reading where the files
+have not been written to since it was hashed).
 
 Cost: a `stat` per source file and model file; reading a model's files where they have changed.
 """

@@ -1,7 +1,7 @@
 """Whether a finished noun is still what its inputs make, and what happens to one that a stage is asked to make anew.
 
-A description (`stages.engine.shards.describe`) says what determines a result: the version of the stage's code, its settings,
-the content of files, and under ``made_from`` each noun that was read, by its fingerprint. As a fingerprint holds those
+A description (`shards.describe`) says what determines a result: the version of the stage's code, its settings, the
+content of files, and under ``made_from`` each noun that was read, by its fingerprint. As a fingerprint holds those
 of the nouns before it, a noun is current if at every step up to the samples the fingerprint is that of the noun that is
 there now, and the version that of the code that runs. Every stage that reads a noun asks `required`.
 
@@ -15,7 +15,6 @@ Cost: a small JSON for every noun on the way to the samples.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,37 +25,9 @@ from raycurate.errors import UserError
 from raycurate.run.dates import when
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.names import command_for
+from raycurate.stages.table import STAGES
 
 log = logging.getLogger("raycurate")
-
-STAGES = "raycurate.stages."
-EXPERIMENTS = "raycurate.experiments."
-MODULES = {
-    "ingest": STAGES + "ingest",
-    "extract": STAGES + "extract",
-    "score": STAGES + "score",
-    "score_net": STAGES + "score_net",
-    "cluster": STAGES + "cluster",
-    "rank": STAGES + "rank",
-    "select": STAGES + "select",
-    "sketch": STAGES + "sketch",
-    "tokenize": STAGES + "tokenize",
-    "finetune": STAGES + "finetune",
-    "predict": STAGES + "evaluate",
-    "evaluate": STAGES + "evaluate",
-    "compare": STAGES + "compare",
-    "subset": EXPERIMENTS + "candidates",
-    "soup": EXPERIMENTS + "soup",
-    "sweep": EXPERIMENTS + "sweep",
-    "balance": EXPERIMENTS + "balance",
-    "compare-weights": EXPERIMENTS + "compare_weights",
-    "individual-select": EXPERIMENTS + "individual_select",
-    "scaling": EXPERIMENTS + "scaling",
-    "transferability": EXPERIMENTS + "transferability",
-}
-"""Where each stage of a description lives, whose `STAGE_VERSION` is that of its code."""
-OTHER_VERSIONS = {"evaluate": "SCORES_VERSION"}
-"""Of stages that share their module with another one."""
 
 CHEAP = ("selection", "ranking", "tokens", "sketches")
 """Nouns that are made again without asking: in minutes, or kept under a label made of all that determines them."""
@@ -89,16 +60,6 @@ class Stale:
         return self.reason
 
 
-def code_version(stage: str) -> int | None:
-    """The version of a stage's code; None for a stage that is not known."""
-    module = MODULES.get(stage)
-    return (
-        None
-        if module is None
-        else int(getattr(importlib.import_module(module), OTHER_VERSIONS.get(stage, "STAGE_VERSION")))
-    )
-
-
 def made_from(description: Mapping[str, Any]) -> dict[str, str]:
     """Fingerprint of each noun that was read, by ``noun/label``.
 
@@ -117,8 +78,8 @@ def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
     """Why a finished noun is out of date, None where it is current."""
     description = manifest.description
     stage, made_by = description.get("stage", ""), description.get("stage_version")
-    version = None if made_by is None else code_version(stage)
-    if version is not None and version != made_by:
+    version = STAGES[stage].version if stage in STAGES and made_by is not None else made_by
+    if version != made_by:
         return Stale((noun,), f"'{_name(noun)}' was made by an earlier version of `{stage}` ({made_by}, now {version})")
     run = Run(noun.run_uri)
     for name, fingerprint in made_from(description).items():

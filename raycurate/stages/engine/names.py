@@ -5,27 +5,12 @@ from __future__ import annotations
 import re
 
 from raycurate.run.store import Noun
+from raycurate.stages.table import maker_of
 
 ROW_SCORES = "row_scores"
 SCORE_NET = "score_net"
 EMBEDDINGS = ("last_token", "mean_token", "clip")
 CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
-MADE_BY = {
-    "samples": "ingest",
-    "features": "extract",
-    "clusters": "cluster",
-    "ranking": "rank",
-    "selection": "select",
-    "models": "finetune",
-    "tokens": "finetune",
-    "predictions": "evaluate",
-    "scores": "evaluate",
-    "scoreboard": "compare",
-    "sweeps": "sweep",
-    "sketches": "sweep",
-    "weightings": "compare-weights",
-    "individual_select": "individual-select",
-}
 
 
 def command_for(noun: Noun) -> str:
@@ -40,7 +25,7 @@ def command_for(noun: Noun) -> str:
         return f"score {run} --scores {group}" + (f" --clip {CLIP_EXAMPLE}" if group == "clip" else "")
     if noun.noun == "clusters" and noun.label != "main":
         return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
-    return MADE_BY.get(noun.noun, noun.noun)
+    return maker_of(noun.noun)
 
 
 def score_label(label: str, group: str) -> str:

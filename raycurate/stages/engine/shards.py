@@ -17,6 +17,7 @@ from raycurate.config import StageConfig
 from raycurate.errors import UserError
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, ShardRecord
+from raycurate.stages.table import version_of
 
 CANCEL_SECONDS = 30.0
 Result = TypeVar("Result")
@@ -24,12 +25,12 @@ MapShards = Callable[..., Iterator[Any]]
 
 
 def describe(
-    stage: str, version: int, config: StageConfig, inputs: Mapping[str, Any], read: Iterable[Manifest] = ()
+    stage: str, config: StageConfig, inputs: Mapping[str, Any], read: Iterable[Manifest] = ()
 ) -> dict[str, Any]:
     """What determines a stage's result: its code's version, its config, its inputs, and the nouns that it reads."""
     return {
         "stage": stage,
-        "stage_version": version,
+        "stage_version": version_of(stage),
         "config": config.determining(),
         "inputs": dict(inputs),
         "made_from": names_of(read),
@@ -37,7 +38,7 @@ def describe(
 
 
 def names_of(read: Iterable[Manifest]) -> dict[str, str]:
-    """Fingerprint of each noun by ``noun/label``, as descriptions have it; `stages.engine.lineage` compares them later."""
+    """Fingerprint of each noun by ``noun/label``, as descriptions have it; `lineage` compares them later."""
     return {f"{manifest.noun}/{manifest.label}": manifest.fingerprint for manifest in read}
 
 

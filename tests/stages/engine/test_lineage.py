@@ -13,24 +13,22 @@ import pytest
 from raycurate.config import ClusterConfig, ExportConfig, ExtractConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import SweepConfig
-from raycurate.pipeline import status
 from raycurate.recipe import Recipe
 from raycurate.run.store import Noun, Run
-from raycurate.stages import rank as rank_stage
 from raycurate.stages import select as select_stage
 from raycurate.stages.engine.lineage import (
     CHEAP,
-    MODULES,
     begin,
     changes,
-    code_version,
     keep_table,
     required,
     why_stale,
 )
 from raycurate.stages.engine.shards import describe, map_here
+from raycurate.stages.engine.status import status
 from raycurate.stages.export import export
 from raycurate.stages.select import select
+from raycurate.stages.table import STAGES
 from tests.nouns import write_features, write_samples
 
 KEYS = [f"{i:032x}-0" for i in range(24)]
@@ -44,6 +42,10 @@ STAGE_OF = {
     "scores": "evaluate",
     "scoreboard": "compare",
 }
+
+
+def _raise_version(monkeypatch, stage: str) -> None:
+    monkeypatch.setitem(STAGES, stage, dataclasses.replace(STAGES[stage], version=STAGES[stage].version + 1))
 
 
 def _made(noun: Noun, description: dict) -> Noun:
@@ -60,14 +62,14 @@ def run(tmp_path) -> Run:
     for name in CHAIN:
         stage = STAGE_OF[name]
         read = [before.require("x")]
-        description = describe(stage, code_version(stage), make_config(SelectConfig, {}), {}, read)
+        description = describe(stage, make_config(SelectConfig, {}), {}, read)
         before = _made(run.noun(name), description)
     return run
 
 
-def test_every_stage_has_a_version():
-    """The table of stages names modules that are there."""
-    assert all(isinstance(code_version(stage), int) for stage in MODULES)
+def test_every_row_of_the_table_can_be_loaded():
+    """The table of stages names functions and settings that are there."""
+    assert all(callable(stage.load()) and stage.load_config() for stage in STAGES.values() if stage.function)
 
 
 def test_a_chain_of_current_nouns_is_current(run):
@@ -91,9 +93,7 @@ def test_other_samples_make_all_that_follows_stale(run, name):
 
 @pytest.mark.parametrize("changed", CHAIN)
 def test_another_version_of_a_stage_makes_its_noun_and_all_that_follows_stale(run, changed, monkeypatch):
-    module = __import__(MODULES[STAGE_OF[changed]], fromlist=["STAGE_VERSION"])
-    name = "SCORES_VERSION" if changed == "scores" else "STAGE_VERSION"
-    monkeypatch.setattr(module, name, getattr(module, name) + 1)
+    _raise_version(monkeypatch, STAGE_OF[changed])
     place = CHAIN.index(changed)
     assert all(required(run.noun(name)) for name in CHAIN[:place])
     for name in CHAIN[place:]:
@@ -104,7 +104,7 @@ def test_another_version_of_a_stage_makes_its_noun_and_all_that_follows_stale(ru
 def test_a_setting_of_an_earlier_stage_makes_what_follows_stale(run):
     """Clusters with another K: the ranking is out of date, the features are not; another label touches nothing."""
     read = [run.noun("features").require("x")]
-    other = describe("cluster", code_version("cluster"), make_config(ClusterConfig, {"clusters": 3}), {}, read)
+    other = describe("cluster", make_config(ClusterConfig, {"clusters": 3}), {}, read)
     _made(run.noun("clusters", "other"), other)
     assert required(run.noun("scoreboard"))
     _made(run.noun("clusters"), other)
@@ -152,7 +152,7 @@ def test_select_ranks_again_after_the_code_of_the_ranking_changed(run, monkeypat
     )
     select_stage._rank_if_stale(run, config, selector, sources)
     assert asked == []
-    monkeypatch.setattr(rank_stage, "STAGE_VERSION", rank_stage.STAGE_VERSION + 1)
+    _raise_version(monkeypatch, "rank")
     select_stage._rank_if_stale(run, config, selector, sources)
     assert asked == ["main"]
 
@@ -163,7 +163,7 @@ def test_select_ranks_again_after_the_code_of_the_ranking_changed(run, monkeypat
 def _extracted(run: Run, **settings) -> tuple[Noun, dict]:
     read = [run.noun("samples").require("x")]
     config = make_config(ExtractConfig, settings)
-    return run.noun("features"), describe("extract", code_version("extract"), config, {"model": "a"}, read)
+    return run.noun("features"), describe("extract", config, {"model": "a"}, read)
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from PIL import Image
 
 from raycurate.config import ExtractConfig, IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
-from raycurate.pipeline import status
 from raycurate.run.store import Manifest, Run
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import required
+from raycurate.stages.engine.status import status
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select

@@ -1,0 +1,64 @@
+"""What a run directory says of itself: each noun done, stale, running or interrupted. For `raycurate status`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from raycurate.run.progress import ALIVE_SECONDS
+from raycurate.run.store import Noun, Run
+from raycurate.stages.engine.freshness import why_not_current
+from raycurate.stages.table import NOUNS
+
+
+@dataclass(frozen=True, slots=True)
+class NounStatus:
+    """One line of ``raycurate status``.
+
+    Attributes:
+        name: ``noun/label``.
+        state: ``done``, ``stale`` (what it was made from has changed), ``running``, or ``interrupted`` (run the stage
+            again to go on).
+        rows: rows committed so far.
+        total: rows in all, None where it is not known yet.
+        quarantined: rejected rows so far.
+        seconds: wall clock over all attempts.
+        why: of a stale noun what has changed, and the commands that make it again, in their order.
+    """
+
+    name: str
+    state: str
+    rows: int
+    total: int | None
+    quarantined: int
+    seconds: float
+    why: str = ""
+
+
+def status(run: Run) -> list[NounStatus]:
+    """What is done, running and left, in the order of the data."""
+    order = {noun: place for place, noun in enumerate(NOUNS)}
+    nouns = sorted(run.nouns(), key=lambda noun: (order.get(noun.noun, len(order)), noun.noun, noun.label))
+    return [_status_of(noun) for noun in nouns]
+
+
+def _status_of(noun: Noun) -> NounStatus:
+    name = f"{noun.noun}/{noun.label}"
+    manifest = noun.manifest()
+    if manifest is not None:
+        rejected = sum(manifest.quarantined.values())
+        why = why_not_current(noun, manifest)
+        state = "stale" if why else "done"
+        return NounStatus(name, state, manifest.rows_out, manifest.rows_in, rejected, manifest.seconds, why)
+    records = noun.records().values()
+    beat = noun.read_json("progress.json") or {}
+    alive = beat.get("state") == "running" and time.time() - beat.get("time", 0) < ALIVE_SECONDS
+    work = noun.read_json("work.json") or {}
+    return NounStatus(
+        name=name,
+        state="running" if alive else "interrupted",
+        rows=sum(record.rows_out for record in records),
+        total=beat.get("total"),
+        quarantined=sum(sum(record.quarantined.values()) for record in records),
+        seconds=work.get("seconds", 0.0),
+    )
