@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as RichProgress
 
 from raycurate.run.log_format import FIELDS, wants_json
-from raycurate.run.meters import Meters
 from raycurate.run.store import Noun, Run
 
 LOG_SECONDS = 15.0
@@ -47,6 +46,8 @@ class Progress:
         run = "" if noun is None else Run(noun.run_uri).id
         label = "" if noun is None else noun.label
         self.ids = {"run": run, "stage": stage, "label": label}
+        from raycurate.run.meters import Meters  # Ray takes a while to import, and `status` counts nothing
+
         self.meters = Meters(run, stage, label, unit)
         self.bar: RichProgress | None = None
         if sys.stderr.isatty() and not wants_json():
