@@ -7,10 +7,12 @@ stage's fingerprint, so changing it makes the stage run again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.names import plain_label
@@ -23,6 +25,23 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 ALTERNATIVES = ("str", "int", "float", "bool", "tuple", "dict", "none")
 """What pydantic calls the alternatives of a field, beside names with brackets."""
 ConfigT = TypeVar("ConfigT", bound="StageConfig")
+
+
+def _fraction(value: Any) -> Any:
+    """A fraction such as 1/32 as a number."""
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else value
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{value!r} is no part of the rows, such as 1/32 or 0.25") from None
+
+
+Part = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
+"""A part of the rows: a number above 0 and up to 1, or a fraction as text."""
+
+
+@dataclass(frozen=True)
+class OfMethods:
+    """Marks a field that names a selection method."""
 
 
 def execution(default: Any, **kwargs: Any) -> Any:
@@ -44,6 +63,9 @@ class StageConfig(BaseModel):
     """What every stage's config can do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    command_line: ClassVar[tuple[str, ...]] = ()
+    """Fields that have an option of their own on the command line (`cli/options.py`), in its order; ``field=--flag``
+    where the flag is not the field's name. All others are reached by ``--set``."""
 
     def determining(self) -> dict[str, Any]:
         """The fields that determine the result, as plain values.
@@ -63,9 +85,21 @@ class NounConfig(StageConfig):
 
     replace: bool = execution(False, description="delete what is there under this label with other settings")
 
+    @property
+    def needs_dashboard(self) -> bool:
+        """Whether Ray Train or Tune ask the State API, which the dashboard serves; it takes seconds to start."""
+        return False
+
 
 class IngestConfig(NounConfig):
     """``ingest``: read, validate, normalise."""
+
+    command_line = (
+        "images",
+        "format",
+        "task_map",
+        "strict",
+    )
 
     source: LocalPath = Field(description="file, folder, glob or URI of the dataset")
     images: LocalPath | None = Field(None, description="root of the image paths; references may not leave it")
@@ -121,6 +155,13 @@ class PoolConfig(NounConfig):
 class ExtractConfig(PoolConfig):
     """``extract``: forward passes of the reference model -> one unit row per sample."""
 
+    command_line = (
+        "model",
+        "layers",
+        "variant",
+        "strict",
+    )
+
     model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
     layers: Literal["auto"] | tuple[int, ...] = Field("auto", description="0-based decoder layers; auto = five")
     variant: Literal["attn", "ffn", "last_layer", "boolean"] = "attn"
@@ -136,6 +177,14 @@ class ExtractConfig(PoolConfig):
 
 class ScoreConfig(PoolConfig):
     """``score``: forward passes that many selection methods share -> scores and embeddings per sample."""
+
+    command_line = (
+        "scores",
+        "model",
+        "clip",
+        "given",
+        "strict",
+    )
 
     scores: tuple[Literal["token_losses", "last_token", "mean_token", "clip"], ...] = Field(
         ("token_losses",), description="token_losses, last_token, mean_token, clip; one pass of each model makes all"
@@ -158,6 +207,15 @@ class ScoreConfig(PoolConfig):
 
 class ClusterConfig(NounConfig):
     """``cluster``: distributed spherical k-means."""
+
+    command_line = (
+        "clusters",
+        "features",
+        "iterations",
+        "project",
+        "fit_sample",
+        "workers",
+    )
 
     clusters: int = Field(ge=1, description="K")
     iterations: int = Field(50, ge=1)
@@ -203,7 +261,13 @@ class RankConfig(NounConfig):
 class SelectConfig(NounConfig):
     """``select``: which rows stay."""
 
-    method: str = Field("coincide", description="a method's name or package.module:object")
+    command_line = (
+        "method",
+        "ratio",
+        "seed",
+    )
+
+    method: Annotated[str, OfMethods()] = Field("coincide", description="a method's name or package.module:object")
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples to keep")
     seed: Seed = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
@@ -217,6 +281,13 @@ class SelectConfig(NounConfig):
 
 class ExportConfig(StageConfig):
     """``export``: the kept rows as a dataset that trainers read."""
+
+    command_line = (
+        "format",
+        "out",
+        "selection=--selection,--label",
+        "samples",
+    )
 
     out: LocalPath
     format: str = "llava"

@@ -35,7 +35,7 @@ def run_recipe(recipe: Recipe, report: Report | None = None, *, sections: Sequen
     run = Run(recipe.run)
     manifests: list[Manifest] = []
     planned = [step for step in _steps(recipe) if step[0] in sections]
-    trains = any(stage.trains for _, stage, _ in planned)
+    trains = any(getattr(config, "needs_dashboard", False) for _, _, config in planned)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
     with run_lock(run.uri), ray_session(session):
         for _, stage, config in planned:

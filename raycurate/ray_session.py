@@ -73,20 +73,15 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
 
 
 def in_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
-    """A stage that may be called without a cluster: it then starts a local one for itself. It locks its run."""
-    return _in_session(stage, dashboard=False)
+    """A stage that may be called without a cluster: it then starts a local one for itself. It locks its run.
 
-
-def in_training_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
-    """As `in_session`, where Ray Train or Tune may ask the State API, which the dashboard serves."""
-    return _in_session(stage, dashboard=True)
-
-
-def _in_session(stage: Callable[Concatenate[Run, P], R], *, dashboard: bool) -> Callable[Concatenate[Run, P], R]:
+    Ray Train and Tune ask the State API, which the dashboard serves: the config says whether it takes part.
+    """
     locked = _one_writer(stage)
 
     @functools.wraps(stage)
     def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
+        dashboard = any(getattr(value, "needs_dashboard", False) for value in (*args, *kwargs.values()))
         with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
             return locked(run, *args, **kwargs)
 

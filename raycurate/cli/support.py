@@ -22,6 +22,7 @@ from raycurate.errors import UserError
 from raycurate.run.dates import seconds_of, when
 from raycurate.run.filesystem import read_bytes, resolve
 from raycurate.run.log_format import JsonFormatter, wants_json
+from raycurate.stages.table import stage_of
 
 if TYPE_CHECKING:
     from raycurate.run.store import Manifest, Noun
@@ -117,10 +118,13 @@ def plain(text: str) -> str:
 
 def run_argument(command: Command) -> Command:
     """The argument RUN of a command that reads a run directory, which must be there."""
-    return click.argument("run", callback=_existing)(command)
+    return click.argument("run", callback=existing_run)(command)
 
 
-def _existing(_: click.Context, __: click.Parameter, uri: str) -> str:
+def existing_run(_: click.Context, __: click.Parameter, uri: str | None) -> str | None:
+    """A run directory that is there, or None where none is given."""
+    if uri is None:
+        return None
     filesystem, path = resolve(uri)
     kind = filesystem.get_file_info(path).type
     if kind == pafs.FileType.File:
@@ -178,16 +182,23 @@ def where_it_lies(noun: Noun) -> str:
     return f"{plain(noun.folder)}{f' [dim]{before}[/]' if before else ''}"
 
 
-def in_session(call: Callable[[], Manifest | list[Manifest]], *, dashboard: bool = False) -> None:
-    """Run a stage on the cluster, or on a local one, and print its results."""
-    from raycurate.config import SessionConfig
-    from raycurate.ray_session import ray_session
+def run_stage(name: str, run: str, config: Any, *, quiet: bool = False) -> Any:
+    """Run a stage or an experiment on the cluster, or on a local one, and print its results; what it gave back.
+
+    Args:
+        name: of the stage.
+        run: the run directory.
+        config: its settings.
+        quiet: print nothing; the command shows the result in its own way.
+    """
+    from raycurate.run.store import Run
 
     started = time.time()
-    with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
-        made = call()
-    for manifest in made if isinstance(made, list) else [made]:
-        print_manifest(manifest, since=started)
+    made = stage_of(name).load()(Run(run), config)
+    if not quiet:
+        for manifest in made if isinstance(made, list) else [made]:
+            print_manifest(manifest, since=started)
+    return made
 
 
 def print_scoreboard(noun: Noun) -> None:

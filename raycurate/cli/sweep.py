@@ -8,33 +8,16 @@ from typing import Any
 import click
 from rich.table import Table
 
+from raycurate.cli.options import MODEL, command_config, model_option, stage_command
 from raycurate.cli.results import show_table
-from raycurate.cli.support import config_of, out, parts, plain, run_argument, settings, where_it_lies
+from raycurate.cli.support import out, plain, run_stage, where_it_lies
 from raycurate.run.store import Noun, Run
 
 
-@click.command()
-@run_argument
-@click.option("--methods", "--method", default="coincide", help="Selection methods; full = all rows (--finetune).")
-@click.option("--temperatures", help="Of the methods that have one.  [default: each method's own]", show_default=False)
-@click.option("--ratios", default="0.2", help="Parts of all samples to keep.")
-@click.option("--seeds", default="0", help="Of the selection, and of the training.")
+@stage_command("sweep", raw=True)
 @click.option("--finetune", is_flag=True, help="Train and evaluate on every selection.")
-@click.option("--model", default="tiny", help="Model to train: hub id, local folder, or 'tiny'.")
-@click.option("--data", default="test", help="Label of the test set's samples.")
-@settings
-def sweep(
-    run: str,
-    methods: str,
-    temperatures: str | None,
-    ratios: str,
-    seeds: str,
-    finetune: bool,
-    model: str,
-    data: str,
-    label: str,
-    overrides: tuple[str, ...],
-) -> None:
+@model_option
+def sweep(run: str, given: dict[str, Any], overrides: tuple[str, ...]) -> None:
     """Select with every method at every temperature, ratio and seed, and tell how the selections differ.
 
     \b
@@ -42,26 +25,10 @@ def sweep(
       raycurate sweep runs/llava --method coincide --temperatures 0.05,0.1,0.2 --ratios 0.05,0.1,0.2,0.4
       raycurate sweep runs/demo --methods full,random,coincide --ratios 0.1,0.2 --finetune --model tiny --data test
     """
-    from raycurate.experiments.engine.config import SweepConfig
-
-    values: dict[str, Any] = {
-        "methods": parts(methods),
-        "temperatures": parts(temperatures or ""),
-        "ratios": parts(ratios),
-        "seeds": parts(seeds),
-        "data": data,
-        "label": label,
-    }
-    if finetune:
-        values["finetune"] = {"model": model}
-    config = config_of(SweepConfig, values, overrides)
-    from raycurate.config import SessionConfig
-    from raycurate.experiments.sweep import sweep as run_sweep
-    from raycurate.ray_session import ray_session
-
-    with ray_session(SessionConfig(dashboard=config.finetune is not None)):  # type: ignore[call-arg]
-        run_sweep(Run(run), config)
-    print_sweep(Run(run).noun("sweeps", label))
+    model, train = given.pop(MODEL), given.pop("finetune")
+    config = command_config({**given, **({MODEL: model} if train else {})}, overrides)
+    run_stage("sweep", run, config, quiet=True)
+    print_sweep(Run(run).noun("sweeps", config.label))
 
 
 def print_sweep(noun: Noun) -> None:

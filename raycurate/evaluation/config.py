@@ -15,6 +15,13 @@ FULL = "full"
 class EvaluateConfig(PoolConfig):
     """``evaluate``: answer every question of a test set with a model, and score the answers task by task."""
 
+    command_line = (
+        "model",
+        "data",
+        "max_rows",
+        "command",
+    )
+
     model: ModelName = Field(
         description="hub id, folder, 'tiny', or models/LABEL of the run; LoRA folders load with peft"
     )
@@ -54,6 +61,14 @@ class EvaluateConfig(PoolConfig):
 class CompareConfig(NounConfig):
     """``compare``: select, finetune and evaluate for every method and seed, then the scoreboard."""
 
+    command_line = (
+        "methods",
+        "seeds",
+        "ratio",
+        "data",
+        "max_test_rows",
+    )
+
     methods: tuple[str, ...] = Field(
         (FULL, "random", "stratified", "coincide"), min_length=1, description="selection methods; 'full' = all rows"
     )
@@ -68,6 +83,11 @@ class CompareConfig(NounConfig):
     clusters: Label | None = Field(None, description="of every method that reads some; default: each method's own")
     price_per_hour: float | None = Field(None, gt=0, description="of the cluster; cost is in hours where not given")
     label: Label = execution("main", description="label of the scoreboard; others than main prefix their lines' labels")
+
+    @property
+    def needs_dashboard(self) -> bool:
+        """Every line is trained."""
+        return True
 
     @model_validator(mode="after")
     def _check_lines(self) -> CompareConfig:

@@ -39,7 +39,7 @@ from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.results import to_csv
 from raycurate.experiments.engine.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
 from raycurate.experiments.engine.weights_config import BalanceProbesConfig
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
@@ -51,7 +51,7 @@ Rows = Mapping[str, int]
 log = logging.getLogger("raycurate")
 
 
-@in_training_session
+@in_session
 def balance(run: Run, config: BalanceProbesConfig) -> Manifest:
     """Run the probes that have no result yet, and write the tables, weights and figures.
 

@@ -22,7 +22,7 @@ from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, t
 from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.task_rows import mixture_config, part_of, task_sizes
 from raycurate.experiments.engine.weights_config import COTBAL, CompareWeightsConfig
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
@@ -34,7 +34,7 @@ NAMES = {"ew": "EW", "tla": "TLA", "rlw": "RLW", "dwa": "DWA", "igb": "IGBv1", C
 Key = tuple[str, int]
 
 
-@in_training_session
+@in_session
 def compare_weights(run: Run, config: CompareWeightsConfig) -> Manifest:
     """Run every training that has no result yet, and write the scoreboard.
 

@@ -44,7 +44,7 @@ from raycurate.experiments.engine.individual_results import Outcome, Point, Tria
 from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.soup import make_soups
 from raycurate.experiments.engine.subsets import trainable_rows
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
@@ -55,7 +55,7 @@ Job = tuple[tuple[str, ...], int]
 """Names of the datasets on top of the baseline, and a seed."""
 
 
-@in_training_session
+@in_session
 def individual_select(run: Run, config: IndividualSelectConfig) -> Manifest:
     """Run every training that has no result yet; write `decisions.csv`, `curve.csv`, the report and the figures.
 

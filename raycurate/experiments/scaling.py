@@ -26,7 +26,7 @@ from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.subsets import proportional_rows, trainable_rows
 from raycurate.experiments.engine.tables import to_markdown, write_figures, write_table
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
@@ -34,7 +34,7 @@ from raycurate.stages.table import version_of
 from raycurate.training.config import FinetuneConfig
 
 
-@in_training_session
+@in_session
 def measure_scaling(run: Run, config: ScalingConfig) -> Manifest:
     """Run every training that has no result yet; write `trainings.csv`, `scaling.csv`, the report and the figure.
 

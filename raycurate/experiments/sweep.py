@@ -26,7 +26,7 @@ from raycurate.experiments.engine.measure import Reference, count_shared, measur
 from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.results import Outcome, Scores, Sweep, write_results
 from raycurate.experiments.engine.trials import result_of, run_trials
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
@@ -42,7 +42,7 @@ GRID = ("methods", "temperatures", "ratios", "seeds")
 log = logging.getLogger("raycurate")
 
 
-@in_training_session
+@in_session
 def sweep(run: Run, config: SweepConfig) -> Manifest:
     """Run every trial that has no result yet, and write the tables and figures.
 

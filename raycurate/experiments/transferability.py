@@ -35,7 +35,7 @@ from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.tables import write_figures, write_table
 from raycurate.features.rows import features_of_table
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection.transferability import transferability
 from raycurate.stages.engine.lineage import begin, keep_table, required
@@ -46,7 +46,7 @@ Array = NDArray[np.float64]
 log = logging.getLogger("raycurate")
 
 
-@in_training_session
+@in_session
 def measure_transferability(run: Run, config: TransferabilityConfig) -> Manifest:
     """Run every training that has no result yet; write `pairs.csv`, `sources.csv`, `results.json` and the figures.
 

@@ -22,7 +22,7 @@ from typing import Any
 from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig
-from raycurate.ray_session import in_training_session
+from raycurate.ray_session import in_session
 from raycurate.run.names import as_label
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection import build_selector
@@ -67,7 +67,7 @@ class LineRecord:
         return sum(self.selection_seconds.values()) + self.training_seconds
 
 
-@in_training_session
+@in_session
 def compare(run: Run, config: CompareConfig) -> Manifest:
     """Make every line that is not made yet, and write the scoreboard.
 

@@ -34,7 +34,7 @@ import ray
 import ray.train
 
 from raycurate.errors import UserError
-from raycurate.ray_session import cluster_cpus, cluster_gpus, in_training_session, quiet_library
+from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, quiet_library
 from raycurate.run.filesystem import delete_folder, exists, or_null, resolve
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
@@ -58,7 +58,7 @@ from raycurate.training.weights import weights_of
 log = logging.getLogger("raycurate")
 
 
-@in_training_session
+@in_session
 def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``models`` noun: ``final`` (model or adapter, with processor), ``merged``, ``history.json``, logs.
 

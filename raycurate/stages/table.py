@@ -28,7 +28,6 @@ class Stage:
         config: ``module:name`` of its settings.
         makes: the nouns that it writes.
         owner: the stage whose command makes them, of a part.
-        trains: it asks Ray Train or Tune, which ask the State API that the dashboard serves.
         public: a name of the package itself: ``raycurate.extract``, ``raycurate.ExtractConfig``.
     """
 
@@ -38,7 +37,6 @@ class Stage:
     config: str = ""
     makes: tuple[str, ...] = ()
     owner: str = ""
-    trains: bool = False
     public: bool = False
 
     @property
@@ -75,7 +73,6 @@ _ROWS = (
         "experiments.balance:balance",
         "experiments.engine.weights_config:BalanceProbesConfig",
         ("balance",),
-        trains=True,
     ),
     Stage(
         "compare-weights",
@@ -83,25 +80,23 @@ _ROWS = (
         "experiments.compare_weights:compare_weights",
         "experiments.engine.weights_config:CompareWeightsConfig",
         ("weightings",),
-        trains=True,
     ),
     Stage("tokenize", 2, makes=("tokens",), owner="finetune"),
-    Stage("finetune", 1, "stages.finetune:finetune", "training.config:FinetuneConfig", ("models",), trains=True),
+    Stage("finetune", 1, "stages.finetune:finetune", "training.config:FinetuneConfig", ("models",)),
     Stage("score_net", 1, owner="finetune"),
     Stage("predict", 1, makes=("predictions",), owner="evaluate"),
     Stage("evaluate", 2, "stages.evaluate:evaluate", "evaluation.config:EvaluateConfig", ("scores",)),
-    Stage("compare", 1, "stages.compare:compare", "evaluation.config:CompareConfig", ("scoreboard",), trains=True),
+    Stage("compare", 1, "stages.compare:compare", "evaluation.config:CompareConfig", ("scoreboard",)),
     Stage(
         "individual-select",
         1,
         "experiments.individual_select:individual_select",
         "experiments.engine.individual_config:IndividualSelectConfig",
         ("individual_select",),
-        trains=True,
     ),
     Stage("subset", 1, owner="individual-select"),
     Stage("soup", 1, owner="individual-select"),
-    Stage("sweep", 1, "experiments.sweep:sweep", "experiments.engine.config:SweepConfig", ("sweeps",), trains=True),
+    Stage("sweep", 1, "experiments.sweep:sweep", "experiments.engine.config:SweepConfig", ("sweeps",)),
     Stage("sketch", 1, makes=("sketches",), owner="sweep"),
     Stage(
         "transferability",
@@ -109,7 +104,6 @@ _ROWS = (
         "experiments.transferability:measure_transferability",
         "experiments.engine.measuring_config:TransferabilityConfig",
         ("transferability",),
-        trains=True,
     ),
     Stage(
         "scaling",
@@ -117,7 +111,6 @@ _ROWS = (
         "experiments.scaling:measure_scaling",
         "experiments.engine.measuring_config:ScalingConfig",
         ("scaling",),
-        trains=True,
     ),
 )
 STAGES = {stage.name: stage for stage in _ROWS}

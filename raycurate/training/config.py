@@ -35,6 +35,21 @@ NET_FILE = "score_net.safetensors"
 class FinetuneConfig(NounConfig):
     """``finetune``: train a vision-language model on the kept rows, each task with its weight."""
 
+    command_line = (
+        "model",
+        "selection",
+        "weighting",
+        "score_net",
+        "workers",
+        "deepspeed",
+        "method=--lora/--full",
+        "merge",
+        "learning_rate",
+        "epochs",
+        "batch_rows",
+        "seed",
+    )
+
     model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny' (the embedded model)")
     samples: Label = "main"
     selection: Label | None = Field("main", description="train on its kept rows; null trains on all samples")
@@ -142,6 +157,11 @@ class FinetuneConfig(NounConfig):
                 f"which is not a multiple of micro_batch {self.micro_batch}"
             )
         return self
+
+    @property
+    def needs_dashboard(self) -> bool:
+        """Ray Train starts its workers."""
+        return True
 
     @property
     def rows_per_forward(self) -> int:

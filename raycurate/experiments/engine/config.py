@@ -24,6 +24,14 @@ def check_section(name: str, values: Mapping[str, Any], taken: Sequence[str]) ->
 class SweepConfig(NounConfig):
     """``sweep``: every method at every temperature, ratio and seed."""
 
+    command_line = (
+        "methods=--methods,--method",
+        "temperatures",
+        "ratios",
+        "seeds",
+        "data",
+    )
+
     methods: tuple[str, ...] = Field(("coincide",), min_length=1, description="'full' = all rows, with finetune only")
     temperatures: tuple[float, ...] = Field((), description="of the methods that have one; none: each method's default")
     ratios: tuple[float, ...] = Field((0.2,), min_length=1, description="parts of all samples to keep")
@@ -41,6 +49,11 @@ class SweepConfig(NounConfig):
     label: Label = execution("main", description="label of the sweep")
     cpus_per_trial: float = execution(1.0, gt=0, description="of a trial that selects and measures")
     max_concurrent: int | None = execution(None, ge=1, description="trials at once; default: what the cluster carries")
+
+    @property
+    def needs_dashboard(self) -> bool:
+        """Where every selection is trained."""
+        return self.finetune is not None
 
     @model_validator(mode="after")
     def _check_grid(self) -> SweepConfig:
@@ -70,3 +83,8 @@ class SweepConfig(NounConfig):
             if found := sorted(set(names) & set(getattr(self, section) or {})):
                 raise ValueError(f"{section}.{found[0]} is set by the sweep itself for each trial")
         return self
+
+
+def several_processes(finetune: Mapping[str, Any]) -> bool:
+    """Whether trainings with these settings are of several processes, which Ray Train starts."""
+    return finetune.get("workers", 1) != 1 or finetune.get("deepspeed") is not None

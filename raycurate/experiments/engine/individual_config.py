@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from raycurate.balancing.individual_select import Rule
 from raycurate.config import Label, NounConfig, Seed, execution
 from raycurate.errors import UserError, unknown_name
-from raycurate.experiments.engine.config import check_section
+from raycurate.experiments.engine.config import check_section, several_processes
 from raycurate.run.paths import LocalPath, ModelName, Settings
 
 SoupKind = Literal["greedy", "average", "maximum"]
@@ -22,6 +22,19 @@ class IndividualSelectConfig(NounConfig):
     Raises:
         ValueError: a category or option that fits no candidate, or a setting that the experiment gives itself.
     """
+
+    command_line = (
+        "mode",
+        "seeds",
+        "categories=--category",
+        "threshold_sds",
+        "largest_drop",
+        "top",
+        "cap",
+        "perplexity=--perplexity-filter",
+        "soup",
+        "data",
+    )
 
     candidates: dict[str, LocalPath] = Field(
         min_length=1, description="name -> dataset, in any format that ingest reads"
@@ -51,6 +64,11 @@ class IndividualSelectConfig(NounConfig):
 
     label: Label = execution("main")
     max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
+
+    @property
+    def needs_dashboard(self) -> bool:
+        """Whether a training is one of several processes."""
+        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check(self) -> IndividualSelectConfig:

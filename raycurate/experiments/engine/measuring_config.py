@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution
-from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section
+from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section, several_processes
 from raycurate.run.paths import Settings
 from raycurate.selection.transferability import TransferabilityReading
 
@@ -17,6 +17,14 @@ OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "
 
 class TransferabilityConfig(NounConfig):
     """``transferability``: which clusters, how many rows of each, and how to train."""
+
+    command_line = (
+        "sources",
+        "targets",
+        "rows",
+        "pairs",
+        "clusters",
+    )
 
     sources: int = Field(50, ge=3, description="clusters whose help is measured; the paper has 50")
     targets: int = Field(50, ge=1, description="clusters that they help; the paper has 50")
@@ -34,6 +42,11 @@ class TransferabilityConfig(NounConfig):
     label: Label = execution("main")
     max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
 
+    @property
+    def needs_dashboard(self) -> bool:
+        """Whether a training is one of several processes."""
+        return several_processes(self.finetune)
+
     @model_validator(mode="after")
     def _check(self) -> TransferabilityConfig:
         check_section("finetune", self.finetune, OWN)
@@ -50,6 +63,13 @@ class TransferabilityConfig(NounConfig):
 class ScalingConfig(NounConfig):
     """``scaling``: how many rows, which stage of training, how to score."""
 
+    command_line = (
+        "sizes",
+        "stage",
+        "seeds",
+        "data",
+    )
+
     sizes: tuple[int, ...] = Field(min_length=2, description="rows of each subset")
     stage: Literal["pretrain", "finetune"] = Field("finetune", description="pretrain: the projector alone is trained")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="of the subsets and of the trainings")
@@ -61,6 +81,11 @@ class ScalingConfig(NounConfig):
 
     label: Label = execution("main")
     max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
+
+    @property
+    def needs_dashboard(self) -> bool:
+        """Whether a training is one of several processes."""
+        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check(self) -> ScalingConfig:

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
-from raycurate.config import Label, NounConfig, Seed, execution
+from raycurate.config import Label, NounConfig, Part, Seed, execution
+from raycurate.experiments.engine.config import several_processes
 from raycurate.run.paths import Settings
 
 COTBAL = "cotbal"
@@ -43,8 +44,8 @@ class ProbeSettings(NounConfig):
 
     @property
     def needs_dashboard(self) -> bool:
-        """Whether probes are trainings of several processes: Ray Train asks the State API, which it serves."""
-        return self.finetune.get("workers", 1) != 1 or self.finetune.get("deepspeed") is not None
+        """Whether a probe is a training of several processes."""
+        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check_sections(self) -> ProbeSettings:
@@ -56,9 +57,22 @@ class ProbeSettings(NounConfig):
 class BalanceProbesConfig(ProbeSettings, BalanceConfig):
     """``balance RUN``: N + 1 probe trainings, their scores on a validation set, one weight per task."""
 
+    command_line = (
+        "validation",
+        "mini",
+        "large",
+        "temperature",
+        "form",
+        "difficulty",
+        "alpha",
+        "fixed",
+        "fixed_unscored",
+        "strict",
+    )
+
     validation: Label = Field(description="label of the samples that score the probes; no row of the test set")
-    mini: float = Field(1 / 32, gt=0, le=1, description="part of every task in the mini sets")
-    large: float = Field(1.0, gt=0, le=1, description="part of the probed task; the mini sets lie inside it")
+    mini: Part = Field(1 / 32, description="part of every task in the mini sets")
+    large: Part = Field(1.0, description="part of the probed task; the mini sets lie inside it")
     seed: Seed = Field(0, description="of the choice of rows and of the training")
     groups: dict[str, tuple[str, ...]] | None = Field(None, description="group -> tasks, which share one weight")
     fixed_unscored: Positive | None = Field(
@@ -79,13 +93,20 @@ class BalanceProbesConfig(ProbeSettings, BalanceConfig):
 class CompareWeightsConfig(ProbeSettings):
     """``compare-weights``: trainings that differ in their task weights only, against one model per task."""
 
+    command_line = (
+        "weightings",
+        "seeds",
+        "part",
+        "data",
+    )
+
     weights: dict[str, Positive] | None = Field(None, description="task -> weight of 'cotbal', as `balance` makes them")
     balance: Label | None = Field(None, description="take the weights of this label of `balance`, instead of weights")
     weightings: tuple[Literal["ew", "tla", "rlw", "dwa", "igb", "cotbal"], ...] = Field(
         ("ew", "tla", "rlw", "dwa", "igb", "cotbal"), min_length=1, description="lines of the table beside STL"
     )
     seeds: tuple[Seed, ...] = Field((0, 1), min_length=1, description="of the training; all train on the same rows")
-    part: float = Field(1.0, gt=0, le=1, description="part of every task to train on")
+    part: Part = Field(1.0, description="part of every task to train on")
     rows_seed: Seed = Field(0, description="of the choice of rows")
     data: Label = Field("test", description="label of the test set's samples")
 
