@@ -22,7 +22,7 @@ Label = Annotated[str, AfterValidator(plain_label)]
 """The name of a noun inside a run."""
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 """What numpy's and torch's generators both take."""
-ALTERNATIVES = ("str", "int", "float", "bool", "tuple", "dict", "none")
+ALTERNATIVES = ("str", "int", "float", "bool", "tuple", "dict", "none", "constrained-float", "constrained-int")
 """What pydantic calls the alternatives of a field, beside names with brackets."""
 ConfigT = TypeVar("ConfigT", bound="StageConfig")
 

@@ -142,6 +142,10 @@ def _turns(*turns: Any, **row: Any) -> dict[str, Any]:
     return {"conversations": [{"from": role, "value": text} for role, text in turns], **row}
 
 
+def _gpt(**flag: Any) -> dict[str, Any]:
+    return {"from": "gpt", "value": "Hi", **flag}
+
+
 def hostile_lines() -> list[tuple[str, bytes]]:
     """``(reason, line)`` of every kind of hostile row; the images are those of ``write_bad_images``."""
     good = image_name(0)
@@ -158,12 +162,35 @@ def hostile_lines() -> list[tuple[str, bytes]]:
         ("wrong_type", _talk(image=[[good]])),
         ("wrong_type", _talk(image=good, task={"a": 1})),
         ("wrong_type", _talk(image=good, images=[image_name(1)])),
-        ("wrong_type", _talk([{"type": "video"}], image=good)),
+        ("wrong_type", _talk([{"type": "thing"}], image=good)),
+        ("wrong_type", {"conversations": "[{"}),
+        ("unsupported_video", _talk([{"type": "video"}], image=good)),
+        ("unsupported_video", _talk("<video>\nWhat?", video="a.mp4")),
+        ("unsupported_video", _talk("<image>\nWhat?", video="a.mp4")),
+        ("unsupported_video", _talk("<image>\n<video>\nWhat?", image=good, videos=["a.mp4"])),
+        ("unsupported_video", _talk("What happens? <video>")),
+        ("unsupported_video", _talk(image="clips/a.MP4")),
+        ("unsupported_video", _talk([{"type": "video_url", "video_url": {"url": "a.mp4"}}])),
+        ("unsupported_audio", _talk("<audio>Who speaks?", audios=["a.wav"])),
+        ("unsupported_audio", _talk([{"type": "input_audio", "input_audio": {"data": "AA=="}}])),
+        ("unsupported_audio", _talk("<audio>\nWho speaks?")),
+        ("unsupported_grounding", _talk(image=good, objects={"ref": ["a cat"], "bbox": [[1, 2, 3, 4]]})),
+        ("unsupported_grounding", _talk("<image>\nFind the <ref-object>", "<bbox>", image=good)),
+        ("unsupported_tools", _talk("What?", tools='[{"name": "clock"}]')),
+        ("unsupported_tools", _turns(("human", "Hi"), ("function_call", "{}"), ("observation", "1"), ("gpt", "1"))),
+        ("unsupported_tools", {"messages": [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "1"}]}),
+        ("unsupported_media", _talk([{"type": "file", "file": "a.pdf"}, {"type": "text", "text": "What?"}])),
+        ("unsupported_media", _talk("What?", point_cloud="a.ply")),
+        ("several_answers", _talk("What?", ["This.", "That."])),
+        ("several_answers", _turns(("human", "Hi"), ("gpt", "Hi"), ("gpt", "Hello"))),
+        ("unsupported_weight", {"conversations": [{"from": "human", "value": "Hi"}, _gpt(loss_scale=0.5)]}),
+        ("no_trained_answer", {"conversations": [{"from": "human", "value": "Hi"}, _gpt(loss=False)]}),
         ("non_string_turn", _talk(None)),
         ("non_string_turn", _talk("What?", 42)),
         ("non_string_turn", _talk("What?", {"a": 1})),
         ("empty_turn", _talk("What?", "")),
         ("empty_turn", _talk(" \n\t ")),
+        ("empty_turn", _talk("What?", "\u200b\ufeff")),
         ("unknown_role", _turns(("human", "Hi"), ("robot", "Hi"))),
         ("unknown_role", _turns(("human", "Hi"), (None, "Hi"))),
         ("unknown_role", _turns(("human", "Hi"), ({"a": 1}, "Hi"))),
@@ -191,6 +218,10 @@ def hostile_lines() -> list[tuple[str, bytes]]:
         ("image_missing", _talk(image="")),
         ("image_missing", _talk(image=[None])),
         *(("image_path_escape", _talk(image=path)) for path in _ESCAPES),
+        ("image_corrupt", _talk(image="data:image/png;base64,AAAA")),
+        ("image_corrupt", _talk(image="data:image/png;base64,?")),
+        ("image_corrupt", _talk(image={"bytes": "QUJD", "path": None})),
+        ("image_unsupported", _talk(image="data:text/plain,hello")),
         *((reason, _talk(image=f"bad/{name}")) for reason, name in _BAD_IMAGES),
     ]
     lines = [(reason, json.dumps(value).encode()) for reason, value in objects]
@@ -219,7 +250,7 @@ _ESCAPES = (
     "~/secret.png",
     "file:///etc/passwd",
     "https://example.org/a.png",
-    "data:image/png;base64,AAAA",
+    "s3://other/secret.png",
     "coco/a.png\x00.jpg",
     "bad/link.png",
 )
@@ -238,7 +269,7 @@ _BAD_IMAGES = (
 
 
 def write_hostile_dataset(
-    folder: Path, *, num_good: int = 5000, num_hostile: int = 200, num_images: int = 150, seed: int = 0
+    folder: Path, *, num_good: int = 4000, num_hostile: int = 1000, num_images: int = 150, seed: int = 0
 ) -> HostileDataset:
     """Write ``data.jsonl`` and ``images/`` into ``folder``: every kind of hostile row at least once, then at random."""
     images = folder / "images"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raycurate.config import StageConfig, execution
 
@@ -35,6 +35,13 @@ class BalanceConfig(StageConfig):
         0.01, ge=0, lt=1, description="report a task whose probe gains less than this part of its score"
     )
     strict: bool = execution(False, description="a reported denominator is an error")
+
+    @field_validator("alpha", mode="before")
+    @classmethod
+    def _three(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) != 3:
+            raise ValueError(f"{list(value)} has {len(value)} shares; expected are three, as in 0.25,0.25,0.5")
+        return value
 
     @model_validator(mode="after")
     def _check_alpha(self) -> BalanceConfig:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from raycurate.cli.balancing import balance, compare_weights
 from raycurate.cli.experiments import individual_select, scaling, transferability
-from raycurate.cli.options import stage_command
+from raycurate.cli.options import command_config, stage_command
 from raycurate.cli.results import print_result, show_table
 from raycurate.cli.settings import settings as settings_command
 from raycurate.cli.support import Group, out, plain, print_manifest, run_argument, run_stage, set_up_logging
@@ -41,18 +41,24 @@ def main(debug: bool, quiet: bool) -> None:
     set_up_logging(debug=debug, quiet=quiet)
 
 
-@stage_command("ingest", on_run=False)
+@stage_command("ingest", on_run=False, raw=True)
 @click.argument("source")
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--out", "run", required=True, help="Run directory (local, s3://, gs://).")
-def ingest(run: str, config: Any) -> None:
+def ingest(run: str, given: dict[str, Any], overrides: tuple[str, ...]) -> None:
     """Read, validate and normalise SOURCE into a run directory.
 
     \b
     Example:
       raycurate ingest llava_v1_5_mix665k.json --images images/ --task-map llava665k --out runs/llava
     """
-    run_stage("ingest", run, config)
+    if more := given.pop("more"):
+        raise click.UsageError(
+            f"one SOURCE is read, {1 + len(more)} are given ({given['source']}, {more[0]}, ...). Quote a glob, so that "
+            "the shell leaves it to raycurate ('data/*.json'), or name the folder that holds the files; sources of "
+            "other kinds become samples of their own with --label."
+        )
+    run_stage("ingest", run, command_config(given, overrides))
 
 
 @stage_command("extract")

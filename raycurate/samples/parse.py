@@ -28,6 +28,7 @@ from raycurate.samples.schema import IMAGE_MARK, Message, Sample
 from raycurate.samples.tasks import MAX_TASK_CHARS, UNKNOWN_TASK, TaskMap
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]*")
 _MAX_ID_CHARS = 1024
 _DEFAULT_TASK_COLUMN = "task"
 
@@ -43,6 +44,8 @@ class ParseOptions:
     """Put missing marks in front of the first question, instead of refusing the row."""
     drop_leading_answer: bool = False
     """Drop the assistant's turns before the first question (as LLaVA's trainer does), instead of refusing the row."""
+    image_root: str | None = None
+    """What absolute image paths are made relative to."""
     max_turns: int = 256
     max_chars: int = 200_000
     max_images: int = 64
@@ -76,7 +79,8 @@ def parse_row(raw: RawRow, options: ParseOptions) -> Sample | Reject:
 def _sample(raw: RawRow, row: Mapping[str, Any], source_id: str | None, options: ParseOptions) -> Sample:
     turns = collect_turns(row, max_turns=options.max_turns, drop_leading_answer=options.drop_leading_answer)
     _check_text(turns.messages, options.max_chars)
-    images = collect_images(row, turns.inline_images, options.max_images)
+    marks = sum(message.text.count(IMAGE_MARK) for message in turns.messages)
+    images = collect_images(row, turns.inline_images, options.max_images, marks, options.image_root)
     fill = options.insert_missing_marks or turns.marks_are_implied
     messages = _with_marks(turns.messages, len(images), fill)
     return Sample(
@@ -95,7 +99,7 @@ def _check_text(messages: tuple[Message, ...], max_chars: int) -> None:
         raise FaultError(Reason.OVERLONG, f"the conversation has {total} characters; at most {max_chars} are accepted")
     for turn, message in enumerate(messages):
         _check_characters(message.text, f"turn {turn}")
-        if not message.text.strip():
+        if not message.text.strip() or _INVISIBLE.fullmatch(message.text):
             raise FaultError(Reason.EMPTY_TURN, f"turn {turn} ({message.role}) has no text")
 
 
@@ -115,12 +119,14 @@ def _with_marks(messages: tuple[Message, ...], num_images: int, fill: bool) -> t
     """The messages with exactly one mark an image, all in the user's turns."""
     stray = next((m.role for m in messages if m.role != "user" and IMAGE_MARK in m.text), None)
     if stray:
-        raise FaultError(Reason.IMAGE_MARK_MISMATCH, f"a turn of the {stray} holds an {IMAGE_MARK} mark")
+        detail = f"a turn of the {stray} holds an {IMAGE_MARK} mark; only questions show images"
+        raise FaultError(Reason.IMAGE_MARK_MISMATCH, detail)
     marks = sum(message.text.count(IMAGE_MARK) for message in messages)
     if marks == num_images:
         return messages
     if marks > num_images or not fill:
-        detail = f"{marks} {IMAGE_MARK} mark(s) for {num_images} image(s)"
+        hint = "; insert_missing_marks=true puts missing marks first" if marks < num_images else ""
+        detail = f"{marks} {IMAGE_MARK} mark(s) for {num_images} image(s){hint}"
         raise FaultError(Reason.IMAGE_MARK_MISMATCH, detail)
     first = next(i for i, message in enumerate(messages) if message.role == "user")
     text = (IMAGE_MARK + "\n") * (num_images - marks) + messages[first].text
@@ -132,6 +138,8 @@ def _task(
 ) -> str:
     """The row's own task, else the first rule that matches, else ``unknown``."""
     named = row.get(options.task_column)
+    if isinstance(named, float):  # a column of whole numbers with a gap, as pandas writes it
+        named = None if named != named else int(named) if named.is_integer() else named
     if named is not None and not isinstance(named, (str, int)):
         raise FaultError(Reason.WRONG_TYPE, f"'{options.task_column}' is {_kind(named)}, not a name")
     if named is not None and str(named).strip():

@@ -1,23 +1,32 @@
 """The image references of a raw row: paths that stay below the image root, or embedded bytes.
 
-A path is checked as text here, so that no reference is ever opened that could leave the root: no absolute path
-(POSIX, drive letter, UNC), no ``..``, no URL or data URI, no NUL or other control character. Links inside the root
-are checked when the image is opened (``images.ImageRoot``).
+A path is checked as text here, so that no reference is ever opened that could leave the root: no ``..``, no absolute
+path (POSIX, drive letter, UNC) or URL but below the root itself, no NUL or other control character. Links inside the
+root are checked when the image is opened (``images.ImageRoot``). Bytes may be written as base64: a ``data:`` URI, the
+text under ``bytes``, or a reference that is too long for the name of a file.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import ImageRef
+from raycurate.samples.unsupported import is_nothing, refuse_path
 
 _MAX_PATH_CHARS = 4096
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z]:[/\\]|(https?|s3|gs|hf|ftp|javascript|blob):")
+_DATA_URI = re.compile(r"data:image/[A-Za-z0-9.+-]+(;[A-Za-z0-9=._-]+)*;base64,", re.IGNORECASE)
+_LONGEST_NAME = 255
+"""Of a file, in bytes: a longer text without a slash in it is none."""
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -29,8 +38,19 @@ class ImageValue:
     path: str | None
 
 
-def collect_images(row: Mapping[str, Any], inline: Sequence[Any], max_images: int) -> list[ImageValue]:
-    """The images of a row in the order of their marks. Raises ``FaultError``."""
+def collect_images(
+    row: Mapping[str, Any], inline: Sequence[Any], max_images: int, marks: int, root: str | None
+) -> list[ImageValue]:
+    """The images of a row in the order of their marks. Raises ``FaultError``.
+
+    Args:
+        row: as it was read.
+        inline: references that stand inside content blocks.
+        max_images: most images of a row.
+        marks: image marks in the text. References that name nothing ("", "None", null) are dropped where the others
+            are as many as the marks.
+        root: the image root, which absolute paths are made relative to.
+    """
     named = [_as_list(row[name]) for name in ("images", "image") if row.get(name) is not None]
     named = [values for values in named if values]
     if len(named) == 2 and named[0] != named[1]:
@@ -38,22 +58,28 @@ def collect_images(row: Mapping[str, Any], inline: Sequence[Any], max_images: in
     values = named[0] if named else list(inline)
     if len(values) > max_images:
         raise FaultError(Reason.TOO_MANY_IMAGES, f"the row has {len(values)} images; at most {max_images} are accepted")
-    return [_image(value) for value in values]
+    something = [value for value in values if not is_nothing(value)]
+    if len(something) == marks:
+        values = something
+    return [_image(value, root) for value in values]
 
 
-def check_path(path: str) -> str:
-    """The path with ``.`` and doubled slashes removed. Raises ``FaultError`` for one that could leave the root."""
+def check_path(path: str, root: str | None = None) -> str:
+    """The path below the root, with ``.`` and doubled slashes removed.
+
+    Raises:
+        FaultError: a path that leads out of the root, or a URL.
+    """
     if not path.strip():
         raise FaultError(Reason.IMAGE_MISSING, "the image path is empty")
     shown = repr(path[:100])
-    parts = re.split(r"[/\\]", path)
     if len(path) > _MAX_PATH_CHARS:
         raise FaultError(Reason.OVERLONG, f"the image path has {len(path)} characters")
     if _CONTROL.search(path):
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image path {shown} holds a control character")
-    if _SCHEME.match(path):
-        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"{shown} is a URL or has a drive; images are paths below the root")
-    if parts[0] == "" or parts[0].startswith("~") or ".." in parts:
+    path = _below_root(path, shown, root)
+    parts = re.split(r"[/\\]", path)
+    if parts[0] == "" or (parts[0].startswith("~") and len(parts) > 1) or ".." in parts:
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image path {shown} leads out of the image root")
     try:
         path.encode("utf-8")
@@ -62,14 +88,30 @@ def check_path(path: str) -> str:
     normal = "/".join(part for part in path.split("/") if part not in ("", "."))
     if not normal:
         raise FaultError(Reason.IMAGE_MISSING, f"the image path {shown} names no file")
+    refuse_path(normal)
     return normal
+
+
+def _below_root(path: str, shown: str, root: str | None) -> str:
+    """A path as it was, or relative to the root where it is absolute and lies below it."""
+    if path.lower().startswith("file:"):
+        path = unquote(urlsplit(path).path)
+    if _SCHEME.match(path) or path.startswith("/"):
+        base = None if root is None else root.removeprefix("file://").rstrip("/") + "/"
+        if base is not None and path.startswith(base):
+            return path[len(base) :]
+        if path.startswith("/"):
+            where = f"the image root {root}" if root else "the image root, which is not given"
+            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image path {shown} lies outside of {where}")
+        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"{shown} is a URL or has a drive; images are paths below the root")
+    return path
 
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _image(value: Any) -> ImageValue:
+def _image(value: Any, root: str | None) -> ImageValue:
     if isinstance(value, dict):
         data = value.get("bytes")
         path = value.get("path")
@@ -77,14 +119,31 @@ def _image(value: Any) -> ImageValue:
             value = path
         elif isinstance(data, bytes):
             return _embedded(data, path if isinstance(path, str) else None)
+        elif isinstance(data, str):
+            return _embedded(_from_base64(data), path if isinstance(path, str) else None)
     if isinstance(value, bytes):
         return _embedded(value, None)
     if value is None:
         raise FaultError(Reason.IMAGE_MISSING, "an image has neither bytes nor a path")
     if not isinstance(value, str):
         raise FaultError(Reason.WRONG_TYPE, f"an image reference is of type {type(value).__name__}, not a path")
-    path = check_path(value)
+    if data_uri := _DATA_URI.match(value):
+        return _embedded(_from_base64(value[data_uri.end() :]), None)
+    if value[:5].lower() == "data:":
+        raise FaultError(Reason.IMAGE_UNSUPPORTED, f"{value[:40]!r} is no image in base64: 'data:image/...;base64,...'")
+    ends = (value[:_LONGEST_NAME], value[-_LONGEST_NAME:])
+    if len(value) > _LONGEST_NAME and all(map(_BASE64.fullmatch, ends)):
+        return _embedded(_from_base64(value), None)
+    path = check_path(value, root)
     return ImageValue(ImageRef(path=path), path)
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes of an image that is written as text, as long as the row that holds it may be."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise FaultError(Reason.IMAGE_CORRUPT, f"an embedded image is no base64 text: {error}") from None
 
 
 def _embedded(data: bytes, path: str | None) -> ImageValue:

@@ -1,7 +1,12 @@
-"""The turns of a raw row as messages: field names, roles, content blocks and the order of roles."""
+"""The turns of a raw row as messages: field names, roles, content blocks, loss flags and the order of roles.
+
+A flag of a turn (``WEIGHT_FIELDS``) is honoured where it says yes or no; any other weight is refused, since the loss
+has none per turn.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +14,7 @@ from typing import Any
 from raycurate.samples.marks import Block, join_blocks
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import Message
+from raycurate.samples.unsupported import refuse_block, refuse_columns, refuse_marks, refuse_role
 
 TURN_FIELDS = ("conversations", "messages", "texts")
 _ROLES = {
@@ -19,6 +25,8 @@ _ROLES = {
     "model": "assistant",
     "system": "system",
 }
+WEIGHT_FIELDS = ("loss", "loss_scale", "loss_weight", "train", "weight")
+"""Spellings of "train on this answer": ms-swift's first two, LLaMA-Factory's, Axolotl's, OpenAI's."""
 _IMAGE_BLOCKS = ("image", "image_url")
 
 
@@ -33,9 +41,10 @@ class Turns:
 
 def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer: bool) -> Turns:
     """The conversation of a row. Raises ``FaultError``."""
+    refuse_columns(row, "the row")
     name = next((field for field in TURN_FIELDS if row.get(field) is not None), None)
     if name is None:
-        raise FaultError(Reason.MISSING_CONVERSATIONS, "the row has no 'conversations' or 'messages'")
+        raise FaultError(Reason.MISSING_CONVERSATIONS, _what_is_there(row))
     raw_turns = _turn_list(row[name], name)
     if len(raw_turns) > max_turns:
         raise FaultError(Reason.OVERLONG, f"the row has {len(raw_turns)} turns; at most {max_turns} are accepted")
@@ -49,17 +58,35 @@ def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer
     if drop_leading_answer:
         messages = _without_leading_answer(messages)
     _check_roles([message.role for message in messages])
+    refuse_marks(messages)
+    if not any(message.train for message in messages if message.role == "assistant"):
+        raise FaultError(Reason.NO_TRAINED_ANSWER, "every answer is marked as not trained on; nothing is left to learn")
     return Turns(tuple(messages), tuple(inline), name == "texts")
+
+
+def _what_is_there(row: Mapping[str, Any]) -> str:
+    """Why a row has no conversation: what it has instead."""
+    names = [str(name)[:40] for name in row][:12]
+    found = f"it has {', '.join(names)}" if names else "it is empty"
+    return (
+        f"the row has no 'conversations', 'messages' or 'texts'; {found}. Tables of questions and answers have to be "
+        "written as turns first"
+    )
 
 
 def _turn_list(value: Any, name: str) -> list[Any]:
     """The turns as a list; ``datasets`` may store a list of objects as an object of lists."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise FaultError(Reason.WRONG_TYPE, f"'{name}' is a text that is no JSON: {error}") from None
     if isinstance(value, dict) and value and all(isinstance(column, list) for column in value.values()):
         columns = list(value.values())
         if len({len(column) for column in columns}) == 1:
             value = [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
     if not isinstance(value, list):
-        raise FaultError(Reason.WRONG_TYPE, f"'{name}' is not a list of turns")
+        raise FaultError(Reason.WRONG_TYPE, f"'{name}' is of type {type(value).__name__}, not a list of turns")
     if not value:
         raise FaultError(Reason.MISSING_CONVERSATIONS, f"'{name}' is an empty list")
     return value
@@ -70,20 +97,46 @@ def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
     if not isinstance(turn, dict):
         raise FaultError(Reason.WRONG_TYPE, f"a turn of '{name}' is not an object")
     if name == "texts":
+        refuse_columns(turn, "a turn")
+        if "role" in turn or "from" in turn:  # Megatron-Energon's: turns under the name of The Cauldron's pairs
+            return _messages(turn, "messages", inline)
         pairs = [("user", turn.get("user")), ("assistant", turn.get("assistant"))]
-        return [Message(role, _text(content, inline)) for role, content in pairs]
+        return [Message(role, _text(content, inline), _trained(turn, role)) for role, content in pairs]
     role = turn["from"] if turn.get("from") is not None else turn.get("role")
     known = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    refuse_columns(turn, "a turn")
+    refuse_role(role)
     if known is None:
         allowed = ", ".join(_ROLES)
         raise FaultError(Reason.UNKNOWN_ROLE, f"a turn has the role {str(role)[:40]!r}; known are {allowed}")
     content = turn["value"] if turn.get("value") is not None else turn.get("content")
-    return [Message(known, _text(content, inline))]
+    return [Message(known, _text(content, inline), _trained(turn, known))]
+
+
+def _trained(turn: Mapping[str, Any], role: str) -> bool:
+    """Whether a turn is trained on. Always True for what is no answer, where a flag may only say what holds anyway."""
+    train = True
+    for name in WEIGHT_FIELDS:
+        weight = turn.get(name)
+        if weight is None:
+            continue
+        if not isinstance(weight, (bool, int, float)) or weight not in (0, 1):
+            shown = f"{weight:g}" if isinstance(weight, float) else repr(weight)[:40]
+            detail = f"a turn of the {role} has {name} = {shown}; only 0 and 1 (false and true) can be honoured"
+            raise FaultError(Reason.UNSUPPORTED_WEIGHT, detail)
+        if name == "loss_weight" and weight and role != "assistant":
+            detail = f"a turn of the {role} has loss_weight = 1; only answers are trained on: write 0 or leave it out"
+            raise FaultError(Reason.UNSUPPORTED_WEIGHT, detail)
+        train = train and bool(weight)
+    return train or role != "assistant"
 
 
 def _text(content: Any, inline: list[Any]) -> str:
     if isinstance(content, str):
         return content
+    if isinstance(content, list) and len(content) > 1 and all(isinstance(each, str) for each in content):
+        detail = f"a turn has a list of {len(content)} texts: which of them is meant is not said"
+        raise FaultError(Reason.SEVERAL_ANSWERS, detail)
     if not isinstance(content, list):
         raise FaultError(Reason.NON_STRING_TURN, f"the text of a turn is of type {type(content).__name__}")
     return join_blocks([_block(block, inline) for block in content])
@@ -95,12 +148,16 @@ def _block(block: Any, inline: list[Any]) -> Block:
         return block
     kind = block.get("type") if isinstance(block, dict) else None
     if kind == "text":
-        if not isinstance(block.get("text"), str):
+        text = block["text"] if block.get("text") is not None else block.get("value")
+        if not isinstance(text, str):
             raise FaultError(Reason.NON_STRING_TURN, "a text block has no text")
-        return block["text"]
+        return text
+    refuse_block(kind)
     if kind not in _IMAGE_BLOCKS:
         raise FaultError(Reason.WRONG_TYPE, f"a content block has the type {str(kind)[:40]!r}; known are text, image")
-    reference = next((block[key] for key in ("image", "image_url", "path", "url") if block.get(key) is not None), None)
+    reference = next(
+        (block[key] for key in ("image", "image_url", "path", "url", "value") if block.get(key) is not None), None
+    )
     if isinstance(reference, dict) and "url" in reference:
         reference = reference["url"]
     if reference is not None:
@@ -122,6 +179,9 @@ def _check_roles(roles: Sequence[str]) -> None:
     body = roles[1:] if roles[0] == "system" else roles
     for place, role in enumerate(body):
         expected = "user" if place % 2 == 0 else "assistant"
+        if role == "assistant" and place and body[place - 1] == "assistant":
+            detail = f"turn {place + len(roles) - len(body)} is a second answer to the same question"
+            raise FaultError(Reason.SEVERAL_ANSWERS, detail)
         if role != expected:
             turn = place + len(roles) - len(body)
             hint = " (drop_leading_answer would drop it)" if place == 0 and role == "assistant" else ""

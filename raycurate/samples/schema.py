@@ -23,7 +23,7 @@ IMAGE_MARK = "<image>"
 ROLES = ("system", "user", "assistant")
 ORDER_BYTES = 8
 
-MESSAGE_TYPE = pa.struct([("role", pa.string()), ("text", pa.string())])
+MESSAGE_TYPE = pa.struct([("role", pa.string()), ("text", pa.string()), ("train", pa.bool_())])
 IMAGE_TYPE = pa.struct([("path", pa.string()), ("data", pa.large_binary()), ("sha", pa.string())])
 
 SAMPLE_SCHEMA = pa.schema(
@@ -54,10 +54,15 @@ QUARANTINE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``text`` holds one ``<image>`` mark where each image stands."""
+    """One turn. ``text`` holds one ``<image>`` mark where each image stands.
+
+    ``train`` is False for an answer that is context only: the source says that no loss is taken on it. The turns of
+    the user and the system are never trained on; theirs is always True.
+    """
 
     role: str
     text: str
+    train: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +109,15 @@ class Sample:
 
 
 def content_hash(messages: Sequence[Message], images: Sequence[ImageRef]) -> str:
-    """Hex blake2b-128 of a canonical JSON form of the conversation and its image references."""
+    """Hex blake2b-128 of a canonical JSON form of the conversation and its image references.
+
+    That an answer is not trained on is part of it; that it is trained on, the common case, is not.
+    """
     canonical = json.dumps(
-        [[[m.role, m.text] for m in messages], [image.identity for image in images]],
+        [
+            [[m.role, m.text] if m.train else [m.role, m.text, False] for m in messages],
+            [image.identity for image in images],
+        ],
         ensure_ascii=True,
         separators=(",", ":"),
     )
@@ -119,7 +130,7 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
         "key": sample.key,
         "source_id": sample.source_id,
         "task": sample.task,
-        "messages": [{"role": m.role, "text": m.text} for m in sample.messages],
+        "messages": [{"role": m.role, "text": m.text, "train": m.train} for m in sample.messages],
         "images": [{"path": i.path, "data": i.data, "sha": i.sha} for i in sample.images],
         "source_file": sample.source_file,
         "source_row": sample.source_row,
@@ -133,9 +144,9 @@ def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
 
 
 def row_to_sample(row: dict[str, Any]) -> Sample:
-    """The inverse of ``sample_to_row``."""
+    """The inverse of ``sample_to_row``. A turn without a ``train`` value is trained on."""
     return Sample(
-        messages=tuple(Message(m["role"], m["text"]) for m in row["messages"]),
+        messages=tuple(Message(m["role"], m["text"], m.get("train") is not False) for m in row["messages"]),
         images=tuple(ImageRef(i["path"], i["data"], i["sha"]) for i in row["images"]),
         source_id=row["source_id"],
         task=row["task"],

@@ -91,7 +91,7 @@ def test_groups_by_the_command(table: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--temperature", "warm"], "expected a number above 0, or auto"),
+        (["--temperature", "warm"], "temperature: Input should be 'auto' or a valid number"),
         (["--temperature", "0"], "greater than 0"),
         (["--temperature", "nan"], "temperature"),
         (["--alpha", "1,0"], "2 shares"),
@@ -99,7 +99,7 @@ def test_groups_by_the_command(table: Path, tmp_path: Path) -> None:
         (["--form", "talk"], "'mini' or 'chat'"),
         (["--form", "chat"], "no row 'base' but a row 'mini'"),
         (["--difficulty", "precise"], "no row 'mini:ShareGPT4V'"),
-        (["--fixed", "text"], "TASK=WEIGHT"),
+        (["--fixed", "text"], "NAME=VALUE, for example sharegpt=1.0"),
         (["--fixed", "text=-1"], "greater than 0"),
         (["--set", "near_zer=1"], "Did you mean 'near_zero'?"),
         (["--strict", "--set", "near_zero=0.2"], "'VQAv2' gains 11.5 %"),

@@ -108,6 +108,46 @@ def test_a_leading_answer_can_be_dropped():
     assert [m.text for m in parse(row, drop_leading_answer=True).messages] == ["Hi", "Hello"]
 
 
+@pytest.mark.parametrize(
+    "flag", [{"loss": False}, {"loss_scale": 0.0}, {"loss_weight": 0}, {"train": False}, {"weight": 0}]
+)
+def test_an_answer_can_be_context_only(flag):
+    """A turn that the source does not train on keeps its text and says so, in the stored row and in the key."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello", **flag}]
+    turns += [{"role": "user", "content": "Bye"}, {"role": "assistant", "content": "Ciao", "loss": None, "weight": 1}]
+    sample = parse({"messages": turns})
+    assert [message.train for message in sample.messages] == [True, False, True, True]
+    assert row_to_sample(samples_to_table([sample]).to_pylist()[0]) == sample
+    plain = parse({"messages": [{"role": turn["role"], "content": turn["content"]} for turn in turns]})
+    assert plain.content_hash != sample.content_hash
+
+
+def test_flags_that_say_what_holds_anyway_change_nothing():
+    """Zero on a question and one on an answer are the default: the same key as a row without flags."""
+    weights = {"user": 0.0, "assistant": 1.0}
+    turns = [{"role": role, "content": "Hi", "loss_weight": weight} for role, weight in weights.items()]
+    assert parse({"messages": turns}) == parse({"messages": [{k: t[k] for k in ("role", "content")} for t in turns]})
+    assert parse({"messages": turns}).content_hash == "82a5674b514ce745448a055a94c3960e"
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ({"loss_scale": 0.5}, Reason.UNSUPPORTED_WEIGHT),
+        ({"loss_weight": 2}, Reason.UNSUPPORTED_WEIGHT),
+        ({"loss": "false"}, Reason.UNSUPPORTED_WEIGHT),
+        ({"loss_scale": [0.0, 1.0]}, Reason.UNSUPPORTED_WEIGHT),
+        ({"weight": float("nan")}, Reason.UNSUPPORTED_WEIGHT),
+        ({"loss": False}, Reason.NO_TRAINED_ANSWER),
+    ],
+)
+def test_weights_that_cannot_be_honoured_refuse_the_row(flag, reason):
+    """Neither rounded nor dropped: the row is refused, and so is one without anything to train on."""
+    refused = parse({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo", **flag}]})
+    assert refused.reason == reason
+    assert next(iter(flag)) in refused.detail or reason == Reason.NO_TRAINED_ANSWER
+
+
 def test_a_named_task_column_has_to_be_there():
     """A column that the user names must name a task in every row; the default column need not."""
     assert parse(talk("Hi", "Hello")).task == "unknown"

@@ -1,0 +1,43 @@
+"""Which columns of rows no rule reads: named once per source, so that nothing is left out in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raycurate.samples.parse_turns import TURN_FIELDS, WEIGHT_FIELDS
+from raycurate.samples.unsupported import COLUMNS, is_nothing
+
+ROW_FIELDS = frozenset({"id", "image", "images", "system", *TURN_FIELDS, *COLUMNS})
+TURN_KEYS = frozenset({"from", "role", "value", "content", "user", "assistant", *WEIGHT_FIELDS, *COLUMNS})
+MOST_NAMES = 200
+"""Further names are counted as one: rows from outside may have any number of columns."""
+FURTHER = "further columns"
+
+
+class UnreadColumns:
+    """Counts rows by the columns that they have and no rule reads."""
+
+    def __init__(self, read: Iterable[str] = ()) -> None:
+        self._read = ROW_FIELDS | frozenset(read)
+        self.rows: Counter[str] = Counter()
+
+    def count(self, row: Any) -> None:
+        """Count a raw row. An empty value is nothing that could be left out."""
+        if not isinstance(row, Mapping):
+            return
+        names = [str(name) for name in row.keys() - self._read if not is_nothing(row[name])]
+        for field in TURN_FIELDS:
+            turns = row.get(field)
+            if isinstance(turns, list):
+                keys = {key for turn in turns if isinstance(turn, dict) for key in turn.keys() - TURN_KEYS}
+                names += [f"{field}[].{key}" for key in keys]
+        for name in names:
+            self.rows[name[:100] if name in self.rows or len(self.rows) < MOST_NAMES else FURTHER] += 1
+
+
+def lines_of(rows: Mapping[str, int]) -> list[str]:
+    """What to say of the columns that were not read, the most frequent first."""
+    ordered = sorted(rows.items(), key=lambda item: (-item[1], item[0]))
+    return [f"not read: {name} in {count:,} rows" for name, count in ordered]
