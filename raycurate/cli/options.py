@@ -137,7 +137,9 @@ def _option(kind: type[StageConfig], field: str, flag: str) -> click.Option:
         return click.Option(names, is_flag=True, default=default == yes, help=text, callback=_switch(yes, no))
     if annotation is bool:
         return click.Option(names, is_flag=True, default=False, flag_value=not default, help=text)
-    common: dict[str, Any] = {"default": _shown(default) or None, "required": info.is_required(), "help": text}
+    common: dict[str, Any] = {"required": info.is_required(), "help": text}
+    if shown := _shown(default):
+        common["default"] = shown
     choices = _alternatives(annotation)
     if any(get_origin(choice) is dict for choice in choices):
         return click.Option(names, multiple=True, metavar="NAME=VALUE", callback=_pairs(flag), help=text)

@@ -96,7 +96,7 @@ class ImageRoot:
         filesystem, path = self.locate(ref.path or "")
         info = filesystem.get_file_info(path)
         if info.type != pafs.FileType.File:
-            raise FaultError(Reason.IMAGE_MISSING, f"there is no image {ref.path!r} below the image root")
+            raise FaultError(Reason.IMAGE_MISSING, self._missing(ref))
         _check_size(info.size, max_bytes)
         try:
             with filesystem.open_input_stream(path) as stream:
@@ -114,12 +114,18 @@ class ImageRoot:
             return error.fault
         if filesystem.get_file_info(path).type == pafs.FileType.File:
             return None
-        return Fault(Reason.IMAGE_MISSING, f"there is no image {ref.path!r} below the image root")
+        return Fault(Reason.IMAGE_MISSING, self._missing(ref))
+
+    def _missing(self, ref: ImageRef) -> str:
+        return f"there is no image {ref.path!r} below the image root {self.root} (--images, or --set images=FOLDER)"
 
     def locate(self, relative: str) -> tuple[pafs.FileSystem, str]:
         """Where an image is. Raises ``FaultError``: no root, or a link that leads out of it."""
         if self.root is None:
-            raise FaultError(Reason.IMAGE_MISSING, f"the row names the image {relative!r}, but no image root was given")
+            raise FaultError(
+                Reason.IMAGE_MISSING,
+                f"the row names the image {relative!r}, but no image root was given (--images FOLDER)",
+            )
         filesystem, root = resolve(self.root)
         path = posixpath.join(root, relative)
         if not isinstance(filesystem, pafs.LocalFileSystem):

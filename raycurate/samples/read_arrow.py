@@ -22,9 +22,10 @@ from raycurate.run.filesystem import exists, read_json, resolve
 from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
 from raycurate.samples.sources import open_file
+from raycurate.samples.unsupported import COLUMNS as MEDIA_COLUMNS
 
-COLUMNS = ("id", "conversations", "messages", "texts", "image", "images", "system", "task")
-"""Columns that rows are made of, besides the one that the user names for the task."""
+COLUMNS = (*("id", "conversations", "messages", "texts", "image", "images", "system", "task"), *MEDIA_COLUMNS)
+"""Columns that rows are made of or refused for, besides the one that the user names for the task."""
 
 ROW_GROUPS, BATCHES, BATCHES_CUT = "row_groups", "batches", "batches_cut"
 _ROWS = 32
@@ -60,8 +61,7 @@ class ParquetReader:
         """See ``Reader``."""
         with open_file(part.uri) as stream:
             parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-            names = set(COLUMNS) | set(self.columns)
-            columns = [name for name in parquet.schema_arrow.names if name in names]
+            columns, _ = _columns(parquet.schema_arrow, self.columns)
             groups = list(range(part.start, part.stop))
             batches = parquet.iter_batches(_ROWS, row_groups=groups, columns=columns, use_threads=False)
             yield from _rows_of(part, batches)
@@ -115,10 +115,26 @@ class HuggingFaceReader:
         with open_file(part.uri, mapped=True) as stream:
             file = SourceFile(part.file, part.uri, 0)
             schema = _stream_schema(stream, file)
-            names = set(COLUMNS) | set(self.columns)
-            columns = [name for name in schema.names if name in names]
+            columns, _ = _columns(schema, self.columns)
             stream.seek(part.start)
             yield from _rows_of(part, _batches(stream, part.stop, schema, columns, file))
+
+
+def unread_columns(reader: ParquetReader | HuggingFaceReader, part: Slice) -> list[str]:
+    """The columns of a slice's file that are not read at all."""
+    if part.kind == ROW_GROUPS:
+        with open_file(part.uri) as stream:
+            return _columns(pq.ParquetFile(stream).schema_arrow, reader.columns)[1]
+    with open_file(part.uri, mapped=True) as stream:
+        return _columns(_stream_schema(stream, SourceFile(part.file, part.uri, 0)), reader.columns)[1]
+
+
+def _columns(schema: pa.Schema, asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The columns that are read, and the others; a column without any value is neither."""
+    names = set(COLUMNS) | set(asked)
+    read = [name for name in schema.names if name in names]
+    empty = {field.name for field in schema if pa.types.is_null(field.type)}
+    return read, [name for name in schema.names if name not in names and name not in empty]
 
 
 def huggingface_files(folder: str, split: str | None) -> tuple[SourceFile, ...]:

@@ -4,6 +4,7 @@
 and parses each row by itself with the standard ``json``. So an array of any size is read by many tasks at once, and a
 row that is not JSON or not UTF-8 is one refused row. What cannot be told apart is refused as one row and said so: an
 array that is not closed (a file cut short), or text behind its end.
+A compressed file cannot be read from its middle: it is one slice, which one task reads as a stream.
 Cost: one extra sequential read of the file, at 0.13 GB/s (array) or 0.5 GB/s (lines).
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from raycurate.errors import UserError
 from raycurate.samples.quarantine import Fault, Reason, excerpt_of
@@ -35,9 +38,13 @@ _WRONG_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, co
 
 ARRAY, ARRAY_END, ARRAY_CUT, ARRAY_JUNK, LINES = "array", "array_end", "array_cut", "array_junk", "lines"
 _ENDINGS = {
-    ARRAY_CUT: "the array is not closed: the file seems to be cut short here",
-    ARRAY_JUNK: "there is text behind the end of the array; what follows is not read",
+    ARRAY_CUT: Fault(Reason.CUT_OFF, "the array is not closed: the file is cut short here"),
+    ARRAY_JUNK: Fault(Reason.INVALID_JSON, "there is text behind the end of the array; what follows is not read"),
 }
+INSIDE_ROW = "the file ends inside this row: it is cut short"
+PACKED = "packed"
+"""The kind of a slice that is a whole compressed file."""
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,8 @@ class JsonReader:
 
     def slice_file(self, file: SourceFile) -> list[Slice]:
         """See ``Reader``; none for a file without rows. ``UserError`` for what is not JSON at all."""
+        if _codec_of(file.name) is not None:
+            return [Slice(PACKED, file.name, file.uri, 0, file.size, 0, None)] if file.size else []
         with open_file(file.uri) as stream:
             head = stream.read(_HEAD_BYTES)
             start = _text_start(head, file)
@@ -72,22 +81,77 @@ class JsonReader:
 
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``."""
+        if part.kind == PACKED:
+            yield from self._read_packed(part)
+            return
         finder: Finder = NewlineFinder() if part.kind == LINES else ArrayFinder()
-        row, blank, value = part.first_row - 1, False, None
         with open_file(part.uri) as stream:
             chunks = read_chunks(stream, part.start, part.stop, CHUNK_BYTES)
-            for row, data in enumerate(split_rows(chunks, finder, self.options.max_row_bytes), part.first_row):
-                if blank and part.kind != LINES:
-                    yield RawRow(part.file, row - 1, _not_json("there is nothing between two commas", b""))
-                blank = data is not None and not data.strip(_SPACE)
-                if not blank:
-                    value = self._parse(data)
-                    yield RawRow(part.file, row, value)
-        if blank and part.kind == ARRAY:
+            rows = split_rows(chunks, finder, self.options.max_row_bytes)
+            ends_here = part.kind == ARRAY_CUT or (part.kind == LINES and self._ends_without_newline(stream, part))
+            yield from self._rows(part, rows, part.kind, lambda: ends_here)
+
+    def _rows(
+        self, part: Slice, rows: Iterable[bytes | None], kind: str, is_cut: Callable[[], bool]
+    ) -> Iterator[RawRow]:
+        """The rows of a text, one behind: what cannot be parsed at the end of a file that is cut is told as such."""
+        row, blank, held = part.first_row - 1, False, None
+        for row, data in enumerate(rows, part.first_row):
+            if held is not None:
+                yield held
+                held = None
+            if blank and kind != LINES:
+                yield RawRow(part.file, row - 1, _not_json("there is nothing between two commas", b""))
+            blank = data is not None and not data.strip(_SPACE)
+            if not blank:
+                held = RawRow(part.file, row, self._parse(data))
+        inside = held is not None and isinstance(held.value, ReadError)
+        if held is not None:
+            cut = inside and is_cut()
+            yield RawRow(part.file, row, _cut(held.value)) if cut else held
+        if blank and kind == ARRAY:
             yield RawRow(part.file, row, _not_json("there is nothing between two commas", b""))
-        cut_inside_row = part.kind == ARRAY_CUT and not blank and isinstance(value, ReadError)
-        if part.kind in _ENDINGS and not cut_inside_row:
-            yield RawRow(part.file, row if blank else row + 1, _not_json(_ENDINGS[part.kind], b""))
+        if kind in _ENDINGS and not (kind == ARRAY_CUT and inside):
+            yield RawRow(part.file, row if blank else row + 1, ReadError(_ENDINGS[kind]))
+
+    def _read_packed(self, part: Slice) -> Iterator[RawRow]:
+        """The rows of a compressed file, as a stream; its own end says whether it is whole."""
+        broken: list[str] = []
+
+        def chunks(stream: Any, head: bytes) -> Iterator[bytes]:
+            yield head
+            try:
+                while chunk := stream.read(CHUNK_BYTES):
+                    yield chunk
+            except (OSError, EOFError) as error:
+                broken.append(str(error))
+
+        with open_file(part.uri) as file, pa.CompressedInputStream(file, _codec_of(part.file)) as stream:
+            try:
+                head = stream.read(_HEAD_BYTES)
+            except (OSError, EOFError) as error:
+                fault = Fault(Reason.CUT_OFF, f"the compressed file is cut short or damaged: {error}")
+                yield RawRow(part.file, 0, ReadError(fault))
+                return
+            head = head.removeprefix(codecs.BOM_UTF8).lstrip(_SPACE)
+            is_array = head.startswith(b"[")
+            finder: Finder = ArrayFinder() if is_array else NewlineFinder()
+            rows = split_rows(chunks(stream, head[1:] if is_array else head), finder, self.options.max_row_bytes)
+            last = -1
+            for raw in self._rows(part, rows, PACKED if is_array else LINES, lambda: bool(broken) or is_array):
+                last = raw.source_row
+                yield raw
+            is_open = is_array and not finder.closed
+            if broken or is_open:
+                detail = "the compressed file is cut short here" if broken else _ENDINGS[ARRAY_CUT].detail
+                yield RawRow(part.file, last + 1, ReadError(Fault(Reason.CUT_OFF, detail)))
+
+    def _ends_without_newline(self, stream: Any, part: Slice) -> bool:
+        """Whether a slice of lines is the last of its file and has no newline at its end."""
+        stream.seek(part.stop)
+        ends = not stream.read(1)
+        stream.seek(part.start)
+        return ends
 
     def _parse(self, data: bytes | None) -> Any:
         if data is None:
@@ -105,7 +169,10 @@ class JsonReader:
         kind = ARRAY_CUT
         if finder.closed:
             tail = read_chunks(stream, last.stop + 1, None)
-            kind = ARRAY_JUNK if any(chunk.strip(_SPACE) for chunk in tail) else ARRAY_END
+            behind = next((text for chunk in tail if (text := chunk.strip(_SPACE))), b"")
+            if behind.startswith(b"["):
+                raise UserError(f"{file.uri} holds several arrays, one behind the other. Write the rows as one array.")
+            kind = ARRAY_JUNK if behind else ARRAY_END
             stream.seek(start)
             if len(slices) == 1 and last.num_rows == 1 and not stream.read(last.stop - start).strip(_SPACE):
                 slices = [] if kind == ARRAY_END else slices
@@ -137,6 +204,15 @@ def parse_json(data: bytes) -> Any:
 
 def _not_json(detail: str, data: bytes) -> ReadError:
     return ReadError(Fault(Reason.INVALID_JSON, detail), excerpt_of(data))
+
+
+def _cut(error: ReadError) -> ReadError:
+    return ReadError(Fault(Reason.CUT_OFF, INSIDE_ROW), error.excerpt)
+
+
+def _codec_of(name: str) -> str | None:
+    """The compression that a file's name tells."""
+    return next((codec for suffix, codec in CODECS.items() if name.lower().endswith(suffix)), None)
 
 
 def _with_kind(part: Slice, kind: str) -> Slice:

@@ -1,9 +1,11 @@
 """Read WebDataset shards: tar files whose members share a base name, ``000.json`` beside ``000.jpg``.
 
-The key of a member is its path up to the first dot of the file name; neighbours with one key are one row. The
-``.json`` member is the row; image members become its images as bytes, ordered by what stands in front of the
-extension (``000.0.jpg``, ``000.1.jpg``). Nothing is unpacked to disk, so names in the archive cannot escape; links
-and devices are refused. The archive is read as a stream, compressed or not: one row in memory, one slice per tar.
+The key of a member is its path up to the first dot of the file name; neighbours with one key are one row. Where a key
+would have two ``.json`` members the dots belong to the names (``conv.0001.json``): from there on the key is the path up
+to the last dot, so that no row is lost. The ``.json`` member is the row, or its list of turns; image members become
+its images as bytes, ordered by what stands in front of the extension (``000.0.jpg``, ``000.1.jpg``); a video refuses
+its row, other members are counted as not read. Nothing is unpacked to disk, so names in the archive cannot escape;
+links and devices are refused. The archive is read as a stream, compressed or not: one row in memory, one slice per tar.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.read_json import parse_json
 from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
 from raycurate.samples.sources import open_file
+from raycurate.samples.unsupported import AUDIO, MEDIA, SUFFIXES, VIDEO
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img", "image"})
 TAR = "tar"
@@ -61,22 +64,26 @@ class WebDatasetReader:
 
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``. A damaged archive gives the rows before the damage and one refused row."""
-        group, row = _Group(""), 0
+        group, row, by_stem = _Group(""), 0, False
         try:
             with open_file(part.uri) as stream, _open_tar(stream) as archive:
                 for member in archive:
                     if member.isdir():
                         continue
-                    key, extension = _split_name(member.name)
-                    if key != group.key and not group.is_empty:
-                        yield RawRow(part.file, row, group.value())
-                        row += 1
+                    key, extension = _split_name(member.name, by_stem=by_stem)
+                    finished = group
                     if key != group.key:
                         group = _Group(key)
+                    elif group.has_json_beside(extension):
+                        by_stem = by_stem or bool(_stem_of(extension))
+                        group = group.split(extension)
+                    if finished is not group and not finished.is_empty:
+                        yield RawRow(part.file, row, finished.value())
+                        row += 1
                     group.add(member, extension, archive, self.options)
         except (tarfile.TarError, OSError, EOFError) as error:
-            detail = f"the tar file is cut short or damaged from here on: {error}"
-            yield RawRow(part.file, row, ReadError(Fault(Reason.FILE_CORRUPT, detail), group.key))
+            detail = f"the tar file ends inside a row or is damaged from here on: {error}"
+            yield RawRow(part.file, row, ReadError(Fault(Reason.CUT_OFF, detail), group.key))
             return
         if not group.is_empty:
             yield RawRow(part.file, row, group.value())
@@ -88,18 +95,39 @@ class _Group:
 
     key: str
     text: bytes | None = None
+    text_stem: str = ""
     images: list[tuple[str, bytes]] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
+    """Extension -> name of the members that no rule reads."""
     fault: Fault | None = None
     is_empty: bool = True
+
+    def has_json_beside(self, extension: str) -> bool:
+        """Whether a further ``.json`` is another row: of the same name, or of another where none is the plain one."""
+        stem = _stem_of(extension)
+        is_json = extension.lower().rpartition(".")[2] == "json"
+        return is_json and self.text is not None and (stem == self.text_stem or bool(stem and self.text_stem))
+
+    def split(self, extension: str) -> _Group:
+        """The group of the row that begins with this ``.json``; images of its stem, which came before, go with it."""
+        stem = _stem_of(extension)
+        if not stem:
+            return _Group(self.key)
+        named = _Group(f"{self.key}.{stem}", is_empty=False)
+        named.images = [(name, data) for name, data in self.images if name == stem or name.startswith(f"{stem}.")]
+        self.images = [image for image in self.images if image not in named.images]
+        self.key = f"{self.key}.{self.text_stem}"
+        return named
 
     def add(self, member: tarfile.TarInfo, extension: str, archive: tarfile.TarFile, options: ReadOptions) -> None:
         """Take one member; the first fault of a row is kept."""
         self.is_empty = False
-        stem, _, kind = extension.lower().rpartition(".")
+        stem, kind = _stem_of(extension), extension.lower().rpartition(".")[2]
         if not member.isfile():
             self.fault = self.fault or Fault(Reason.IMAGE_PATH_ESCAPE, f"{member.name} is a link or a device")
             return
-        if kind != "json" and kind not in IMAGE_EXTENSIONS:
+        if kind not in ("json", *IMAGE_EXTENSIONS) or (kind == "json" and stem and self.text is not None):
+            self.others[f".{kind}" if kind else "no extension"] = member.name
             return
         limit = options.max_row_bytes if kind == "json" else options.max_image_bytes
         if member.size > limit:
@@ -110,7 +138,9 @@ class _Group:
         opened = archive.extractfile(member)
         data = opened.read() if opened else b""
         if kind == "json":
-            self.text = data
+            if self.text is not None:
+                self.others[".json"] = f"{self.key}.{self.text_stem}.json"
+            self.text, self.text_stem = data, stem
         else:
             self.images.append((stem, data))
 
@@ -119,9 +149,15 @@ class _Group:
         if self.fault:
             return ReadError(self.fault, self.key)
         if self.text is None:
-            detail = f"{self.key} has no .json member beside its other members"
+            there = [*(["images"] if self.images else []), *sorted(self.others)]
+            detail = (
+                f"{self.key} has no .json member beside its {', '.join(there) or 'others'}. The members of a row have "
+                "to be neighbours in the archive (tar --sort=name) that share the name up to the first dot"
+            )
             return ReadError(Fault(Reason.MISSING_CONVERSATIONS, detail), self.key)
         value = parse_json(self.text)
+        if isinstance(value, list):  # a bare list of turns
+            value = {"messages": value}
         if not isinstance(value, dict):
             return value
         ordered = sorted(self.images, key=lambda image: _natural(image[0]))
@@ -130,18 +166,35 @@ class _Group:
         paths = references if isinstance(references, list) else [references]
         hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
         images = [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
-        return {"id": self.key, **inner, "images": images}
+        return {"id": self.key, **inner, **self._left_out(), "images": images}
+
+    def _left_out(self) -> dict[str, Any]:
+        """The members that no rule reads, as columns of the row: a video is refused as one, others are counted."""
+        media = {reason: name for reason, name in ((VIDEO, "video"), (AUDIO, "audio"), (MEDIA, "pdf"))}
+        found: dict[str, Any] = {}
+        for extension, name in self.others.items():
+            column = media.get(SUFFIXES[extension]) if extension in SUFFIXES else None
+            found[column or f"{extension} members"] = name
+        return found
 
 
 def _open_tar(stream: Any) -> tarfile.TarFile:
     return tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|*", tarinfo=_Member)
 
 
-def _split_name(name: str) -> tuple[str, str]:
-    """A member's key and extension: ``a/b.0.jpg`` -> ``a/b``, ``0.jpg``."""
+def _split_name(name: str, *, by_stem: bool) -> tuple[str, str]:
+    """A member's key and extension: ``a/b.0.jpg`` -> ``a/b``, ``0.jpg``; by its stem ``a/b.0``, ``jpg``."""
     folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
+    if by_stem:
+        stem, _, extension = base.rpartition(".")
+    else:
+        stem, _, extension = base.partition(".")
     return folder + slash + stem, extension
+
+
+def _stem_of(extension: str) -> str:
+    """What stands in front of the last dot of an extension, in lower case."""
+    return extension.lower().rpartition(".")[0]
 
 
 def _natural(name: str) -> tuple[tuple[int, str], ...]:

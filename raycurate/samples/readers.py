@@ -17,27 +17,36 @@ from raycurate.samples.read_arrow import (
     huggingface_files,
     is_huggingface_folder,
 )
-from raycurate.samples.read_json import JsonReader
-from raycurate.samples.read_tar import WebDatasetReader
+from raycurate.samples.read_json import CODECS, JsonReader
+from raycurate.samples.read_tar import IMAGE_EXTENSIONS, WebDatasetReader
 from raycurate.samples.rows import Reader, ReadOptions, SourceFile
 from raycurate.samples.sources import folder_of, list_source, open_file
+from raycurate.samples.splits import of_split, splits_of
 
 FORMATS = ("llava", "jsonl", "parquet", "huggingface", "webdataset")
+_TEXTS = {".json": "llava", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _EXTENSIONS = {
-    ".json": "llava",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
+    **_TEXTS,
     ".parquet": "parquet",
     ".arrow": "huggingface",
+    **{f"{kind}{packed}": name for kind, name in _TEXTS.items() for packed in CODECS},
     ".tar": "webdataset",
     ".tar.gz": "webdataset",
     ".tgz": "webdataset",
 }
 _SUPPORTED = (
-    "Supported: llava (.json, one array), jsonl (.jsonl, one object a line), parquet (.parquet), huggingface (a folder "
-    "written by datasets.save_to_disk), webdataset (.tar shards)."
+    "Supported: llava (.json, one array), jsonl (.jsonl, one object a line), both also as .gz, .bz2 or .zst, parquet "
+    "(.parquet), huggingface (a folder written by datasets.save_to_disk), webdataset (.tar shards)."
 )
+_INDEX_FILES = {
+    *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json", "metadata.json"),
+    *("config.json", "index.json", "package.json", "gitattributes.json", "sizes.json"),
+}
+"""Files that say something of the others in a folder, and hold no rows."""
+_BESIDE = (*(f".{kind}" for kind in sorted(IMAGE_EXTENSIONS)), ".md", ".txt", ".yaml", ".yml", ".license", ".py")
+"""Of files that nobody takes for rows."""
 _TAR_MAGIC_AT = 257
+_SHOWN = 10
 
 
 def open_source(
@@ -63,6 +72,8 @@ def open_source(
         format, files = _detect(files, source)
     elif len(files) > 1:
         files = _of_format(files, format, source)
+    if options.split is not None:
+        files = of_split(files, folder, options.split, source)
     if format in ("llava", "jsonl"):
         return JsonReader(files, options)
     if format == "parquet":
@@ -70,6 +81,22 @@ def open_source(
     if format == "huggingface":
         return HuggingFaceReader(files, options, tuple(columns))
     return WebDatasetReader(files, options)
+
+
+def left_out(source: str | Sequence[str], reader: Reader) -> list[str]:
+    """What to say of a source's files that are not read though they may hold rows, and of its splits."""
+    if isinstance(reader, HuggingFaceReader):
+        return []
+    read = {file.uri for file in reader.files}
+    others = [file.name for file in list_source(source) if file.uri not in read]
+    lines = [f"not read: {name}" for name in others if not name.lower().endswith(_BESIDE) and "." in name]
+    if len(lines) > _SHOWN:
+        lines = [*lines[:_SHOWN], f"not read: {len(lines) - _SHOWN:,} further files"]
+    splits = splits_of(reader.files, folder_of(source))
+    if len(splits) > 1:
+        told = ", ".join(f"{split} ({len(files)} files)" for split, files in sorted(splits.items()))
+        lines.append(f"rows of several splits are read together: {told}; --set split=train reads one of them")
+    return lines
 
 
 def _detect(files: tuple[SourceFile, ...], source: str | Sequence[str]) -> tuple[str, tuple[SourceFile, ...]]:
@@ -100,6 +127,8 @@ def _of_format(files: tuple[SourceFile, ...], format: str, source: str | Sequenc
 
 def _format_by_name(name: str) -> str | None:
     lowered = name.lower()
+    if lowered.rpartition("/")[2] in _INDEX_FILES:
+        return None
     return next((kind for extension, kind in _EXTENSIONS.items() if lowered.endswith(extension)), None)
 
 
@@ -117,5 +146,9 @@ def _format_by_content(file: SourceFile) -> str:
         return "jsonl"
     if not head:
         raise UserError(f"the source file {file.uri} is empty")
-    packed = " It is compressed: unpack it first." if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK")) else ""
+    packed = (
+        " It is compressed: unpack it, or name it .json.gz or .jsonl.gz."
+        if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK"))
+        else ""
+    )
     raise UserError(f"cannot tell the format of {file.uri}.{packed} {_SUPPORTED}")

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,17 @@ from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.samples.images import ImageLimits, ImageRoot, check_samples
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
-from raycurate.samples.readers import open_source
+from raycurate.samples.read_arrow import HuggingFaceReader, ParquetReader, unread_columns
+from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import Reader, ReadOptions, Slice
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, paths_of, seen_table, states_of
 from raycurate.samples.tasks import load_task_map
+from raycurate.samples.unread import UnreadColumns, lines_of
 from raycurate.stages.engine.freshness import SOURCE_FILES
 from raycurate.stages.engine.image_check import changed_images, seen_file
 from raycurate.stages.engine.lineage import begin, keep_unless
-from raycurate.stages.engine.rejects import check_rejects
+from raycurate.stages.engine.rejects import check_rejects, check_some_good
 from raycurate.stages.engine.shards import (
     count_record,
     describe,
@@ -52,6 +55,8 @@ from raycurate.stages.engine.shards import (
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
 
 PIECE_BYTES = 64 << 20
+MANY_ROWS = 1000
+"""Rows of which not one can be used are enough to stop."""
 log = logging.getLogger("raycurate")
 
 
@@ -68,6 +73,7 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
         task_map=load_task_map(config.task_map) if config.task_map else None,
         insert_missing_marks=config.insert_missing_marks,
         drop_leading_answer=config.drop_leading_answer,
+        image_root=config.images,
         max_turns=config.max_turns,
         max_chars=config.max_chars,
         max_images=config.max_images,
@@ -82,7 +88,10 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     begin(noun, description, replace=config.replace)
     facts = zip(reader.files, _file_facts(reader), strict=True)
     noun.write_json(SOURCE_FILES, [[file.uri, size, modified] for file, (_, size, modified) in facts])
-    rows_B, uris, rejects, outside = _parse(noun, reader, parse, config)
+    for line in left_out(config.source, reader):
+        log.warning("ingest: %s", line)
+    parsed = _parse(noun, reader, parse, config)
+    rows_B, uris, rejects = parsed.rows_B, parsed.uris, parsed.rejects
     ranges = split_buckets(rows_B, config.rows_per_shard)
     gather = functools.partial(_gather_shard, noun, uris, rejects, ranges, root, limits, config)
     total = int(rows_B.sum()) + sum(rejects.values())
@@ -91,7 +100,7 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
         missing = ((shard,) for shard in noun.missing(len(ranges)))
         for record in map_tasks(gather, missing, max_tasks=config.max_tasks):
             rejected = count_record(progress, record, strict=config.strict, quarantined=rejected)
-    return _finish(noun, config, outside)
+    return _finish(noun, config, parsed)
 
 
 def _finished(noun: Noun, description: dict[str, Any], config: IngestConfig) -> Manifest | None:
@@ -116,7 +125,7 @@ def _finished(noun: Noun, description: dict[str, Any], config: IngestConfig) -> 
     return None
 
 
-def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
+def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
     tasks: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     images = hashlib.blake2b(digest_size=16)
@@ -125,8 +134,8 @@ def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
         tasks.update(record.extra["tasks"])
         reasons.update(record.quarantined)
     if not tasks:
-        if outside:
-            reasons["outside of hash_range"] = outside
+        if parsed.outside:
+            reasons["outside of hash_range"] = parsed.outside
         raise UserError(
             f"no row of {config.source} could be used: {dict(reasons)}. {noun.quarantine_folder} says why, row by row; "
             "is the format right, and is --images the folder that the image paths start from?"
@@ -135,7 +144,11 @@ def _finish(noun: Noun, config: IngestConfig, outside: int) -> Manifest:
     delete_folder(noun.filesystem, f"{noun.folder}/work")
     counts: dict[str, Any] = {"tasks": dict(sorted(tasks.items()))}
     if config.hash_range is not None:
-        counts["out_of_range"] = outside
+        counts["out_of_range"] = parsed.outside
+    if parsed.unread:
+        counts["not_read"] = dict(sorted(parsed.unread.items()))
+        for line in lines_of(parsed.unread):
+            log.warning("ingest: %s", line)
     return noun.finish(metrics=counts, inputs={"images": images.hexdigest()} if config.images is not None else None)
 
 
@@ -148,10 +161,40 @@ def _file_facts(reader: Reader) -> list[list[Any]]:
     return facts
 
 
-def _parse(
-    noun: Noun, reader: Reader, options: ParseOptions, config: IngestConfig
-) -> tuple[np.ndarray, list[str], dict[int, int], int]:
-    """Parse every slice: rows per bucket, the bucketed files, rows that each slice rejected, rows out of the range."""
+@dataclass(slots=True)
+class _Parsed:
+    """What came of parsing a source.
+
+    Attributes:
+        rows_B: good rows of each bucket.
+        uris: the bucketed files.
+        rejects: rejected rows by slice.
+        outside: rows out of `hash_range`.
+        unread: rows by column that no rule reads.
+    """
+
+    rows_B: np.ndarray
+    uris: list[str] = field(default_factory=list)
+    rejects: dict[int, int] = field(default_factory=dict)
+    outside: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def check_first_rows(self, first_reject: str, max_rejected: float) -> None:
+        """Raise `UserError` where many rows were read and all are rejected for one reason: why read the others?"""
+        if self.outside or max_rejected >= 1 or len(self.reasons) != 1 or self.rows_B.any():
+            return
+        ((reason, rows),) = self.reasons.items()
+        if rows >= MANY_ROWS:
+            raise UserError(
+                f"all of the first {rows:,} rows were rejected for '{reason}': {first_reject}. Nothing further was "
+                "read. Is the format right, and the source one of conversations? If these rows may go, add "
+                "`--set max_rejected=1`."
+            )
+
+
+def _parse(noun: Noun, reader: Reader, options: ParseOptions, config: IngestConfig) -> _Parsed:
+    """Parse every slice."""
     numbered = list(enumerate(reader.files))
 
     def slices_of(number: int, file: Any) -> tuple[int, list[Slice]]:
@@ -161,27 +204,28 @@ def _parse(
     slices = [(part,) for number, _ in numbered for part in by_file[number]]
     if not slices:
         reader.slices()  # raises the error that names the empty source
-    rows_B = np.zeros(config.buckets, dtype=np.int64)
-    uris: list[str] = []
-    rejects: dict[int, int] = {}
-    outside = 0
+    parsed = _Parsed(np.zeros(config.buckets, dtype=np.int64))
     work = functools.partial(_parse_slice, noun, reader, options, config)
     with Progress("read", len(slices), "slices", noun=noun) as progress:
         for number, result in resumable_steps(noun, "parsed", work, slices, max_tasks=config.max_tasks):
             progress.advance()
-            outside += result["outside"]
+            parsed.outside += result["outside"]
+            parsed.unread.update(result["unread"])
+            parsed.reasons.update(result["reasons"])
             for piece in result["pieces"]:
-                rows_B[piece["buckets"]] += piece["rows"]
-                uris.append(piece["uri"])
+                parsed.rows_B[piece["buckets"]] += piece["rows"]
+                parsed.uris.append(piece["uri"])
             if result["rejects"]:
-                rejects[number] = result["rejects"]
+                parsed.rejects[number] = result["rejects"]
+                parsed.check_first_rows(result["first_reject"], config.max_rejected)
                 if config.strict:
                     raise UserError(f"--strict: {result['first_reject']}. Fix the row, or run without --strict.")
-    if not uris:  # a shuffle of no rows still has one file
+    if not parsed.uris:  # a shuffle of no rows still has one file
         uri = noun.uri_of(step_name("parsed", 0, "none.arrow"))
         write_bucket_file(uri, samples_to_table([]), np.zeros(0, dtype=np.int64))
-        uris.append(uri)
-    return rows_B, sorted(uris), rejects, outside
+        parsed.uris.append(uri)
+    parsed.uris.sort()
+    return parsed
 
 
 def _parse_slice(
@@ -192,6 +236,7 @@ def _parse_slice(
     rejects: list[Reject] = []
     samples: list[Sample] = []
     size = outside = 0
+    unread = UnreadColumns([options.task_column])
 
     def flush() -> None:
         nonlocal size
@@ -203,6 +248,7 @@ def _parse_slice(
         size = 0
 
     for raw in reader.read(part):
+        unread.count(raw.value)
         parsed = parse_row(raw, options)
         if isinstance(parsed, Reject):
             rejects.append(parsed)
@@ -219,8 +265,16 @@ def _parse_slice(
     if rejects:
         table = rejects_to_table(rejects)
         noun.write_table(step_name("parsed", number, "rejects.parquet"), table)
-    first = str(rejects[0]) if rejects else ""
-    return {"pieces": pieces, "rejects": len(rejects), "first_reject": first, "outside": outside}
+    if isinstance(reader, ParquetReader | HuggingFaceReader) and part.num_rows:
+        unread.rows.update(dict.fromkeys(unread_columns(reader, part), part.num_rows))
+    return {
+        "pieces": pieces,
+        "rejects": len(rejects),
+        "first_reject": str(rejects[0]) if rejects else "",
+        "reasons": dict(Counter(str(reject.reason) for reject in rejects)),
+        "outside": outside,
+        "unread": dict(unread.rows),
+    }
 
 
 def _within(order: bytes, hash_range: tuple[float, float]) -> bool:
@@ -261,10 +315,12 @@ def _gather_shard(
     adopted = [number for number in sorted(rejects) if number % len(ranges) == shard]
     refused += [noun.read_table(step_name("parsed", number, "rejects.parquet")) for number in adopted]
     quarantined = pa.concat_tables(refused).cast(QUARANTINE_SCHEMA)
+    rows = len(good) + quarantined.num_rows
+    check_some_good(shard, rows, quarantined, config.max_rejected)
     return noun.commit_part(
         shard,
         samples_to_table(good),
-        rows_in=len(good) + quarantined.num_rows,
+        rows_in=rows,
         rejects=quarantined,
         row_group_rows=256,
         extra={"tasks": dict(Counter(sample.task for sample in good)), "images": digest_of(seen)},

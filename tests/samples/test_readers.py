@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import os
 import tarfile
 import tracemalloc
 
@@ -17,9 +19,10 @@ from hypothesis import strategies as st
 from raycurate.errors import UserError
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reason, Reject
-from raycurate.samples.readers import open_source
+from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import ReadError, ReadOptions
 from raycurate.samples.schema import Sample
+from raycurate.samples.unread import UnreadColumns
 from tests.hostile import encoded, good_rows, write_images
 
 NUM_IMAGES = 12
@@ -188,24 +191,23 @@ def test_text_cases_of_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tail", "survivors", "row"),
+    ("tail", "reason"),
     [
-        ("", 3, 3),
-        (",", 3, 3),
-        (',{"conversations": [{"from": "hum', 3, 3),
-        ("] and more", 3, 3),
-        ("][1]", 3, 3),
+        ("", Reason.CUT_OFF),
+        (",", Reason.CUT_OFF),
+        (',{"conversations": [{"from": "hum', Reason.CUT_OFF),
+        ("] and more", Reason.INVALID_JSON),
     ],
 )
 @pytest.mark.parametrize("slice_rows", [1, 2, 100])
-def test_a_broken_array_keeps_its_rows_and_refuses_one(tail, survivors, row, slice_rows, tmp_path):
+def test_a_broken_array_keeps_its_rows_and_refuses_one(tail, reason, slice_rows, tmp_path):
     """A file cut short, or with text behind its end: the rows before survive, and one reject says what happened."""
     good = json.dumps({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})
     (tmp_path / "a.json").write_text("[" + ",".join([good] * 3) + tail)
     items = read_all(tmp_path / "a.json", slice_rows=slice_rows)
     rejects = [item for item in items if isinstance(item, Reject)]
-    assert len(items) - len(rejects) == survivors
-    assert [(item.reason, item.source_row) for item in rejects] == [(Reason.INVALID_JSON, row)]
+    assert len(items) - len(rejects) == 3
+    assert [(item.reason, item.source_row) for item in rejects] == [(reason, 3)]
 
 
 def test_a_broken_element_of_an_array_is_one_row(tmp_path):
@@ -269,7 +271,7 @@ def test_damaged_containers_keep_what_comes_before(rows, images, tmp_path):
     for name in ("a.tar", "b"):
         items = read_all(tmp_path / name)
         rejects = [item for item in items if isinstance(item, Reject)]
-        assert [item.reason for item in rejects] == [Reason.FILE_CORRUPT], name
+        assert [item.reason for item in rejects] == [Reason.FILE_CORRUPT if name == "b" else Reason.CUT_OFF], name
         assert 40 < len(items) < len(rows), name
 
 
@@ -317,6 +319,7 @@ def test_strings_that_are_not_utf8_in_columns_refuse_one_row(tmp_path):
         ("empty", b"", "is empty"),
         ("wrong.json", b"id,image\n1,2", "not a JSON array or JSON Lines"),
         ("wrapped.json", b'{\n "data": []\n}', "not rows"),
+        ("twice.json", b'[{"a": 1}][{"a": 1}]', "several arrays"),
         ("wide.json", "[]".encode("utf-16"), "UTF-16"),
         ("a.parquet", b"PAR1 nothing", "not a readable Parquet file"),
         ("a.tar", b"nothing", "not a readable tar file"),
@@ -362,3 +365,134 @@ def test_save_to_disk_folders_that_cannot_be_read(rows, tmp_path):
         state.write_text(json.dumps({"_data_files": [], **change}))
         with pytest.raises(UserError, match=message):
             open_source(str(tmp_path / "a"))
+
+
+GOOD = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+
+
+def _faults(path, **options):
+    items = read_all(path, **options)
+    rejects = [item for item in items if isinstance(item, Reject)]
+    return len(items) - len(rejects), [(str(item.reason), item.source_row) for item in rejects]
+
+
+@pytest.mark.parametrize("slice_rows", [1, 3, 100])
+def test_lines_cut_inside_a_row_say_so(slice_rows, tmp_path):
+    """A last line without its newline that is no JSON is a cut file; a broken line elsewhere is not."""
+    lines = [json.dumps(GOOD)] * 7
+    (tmp_path / "a.jsonl").write_text("\n".join(lines)[:-9])
+    assert _faults(tmp_path / "a.jsonl", slice_rows=slice_rows) == (6, [("cut_off", 6)])
+    (tmp_path / "b.jsonl").write_text("\n".join([lines[0][:-3], *lines[1:]]))
+    assert _faults(tmp_path / "b.jsonl", slice_rows=slice_rows) == (6, [("invalid_json", 0)])
+    (tmp_path / "c.jsonl").write_text("\n".join(lines)[:-9] + "\n")
+    assert _faults(tmp_path / "c.jsonl", slice_rows=slice_rows) == (6, [("invalid_json", 6)])
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_compressed_text_is_read_and_a_cut_one_says_so(suffix, pack, kind, tmp_path):
+    """The same rows as without compression; of a stream cut short those before the cut, and one reject."""
+    rows = [{**GOOD, "id": os.urandom(30).hex()} for _ in range(4000)]
+    text = json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows))
+    (tmp_path / f"a.{kind}").write_text(text)
+    packed = pack(text.encode())
+    (tmp_path / f"b.{kind}{suffix}").write_bytes(packed)
+    plain, unpacked = (read_all(tmp_path / name) for name in (f"a.{kind}", f"b.{kind}{suffix}"))
+    assert [item.source_id for item in unpacked] == [row["id"] for row in rows]
+    assert [item.key for item in plain] == [item.key for item in unpacked]
+    (tmp_path / f"c.{kind}{suffix}").write_bytes(packed[: len(packed) // 2])
+    good, faults = _faults(tmp_path / f"c.{kind}{suffix}")
+    assert 0 <= good < len(rows)
+    assert faults[-1] == ("cut_off", good + len(faults) - 1)
+
+
+def test_every_file_of_a_folder_is_read_or_named(tmp_path):
+    """Lines beside compressed lines are both read; what is no rows is named, an index file does not stop the rest."""
+    (tmp_path / "part-0.jsonl").write_text(json.dumps(GOOD))
+    (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    (tmp_path / "dataset_info.json").write_text('{\n "a": 1\n}')
+    for name in ("part-2.jsonl.xz", "notes.csv", "README.md", "picture.png"):
+        (tmp_path / name).write_bytes(b"x")
+    reader = open_source(str(tmp_path))
+    assert [file.name for file in reader.files] == ["part-0.jsonl", "part-1.jsonl.gz"]
+    assert len(read_all(tmp_path)) == 2
+    assert left_out(str(tmp_path), reader) == [
+        f"not read: {n}" for n in ("dataset_info.json", "notes.csv", "part-2.jsonl.xz")
+    ]
+
+
+def _tar(path, names):
+    with tarfile.open(path, "w") as archive:
+        for name in names:
+            data = encoded() if name.endswith(".png") else json.dumps(GOOD).encode()
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("names", "ids", "reasons"),
+    [
+        ([f"conv.{i:04d}.json" for i in range(5)], [f"conv.{i:04d}" for i in range(5)], []),
+        (["a.1.json", "a.2.json", "b.json"], ["a.1", "a.2", "b"], []),
+        (["a.json", "a.meta.json", "b.json", "b.meta.json"], ["a", "b"], []),
+        (["a.meta.json", "a.json"], ["a"], []),
+        (["a.json", "a.json"], ["a", "a"], []),
+        (["a.json", "b.json", "a.txt", "b.txt"], ["a", "b"], ["missing_conversations"] * 2),
+        (["a.json", "a.mp4"], [], ["unsupported_video"]),
+        (["a.json", "a.wav"], [], ["unsupported_audio"]),
+    ],
+)
+def test_no_member_of_an_archive_is_lost(names, ids, reasons, tmp_path):
+    """Dots inside of names, repeated names, members that are no neighbours, other media: read, split or refused."""
+    _tar(tmp_path / "a.tar", names)
+    items = read_all(tmp_path / "a.tar")
+    assert [item.source_id for item in items if not isinstance(item, Reject)] == ids
+    assert [str(item.reason) for item in items if isinstance(item, Reject)] == reasons
+
+
+def test_images_go_with_the_row_of_their_name_where_names_have_dots(tmp_path):
+    """The image of the second row stands in front of it, and before it is known that the dots are inside of names."""
+    row = {"conversations": [{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": "a"}]}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i in range(3):
+            for name, data in ((f"c.{i}.png", encoded(seed=i)), (f"c.{i}.json", json.dumps(row).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    items = read_all(tmp_path / "a.tar")
+    assert [item.source_id for item in items] == ["c.0", "c.1", "c.2"]
+    assert [item.images[0].data for item in items] == [encoded(seed=i) for i in range(3)]
+
+
+def test_members_that_no_rule_reads_are_counted(tmp_path):
+    """By their extension."""
+    _tar(tmp_path / "a.tar", ["a.json", "a.txt", "b.json", "b.txt", "b.npy"])
+    counter = UnreadColumns()
+    reader = open_source(str(tmp_path / "a.tar"))
+    for part in reader.slices():
+        for raw in reader.read(part):
+            counter.count(raw.value)
+    assert counter.rows == {".txt members": 2, ".npy members": 1}
+
+
+def test_splits_are_honoured_or_named(tmp_path):
+    """By the names of files and folders, or as the README of a checkout says; a split that is not there is an error."""
+    for name in ("data/train-0.jsonl", "data/train-1.jsonl", "data/validation-0.jsonl", "data/test-0.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(GOOD))
+    everything = open_source(str(tmp_path))
+    (told,) = left_out(str(tmp_path), everything)
+    assert "test (1 files), train (2 files), validation (1 files)" in told
+    for split, count in (("train", 2), ("validation", 1), ("val", 1), ("test", 1)):
+        reader = open_source(str(tmp_path), options=ReadOptions(split=split))
+        assert len(reader.files) == count
+    with pytest.raises(UserError, match="split is 'extra'.*of test, train, validation"):
+        open_source(str(tmp_path), options=ReadOptions(split="extra"))
+    (tmp_path / "rows.jsonl").write_text(json.dumps(GOOD))
+    with pytest.raises(UserError, match="tell no split"):
+        open_source(str(tmp_path / "rows.jsonl"), options=ReadOptions(split="train"))
+    entries = [{"split": "first", "path": "data/*-0.jsonl"}, {"split": "second", "path": ["data/train-1.jsonl"]}]
+    front = json.dumps({"configs": [{"config_name": "default", "data_files": entries}]})
+    (tmp_path / "README.md").write_text(f"---\n{front}\n---\n# A checkout\n")
+    assert len(open_source(str(tmp_path), options=ReadOptions(split="first")).files) == 3
