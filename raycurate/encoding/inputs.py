@@ -9,21 +9,44 @@ passed, so that SDPA takes its causal kernel: real tokens never see the padding 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from raycurate.encoding.images import NUM_IMAGES
 
 if TYPE_CHECKING:
     from raycurate.encoding.batch import PreparedBatch
     from raycurate.models.adapter import VLM
 
 
+def types_name(network: Any) -> str:
+    """What a model calls the types of its tokens (text, image, ...): most after the processors, Gemma 3 after BERT."""
+    base = network.get_base_model() if hasattr(network, "get_base_model") else network  # inside of peft's
+    accepted = inspect.signature(base.forward).parameters
+    return "mm_token_type_ids" if "mm_token_type_ids" in accepted else "token_type_ids"
+
+
+def image_tensors(batch: PreparedBatch, slots: Sequence[int], *, pixels: bool = True) -> dict[str, torch.Tensor]:
+    """The image tensors of a batch as its model takes them, one entry for each slot."""
+    tensors = _nest(batch.images_at(slots, pixels=pixels), batch.nested_images)
+    if NUM_IMAGES in tensors:
+        tensors[NUM_IMAGES] = torch.tensor([count for count in batch.image_counts if count])
+    return tensors
+
+
 class ModelInputs:
     """Makes the inputs of one model."""
 
-    def __init__(self, vlm: VLM) -> None:
-        """Look at what the model's forward takes."""
-        self.vlm = vlm
+    def __init__(self, vlm: VLM, *, generating: bool = False) -> None:
+        """Look at what the model's forward takes.
+
+        Args:
+            vlm: a loaded model.
+            generating: for `generate`, which continues mask and positions itself.
+        """
+        self.vlm, self._generating = vlm, generating
         self._accepts = frozenset(inspect.signature(vlm.model.forward).parameters)
         self._inner = getattr(vlm.model, "model", vlm.model)
 
@@ -31,17 +54,16 @@ class ModelInputs:
         """Keyword arguments of the model's forward, on its device."""
         slots = batch.image_index_S.tolist()
         share = self.vlm.shares_images and len(slots) > len(batch.image_tokens_U)
-        per_slot = batch.images_at(slots, pixels=not share)
+        per_slot = image_tensors(batch, slots, pixels=not share)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids_BT.long()}
-        if not (self.vlm.causal and batch.right_padded):
+        if self._generating or not (self.vlm.causal and batch.right_padded):
             inputs["attention_mask"] = batch.attention_mask_BT.long()
         if batch.mm_token_type_ids_BT is not None:
-            renamed = "mm_token_type_ids" if "mm_token_type_ids" in self._accepts else "token_type_ids"
-            inputs[renamed] = batch.mm_token_type_ids_BT.long()
-        position_ids = self._position_ids(batch, per_slot)
+            inputs[types_name(self.vlm.model)] = batch.mm_token_type_ids_BT.long()
+        position_ids = None if self._generating else self._position_ids(batch, per_slot)
         if position_ids is not None:
             inputs["position_ids"] = position_ids
-        inputs |= _nest(per_slot, batch.nested_images)
+        inputs |= per_slot
         inputs = {name: self._to_device(value) for name, value in inputs.items() if name in self._accepts}
         if share:
             inputs["mm_encoder_outputs"] = {"image": self._encode_once(batch, slots)}
@@ -68,7 +90,7 @@ class ModelInputs:
     def _encode_once(self, batch: PreparedBatch, slots: list[int]) -> Any:
         """Encoder outputs with one entry per slot, from one pass over the distinct images."""
         accepted = inspect.signature(self._inner.get_image_features).parameters
-        tensors = _nest(batch.image_inputs, batch.nested_images)
+        tensors = image_tensors(batch, range(len(batch.image_tokens_U)))
         encoded = self._inner.get_image_features(
             **{name: self._to_device(value) for name, value in tensors.items() if name in accepted}, return_dict=True
         )

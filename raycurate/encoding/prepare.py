@@ -40,8 +40,10 @@ from raycurate.encoding.images import (
     ProcessedImage,
     RowError,
     WindowImages,
+    check_describes_images,
     concatenate,
     describe,
+    placeholder_id,
 )
 from raycurate.errors import UserError
 
@@ -110,11 +112,7 @@ class Preparer:
                 raise UserError(f"{name} is {value}; it must be at least 1.")
         if padding_side not in ("left", "right"):
             raise UserError(f"padding_side is '{padding_side}'; it must be 'left' or 'right'.")
-        if getattr(processor, "image_token", None) is None or not hasattr(processor, "replace_image_token"):
-            raise UserError(
-                f"{type(processor).__name__} does not say which tokens stand for an image; choose a model that "
-                "splices image tokens into the text, such as LLaVA, SmolVLM, Qwen-VL or InternVL."
-            )
+        check_describes_images(processor)
         self._processor = processor
         self._tokenizer = processor.tokenizer
         self._max_length = max_length
@@ -124,13 +122,21 @@ class Preparer:
         self._reader = ImageReader(processor, pixel_dtype)
         self._renderer = ConversationRenderer(processor)
         self._image_id = int(processor.image_token_id)
+        self._mark_id = placeholder_id(processor)
         self._pad_id = next(
             (i for i in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if i is not None), 0
         )
         self._type_ids = [i for i in getattr(processor, "image_token_ids", []) if i is not None]
         self._wrappers = self._wrapper_ids()
         self._foreign = [t for t in (getattr(processor, n, None) for n in ("video_token", "audio_token")) if t]
-        self._adds_special = self._renderer.adds_special_tokens()
+        self.adds_special_tokens = self._renderer.adds_special_tokens()
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The text of one conversation, one image token where each image stands. Raises what its template raises."""
+        (text,) = self._renderer.render_all([messages])
+        if isinstance(text, Exception):
+            raise text
+        return text
 
     def _wrapper_ids(self) -> list[int]:
         """Special tokens that the template writes around an image; they stand for no word."""
@@ -152,7 +158,7 @@ class Preparer:
         """
         failures: list[RowFailure] = []
         texts = self._texts(samples, failures)
-        images = WindowImages(self._reader.read)
+        images = WindowImages(self._reader.read, by_number=self._reader.looks_at_number)
         for i in sorted(texts):
             images.add(i, samples[i])
         rows = self._rows(samples, texts, images, failures)
@@ -212,7 +218,9 @@ class Preparer:
         if not positions:
             return rows
         to_encode = [self._with_open_runs(texts[i], images.runs(i)) for i in positions]
-        encoded = self._tokenizer(to_encode, add_special_tokens=self._adds_special, return_special_tokens_mask=True)
+        encoded = self._tokenizer(
+            to_encode, add_special_tokens=self.adds_special_tokens, return_special_tokens_mask=True
+        )
         for n, i in enumerate(positions):
             prefix = self._renderer.prefix_length(samples[i]["messages"], texts[i])
             ids_T = np.asarray(encoded["input_ids"][n], dtype=np.int32)
@@ -227,15 +235,18 @@ class Preparer:
 
     def _with_open_runs(self, text: str, runs: Sequence[ImageRun]) -> str:
         """Write out the runs of a row in its text if any of them would be tokenised together with its neighbours."""
-        if all(run.atomic for run in runs):
+        if self._are_atomic(runs):
             return text
         pieces = text.split(self._processor.image_token)
         return pieces[0] + "".join(run.text + piece for run, piece in zip(runs, pieces[1:], strict=True))
 
+    def _are_atomic(self, runs: Sequence[ImageRun]) -> bool:
+        return self._mark_id is not None and all(run.atomic for run in runs)
+
     def _first_content_token(self, encoded: Any, n: int, prefix: int, text: str) -> int:
         """Index of the first token that holds a character from `prefix` on."""
         if not self._tokenizer.is_fast:
-            ids = self._tokenizer(text[:prefix], add_special_tokens=self._adds_special)["input_ids"]
+            ids = self._tokenizer(text[:prefix], add_special_tokens=self.adds_special_tokens)["input_ids"]
             return len(ids)
         for character in range(prefix, len(text)):
             token = encoded.char_to_token(n, character)
@@ -246,9 +257,10 @@ class Preparer:
     def _expand(self, ids_T: np.ndarray, text_T: np.ndarray, runs: Sequence[ImageRun]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and text mask of a row with its placeholders replaced by their runs; raises `RowError`."""
         wrappers = set(self._wrappers).union(*(run.wrapper_ids for run in runs))
-        text_T &= ~np.isin(ids_T, [self._image_id, *wrappers])
-        at = np.flatnonzero(ids_T == self._image_id)
-        atomic = all(run.atomic for run in runs)
+        atomic = self._are_atomic(runs)
+        mark = self._image_id if self._mark_id is None or not (atomic and runs) else self._mark_id
+        text_T &= ~np.isin(ids_T, [self._image_id, mark, *wrappers])
+        at = np.flatnonzero(ids_T == mark)
         expected = len(runs) if atomic else sum(run.num_visual for run in runs)
         if len(at) != expected:
             raise RowError("special_token_in_text", f"{len(at)} image tokens where there should be {expected}")

@@ -27,16 +27,26 @@ from raycurate.encoding.prepare import Preparer, _Row
 from raycurate.encoding.tokens import RowTokenizer, TokenReject, TokenRow, image_token_ids, labels_of
 
 
-class _RememberingReader:
+class _RememberingReader(ImageReader):
     """An `ImageReader` that keeps what it made, by the identity of what it was asked to read."""
 
-    def __init__(self, reader: ImageReader) -> None:
-        self._reader = reader
+    def __init__(self, processor: Any, pixel_dtype: torch.dtype) -> None:
+        super().__init__(processor, pixel_dtype)
         self.processed: dict[int, ProcessedImage] = {}
 
-    def read(self, image: Any) -> ProcessedImage:
-        result = self.processed[id(image)] = self._reader.read(image)
+    def read(self, image: Any, several: bool = False) -> ProcessedImage:
+        result = self.processed[id(image)] = super().read(image, several)
         return result
+
+
+class _Loader:
+    """An image, or what loads one, as an object of its own."""
+
+    def __init__(self, image: Any) -> None:
+        self._image = image
+
+    def __call__(self) -> Any:
+        return self._image() if callable(self._image) else self._image
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,28 +89,25 @@ class TokenPreparer(Preparer):
             padding_side=padding_side,
             pixel_dtype=pixel_dtype,
         )
-        self._memory = _RememberingReader(self._reader)
-        self._rows_of = RowTokenizer(processor, max_length=max_length, overlong="quarantine")
-        self._rows_of._reader = self._memory  # type: ignore[assignment]  # one decode serves tokens and pixels
+        self._memory = _RememberingReader(processor, pixel_dtype)  # one decode serves tokens and pixels
+        self._rows_of = RowTokenizer(processor, max_length=max_length, overlong="quarantine", reader=self._memory)
 
     def tokenize(self, samples: Sequence[Mapping[str, Any]]) -> TokenWindow:
         """Tokenise samples as of `Preparer.prepare`, which must have `image_keys`."""
-        loaders: dict[str, Any] = {}
-        shared = [
-            {
-                **sample,
-                "images": [
-                    loaders.setdefault(k, i) for k, i in zip(sample["image_keys"], sample["images"], strict=True)
-                ],
-            }
-            for sample in samples
-        ]
+        loaders: dict[tuple[str, bool], Any] = {}
+        names: list[list[tuple[str, bool]]] = []
+        shared = []
+        for sample in samples:
+            several = self._memory.looks_at_number and len(sample["image_keys"]) > 1
+            names.append([(key, several) for key in sample["image_keys"]])
+            pairs = zip(names[-1], sample["images"], strict=True)
+            shared.append({**sample, "images": [loaders.setdefault(name, _Loader(image)) for name, image in pairs]})
         self._memory.processed.clear()
         results = self._rows_of.tokenize(shared)
-        numbers = {key: number for number, key in enumerate(loaders)}
+        numbers = {name: number for number, name in enumerate(loaders)}
         processed = [self._memory.processed.get(id(loader)) for loader in loaders.values()]
         self._memory.processed.clear()
-        images = [tuple(numbers[key] for key in sample["image_keys"]) for sample in samples]
+        images = [tuple(numbers[name] for name in row) for row in names]
         return TokenWindow(results, processed, images)
 
     def collate(self, rows: list[_Row], processed: Sequence[ProcessedImage | None]) -> PreparedBatch:

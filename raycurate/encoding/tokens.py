@@ -29,7 +29,14 @@ import torch
 
 from raycurate.encoding.answers import AnswerRenderer, Segment
 from raycurate.encoding.conversation import count_marks
-from raycurate.encoding.images import ImageReader, ImageRun, RowError, WindowImages
+from raycurate.encoding.images import (
+    ImageReader,
+    ImageRun,
+    RowError,
+    WindowImages,
+    check_describes_images,
+    placeholder_id,
+)
 from raycurate.errors import UserError
 
 
@@ -56,20 +63,22 @@ class TokenReject:
 class RowTokenizer:
     """Tokenises rows for one processor."""
 
-    def __init__(self, processor: Any, *, max_length: int, overlong: str = "cut") -> None:
-        """Set up; raises `UserError` for a processor that does not describe its images or has a slow tokenizer."""
-        if getattr(processor, "image_token", None) is None or not hasattr(processor, "replace_image_token"):
-            raise UserError(
-                f"{type(processor).__name__} does not say which tokens stand for an image; choose a model that "
-                "splices image tokens into the text, such as LLaVA, SmolVLM, Qwen-VL or InternVL."
-            )
+    def __init__(
+        self, processor: Any, *, max_length: int, overlong: str = "cut", reader: ImageReader | None = None
+    ) -> None:
+        """Set up; `reader` is one to share.
+
+        Raises:
+            UserError: a processor that does not describe its images or has a slow tokenizer.
+        """
+        check_describes_images(processor)
         if not processor.tokenizer.is_fast:
             raise UserError(f"{type(processor.tokenizer).__name__} has no fast version, which masks are made with.")
         self._processor, self._tokenizer = processor, processor.tokenizer
         self._max_length, self._cuts = max_length, overlong == "cut"
         self._renderer = AnswerRenderer(processor)
-        self._reader = ImageReader(processor, torch.float32)
-        self._image_id = int(processor.image_token_id)
+        self._reader = reader or ImageReader(processor, torch.float32)
+        self._mark_id = placeholder_id(processor)
         self._foreign = [t for t in (getattr(processor, n, None) for n in ("video_token", "audio_token")) if t]
         self._special = self._adds_special()
 
@@ -82,7 +91,7 @@ class RowTokenizer:
     def tokenize(self, samples: Sequence[Mapping[str, Any]]) -> list[TokenRow | TokenReject]:
         """One result per sample, in order. Samples are as in `encoding.prepare.Preparer.prepare`."""
         results: dict[int, TokenRow | TokenReject] = {}
-        images = WindowImages(self._reader.read)
+        images = WindowImages(self._reader.read, by_number=self._reader.looks_at_number)
         rendered: dict[int, list[Segment]] = {}
         for i, sample in enumerate(samples):
             try:
@@ -90,7 +99,8 @@ class RowTokenizer:
                 images.add(i, sample)
                 if i in images.failed:
                     raise images.failed[i]
-                rendered[i] = _with_open_runs(rendered[i], images.runs(i), self._processor.image_token)
+                if not self._are_atomic(images.runs(i)):
+                    rendered[i] = _with_open_runs(rendered[i], images.runs(i), self._processor.image_token)
             except RowError as error:
                 rendered.pop(i, None)
                 results[i] = TokenReject(i, error.reason, error.detail)
@@ -153,6 +163,9 @@ class RowTokenizer:
             turns_cut=0 if kept == len(spans_A2) else len(messages) - 1 - answers[kept - 1],
         )
 
+    def _are_atomic(self, runs: Sequence[ImageRun]) -> bool:
+        return self._mark_id is not None and all(run.atomic for run in runs)
+
     def _place(
         self, segments: list[Segment], ids: list[int], offsets: list[tuple[int, int]]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -192,8 +205,8 @@ class RowTokenizer:
         self, ids_T: np.ndarray, spans_A2: np.ndarray, runs: Sequence[ImageRun]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids and spans with the placeholders replaced by the images' runs."""
-        at = np.flatnonzero(ids_T == self._image_id)
-        if all(run.atomic for run in runs):
+        at = np.flatnonzero(ids_T == self._mark_id)
+        if self._are_atomic(runs):
             runs = runs[: len(at)]  # images of turns after the last answer are not in the text
             if not len(at):
                 return ids_T, spans_A2
@@ -212,9 +225,7 @@ def _text(segments: Sequence[Segment]) -> str:
 
 
 def _with_open_runs(segments: list[Segment], runs: Sequence[ImageRun], image_token: str) -> list[Segment]:
-    """Write the runs out in the text if any of them would be tokenised together with its neighbours."""
-    if all(run.atomic for run in runs):
-        return segments
+    """Write the runs out in the text, as some of them would be tokenised together with their neighbours."""
     left = iter(runs)
     opened = []
     for segment in segments:

@@ -13,8 +13,6 @@ likely; batches are made from the rows alone, so a rerun gives the same answers.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,8 @@ import torch
 
 from raycurate.encoding.answers import AnswerRenderer
 from raycurate.encoding.batch import PreparedBatch
+from raycurate.encoding.inputs import ModelInputs
+from raycurate.features.survival import is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,14 @@ class Generator:
             max_new_tokens=max_new_tokens,
             use_cache=True,
         )
-        self._accepts = frozenset(inspect.signature(self.network.forward).parameters)
-        self._inner = getattr(self.network, "model", self.network)
+        self._inputs = ModelInputs(vlm, generating=True)
 
     def answer(self, batch: PreparedBatch) -> list[Answer | None]:
         """One answer per row of a left-padded batch; None for a row that does not fit into memory alone."""
         try:
             return list(self._answer(batch))
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             error.__traceback__ = None  # its frames hold the tensors of the failed pass
         if self.vlm.device.type == "cuda":
@@ -85,53 +84,3 @@ class Generator:
             text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
             answers.append(Answer(text, len(ids) if stop is None else stop + 1, stop is not None))
         return answers
-
-    def _inputs(self, batch: PreparedBatch) -> dict[str, Any]:
-        """Keyword arguments of `generate`, on the model's device."""
-        slots = batch.image_index_S.tolist()
-        share = self.vlm.shares_images and len(slots) > len(batch.image_tokens_U)
-        tensors = {"input_ids": batch.input_ids_BT.long(), "attention_mask": batch.attention_mask_BT.long()}
-        if batch.mm_token_type_ids_BT is not None:
-            name = "mm_token_type_ids" if "mm_token_type_ids" in self._accepts else "token_type_ids"
-            tensors[name] = batch.mm_token_type_ids_BT.long()
-        tensors |= _nested(batch, batch.images_at(slots, pixels=not share))
-        inputs: dict[str, Any] = {name: self._on_device(t) for name, t in tensors.items() if name in self._accepts}
-        if share:
-            inputs["mm_encoder_outputs"] = {"image": self._encode_once(batch, slots)}
-        return inputs
-
-    def _encode_once(self, batch: PreparedBatch, slots: Sequence[int]) -> Any:
-        """Encoder outputs with one entry per slot, from one pass over the distinct images."""
-        accepted = inspect.signature(self._inner.get_image_features).parameters
-        tensors = _nested(batch, batch.image_inputs)
-        encoded = self._inner.get_image_features(
-            **{name: self._on_device(tensor) for name, tensor in tensors.items() if name in accepted}, return_dict=True
-        )
-        stops = batch.image_tokens_U.long().cumsum(0).tolist()
-        starts = [0, *stops[:-1]]
-        index = torch.cat([torch.arange(starts[u], stops[u]) for u in slots]).to(self.vlm.device)
-        encoded.pooler_output = _spread(encoded.pooler_output, index)
-        if getattr(encoded, "deepstack_features", None) is not None:
-            encoded.deepstack_features = [_spread(each, index) for each in encoded.deepstack_features]
-        return encoded
-
-    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.vlm.device, dtype=self.vlm.dtype if tensor.is_floating_point() else tensor.dtype)
-
-
-def _spread(features: Any, index: torch.Tensor) -> Any:
-    """Token features of distinct images, as a tensor or a list of tensors, to those of slots in the same form."""
-    is_tensor = isinstance(features, torch.Tensor)
-    tokens = [features] if is_tensor else features
-    picked = torch.cat([each.reshape(-1, each.shape[-1]) for each in tokens])[index]
-    return picked if is_tensor else [picked]
-
-
-def _nested(batch: PreparedBatch, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add the leading axis that SmolVLM-like models expect."""
-    return {name: t.unsqueeze(0) for name, t in tensors.items()} if batch.nested_images else dict(tensors)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text

@@ -97,6 +97,7 @@ def _questions(
     return found
 
 
-def answer_turns(messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """The positions of the assistant's turns."""
-    return [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+def answer_turns(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The positions of the answers that are asked for: not those that are context only."""
+    asked = enumerate(messages)
+    return [i for i, message in asked if message["role"] == "assistant" and message.get("train") is not False]

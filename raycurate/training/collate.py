@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from raycurate.encoding.images import concatenate
+from raycurate.encoding.images import NUM_IMAGES, concatenate
 from raycurate.training.data import TrainingRow
 from raycurate.training.vitw import IGNORED, kept_positions
 
@@ -37,12 +37,19 @@ class BlankSource(Protocol):
 class Collator:
     """Makes batches for one processor."""
 
-    def __init__(self, processor: Any, dataset: BlankSource) -> None:
-        """`dataset` gives the blank row."""
+    def __init__(self, processor: Any, dataset: BlankSource, types_name: str = "mm_token_type_ids") -> None:
+        """Set up.
+
+        Args:
+            processor: of the model.
+            dataset: gives the blank row.
+            types_name: what the model calls the types of tokens (`encoding.inputs.types_name`).
+        """
         tokenizer = processor.tokenizer
         self._dataset = dataset
         self._pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
         self._types = [i for i in getattr(processor, "image_token_ids", []) if i is not None]
+        self.types_name = types_name
         self._wants_types = bool(getattr(processor, "return_mm_token_type_ids", False))
 
     def __call__(self, rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:
@@ -66,7 +73,7 @@ class Collator:
         }
         batch[POSITIONS] = kept_positions(batch["labels"])
         if self._wants_types:
-            batch["mm_token_type_ids"] = torch.from_numpy(np.isin(ids_BT, self._types).astype(np.int64) * attention_BT)
+            batch[self.types_name] = torch.from_numpy(np.isin(ids_BT, self._types).astype(np.int64) * attention_BT)
         return batch | _image_inputs(rows)
 
 
@@ -76,4 +83,6 @@ def _image_inputs(rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:
     if not shown:
         return {}
     tensors = {name: concatenate([image.tensors[name] for image in shown]) for name in shown[0].tensors}
+    if NUM_IMAGES in tensors:
+        tensors[NUM_IMAGES] = torch.tensor([len(row.images) for row in rows if row.images])
     return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()} if shown[0].nested else tensors

@@ -113,7 +113,7 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
         self._roots: dict[int, ImageRoot] = {}
         self._silent = image_token_ids(processor)
         self._reader = ImageReader(processor, torch.float32)
-        self._cache: OrderedDict[tuple[int, str], ProcessedImage] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, str, bool], ProcessedImage] = OrderedDict()
         self._cache_bytes, self._cache_limit = 0, image_cache_mb << 20
         self._index([self._open(number, source, scratch) for number, source in enumerate(sources)], tasks)
 
@@ -173,7 +173,9 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
         table, source = self._table(path), self._source_of_path[path]
         ids_T = table["input_ids"][at].values.to_numpy()
         spans_A2 = table["spans"][at].values.to_numpy().reshape(-1, 2)
-        images = tuple(self._image(source, image) for image in table["images"][at].as_py())
+        shown = table["images"][at].as_py()
+        several = self._reader.looks_at_number and len(shown) > 1
+        images = tuple(self._image(source, image, several) for image in shown)
         return TrainingRow(ids_T, labels_of(ids_T, spans_A2, self._silent), int(self.tasks_N[index]), images)
 
     def key(self, index: int) -> str:
@@ -186,9 +188,9 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
                 self._tables[path] = pa.ipc.open_file(source).read_all()
         return self._tables[path]
 
-    def _image(self, source: int, image: dict[str, Any]) -> ProcessedImage:
+    def _image(self, source: int, image: dict[str, Any], several: bool) -> ProcessedImage:
         ref = ImageRef(image["path"], image["data"], image["sha"])
-        name = (source, ref.identity)
+        name = (source, ref.identity, several)
         found = self._cache.get(name)
         if found is not None:
             self._cache.move_to_end(name)
@@ -197,13 +199,13 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
             self._roots[source] = ImageRoot(self._image_roots[source])
         root, limits = self._roots[source], self._limits[source]
         try:
-            processed = self._reader.read(lambda: load_image(root.read(ref, limits.max_bytes), limits))
+            processed = self._reader.read(lambda: load_image(root.read(ref, limits.max_bytes), limits), several)
         except RowError as error:
             raise OSError(f"the image {ref.identity} was readable before the training: {error}") from None
         self._keep(name, processed)
         return processed
 
-    def _keep(self, name: tuple[int, str], image: ProcessedImage) -> None:
+    def _keep(self, name: tuple[int, str, bool], image: ProcessedImage) -> None:
         self._cache[name] = image
         self._cache_bytes += _num_bytes(image)
         while self._cache_bytes > self._cache_limit:

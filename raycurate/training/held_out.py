@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from raycurate.encoding.inputs import types_name
 from raycurate.training.collate import Collator
 from raycurate.training.data import TokenDataset, epoch_order
 from raycurate.training.trainer import VitwTrainer
@@ -20,8 +21,8 @@ def held_out_losses(trainer: VitwTrainer, dataset: TokenDataset, processor: Any)
     """Return `loss` and `tokens` of each task that has rows in `dataset`, whose tasks must be the trainer's."""
     rows = trainer.args.train_batch_size
     order = epoch_order(dataset.lengths_N, group_rows=rows, seed=0, epoch=0, group_by_length=True)
-    collate = Collator(processor, dataset)
     network = trainer.model_wrapped
+    collate = Collator(processor, dataset, types_name(trainer.model))
     network.eval()
     tokens_K = torch.zeros(len(trainer.tasks), dtype=torch.float64)
     losses_K = torch.zeros_like(tokens_K)

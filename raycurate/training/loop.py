@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from raycurate.balancing.online import build_weighting
+from raycurate.encoding.inputs import types_name
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
 from raycurate.run.store import Noun
@@ -162,13 +163,14 @@ def _callbacks(settings: LoopSettings, report: Report | None) -> list[TrainerCal
 
 def _trainer(settings: LoopSettings, processor: Any, **shared: Any) -> VitwTrainer:
     """The trainer with its rows; where there are score features, one whose score-net learns with the model."""
+    name = types_name(shared["model"])
     if settings.score_features is None:
         rows = _open(settings, settings.sources, processor)
-        return VitwTrainer(train_dataset=rows, data_collator=Collator(processor, rows), **shared)
+        return VitwTrainer(train_dataset=rows, data_collator=Collator(processor, rows, name), **shared)
     scored = ScoredDataset(settings.score_features, settings.sources, processor, settings.tasks, **_reading(settings))
     return ScoreNetTrainer(
         train_dataset=scored,
-        data_collator=ScoredCollator(processor, scored, scored.dimension),
+        data_collator=ScoredCollator(processor, scored, name, scored.dimension),
         dimension=scored.dimension,
         net_learning_rate=settings.config.score_net_learning_rate or settings.config.rates[0],
         **shared,

@@ -144,8 +144,8 @@ class ScoredDataset(TokenDataset):
 class ScoredCollator(Collator):
     """`Collator` that adds the features [B, D], zeros for rows without, and which rows have some [B]."""
 
-    def __init__(self, processor: Any, dataset: BlankSource, dimension: int) -> None:
-        super().__init__(processor, dataset)
+    def __init__(self, processor: Any, dataset: BlankSource, types_name: str, dimension: int) -> None:
+        super().__init__(processor, dataset, types_name)
         self._dimension = dimension
 
     def __call__(self, rows: Sequence[TrainingRow]) -> dict[str, torch.Tensor]:

@@ -98,14 +98,16 @@ def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_rem
     """(fingerprint of the files, dtype to run in); runs as a task, as it imports transformers."""
     from transformers import AutoConfig
 
+    from raycurate.encoding.probe import check_processor
     from raycurate.models.adapter import check_supported, load_processor, resolve_dtype
 
     source = local_source(checkpoint)
     base = base_of(checkpoint, source)
     whole = resolve_model(base or source)
-    load_processor(whole, trust_remote_code=trust_remote_code)  # tells early what is wrong with the name
+    processor = load_processor(whole, trust_remote_code=trust_remote_code)  # tells early what is wrong with the name
     config = AutoConfig.from_pretrained(whole, trust_remote_code=trust_remote_code)
     check_supported(checkpoint.name, config)
+    check_processor(processor, checkpoint.name)
     parts = [model_fingerprint(whole, config)] + ([model_fingerprint(source, None)] if base else [])
     fingerprint = hashlib.blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
     return fingerprint, str(resolve_dtype(dtype, "cuda" if on_gpu else "cpu")).removeprefix("torch.")

@@ -28,10 +28,12 @@ def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    from raycurate.encoding.probe import check_processor
     from raycurate.models.adapter import check_supported, load_processor, wrap_vlm
 
     source = resolve_model(model)
     processor = load_processor(model, trust_remote_code=trust_remote_code)
+    check_processor(processor, model)
     model_config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     check_supported(model, model_config)
     with torch.device("meta"):

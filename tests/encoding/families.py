@@ -1,0 +1,83 @@
+"""A processor for every family of transformers that can be built without a network: its own code, a byte tokenizer.
+
+The special tokens that a family's processor looks for are read from its source, its image processor has its defaults,
+and one plain chat template serves all. Nothing is known here of any family but where its constructor needs a number.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import transformers as hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+from raycurate.models.adapter import image_only_class
+
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}]{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for b in m['content'] %}{% if b['type'] == 'image' %}IMAGE{% else %}{{ b['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}</s>\n{% endfor %}"
+)
+NUMBERS = {"image_seq_length": 16, "image_seq_len": 4, "patch_size": 14, "num_image_tokens": 16}
+FURTHER_TOKENS = {"gemma4": {"audio_token": "<audio>", "boa_token": "<boa>", "eoa_token": "<eoa>"}}
+
+
+def make_processor(family: str, **settings: Any) -> Any:
+    """The processor of a family, by its model type; `settings` are arguments of its constructor."""
+    kind = getattr(hf, PROCESSOR_MAPPING_NAMES[family])
+    values: dict[str, Any] = {}
+    for each in list(inspect.signature(kind.__init__).parameters.values())[1:]:
+        if each.name == "image_processor":
+            values["image_processor"] = _image_processor(family)
+        elif each.name == "tokenizer":
+            values["tokenizer"] = _tokenizer(family, Path(inspect.getsourcefile(kind) or "").read_text("utf-8"))
+        elif each.name in ("video_processor", "feature_extractor", "audio_processor"):
+            values[each.name] = None
+        elif each.name in NUMBERS and each.default in (None, each.empty):
+            values[each.name] = NUMBERS[each.name]
+        elif each.name == "vision_feature_select_strategy":
+            values[each.name] = each.default or "default"
+    processor = image_only_class(kind)(**{**values, **settings})
+    if getattr(processor, "image_token", None) is not None:
+        processor.chat_template = CHAT.replace("IMAGE", processor.image_token)
+    return processor
+
+
+def network_class(family: str) -> Any:
+    """The class of a family's models."""
+    return getattr(hf, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family])
+
+
+def _image_processor(family: str) -> Any:
+    names = IMAGE_PROCESSOR_MAPPING_NAMES[family]
+    name = (names.get("pil") or names["torchvision"]) if isinstance(names, dict) else names
+    made = getattr(hf, name if isinstance(name, str) else next(filter(None, reversed(name))))()
+    if family == "paligemma":
+        made.image_seq_length = 16
+    return made
+
+
+def _tokenizer(family: str, source: str) -> Any:
+    quoted = re.findall(r'["\'](<[^"\'\s<>{}]{1,40}>|\[[A-Z_]+\]|<\|[^"\'\s{}]+\|>)["\']', source)
+    extra = dict(FURTHER_TOKENS.get(family, {}))
+    for name in sorted(set(re.findall(r"tokenizer\.(\w+_token)\b", source))):
+        if name not in ("pad_token", "bos_token", "eos_token", "unk_token") and not name.startswith("add_"):
+            usual = {"image_token": "<image>", "video_token": "<video>", "audio_token": "<audio>"}
+            extra.setdefault(name, usual.get(name, f"<{name}>"))
+    specials = sorted({*quoted, *extra.values()})
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", extra_special_tokens=extra
+    )
+    fast.add_special_tokens({"additional_special_tokens": specials}, replace_extra_special_tokens=False)
+    return fast
