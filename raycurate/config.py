@@ -149,6 +149,7 @@ class PoolConfig(NounConfig):
     images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
     max_rejected: float = rejected_share()
+    window_mb: int | None = Field(None, ge=1, description="most MB of a window's processed images; default: 1024")
     stall_seconds: float = execution(1800.0, gt=0, description="a stage that moves nothing this long fails")
 
 
@@ -289,15 +290,18 @@ class ExportConfig(StageConfig):
         "samples",
     )
 
-    out: LocalPath
-    format: str = "llava"
+    out: LocalPath = Field(description="file to write")
+    format: str = Field(
+        "llava", description="llava, sharegpt (LLaMA-Factory), swift (ms-swift), messages (TRL), parquet"
+    )
     embed_images: bool = Field(True, description="put the image files into a Parquet export; false: absolute paths")
     content: Literal["blocks", "text"] = Field(
         "blocks", description="of a Parquet export: blocks, as TRL wants them, or text with <image> marks"
     )
     images: LocalPath | None = Field(None, description="image root, where it is not the one that ingest saw")
-    selection: Label = "main"
-    samples: Label | None = Field(None, description="default: those that the selection was made from")
+    train_all: bool = Field(False, description="formats that cannot say which answers are context get such rows too")
+    selection: Label = Field("main", description="label of the selection")
+    samples: Label | None = Field(None, description="label of the samples; default: those of the selection")
 
 
 class SessionConfig(StageConfig):

@@ -25,8 +25,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 import psutil
 import ray
 
-from raycurate.config import SessionConfig
+from raycurate.config import SessionConfig, StageConfig
 from raycurate.errors import UserError
+from raycurate.node_paths import check_nodes_see
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Run
 
@@ -83,6 +84,10 @@ def in_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[
     def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
         dashboard = any(getattr(value, "needs_dashboard", False) for value in (*args, *kwargs.values()))
         with ray_session(SessionConfig(dashboard=dashboard)):  # type: ignore[call-arg]
+            if not in_worker():
+                for value in (*args, *kwargs.values()):
+                    if isinstance(value, StageConfig):
+                        check_nodes_see(run, value)
             return locked(run, *args, **kwargs)
 
     return call

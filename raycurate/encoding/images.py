@@ -8,6 +8,7 @@ Cost: one decode and resize per distinct image, which dominates preparation; mem
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from raycurate.errors import UserError
 
 NUM_IMAGES = "batch_num_images"
 """Images of each row that has some, which LLaVA-OneVision's forward reads: a fact of rows, not of an image."""
 _MAX_CACHED_RUNS = 1024
+_SHAPES = ((1280, 960), (1024, 1024), (1600, 400))
+"""Width and height of images whose size in memory is measured."""
 
 
 class RowError(Exception):
@@ -98,6 +102,16 @@ class ImageReader:
         if nested:
             tensors = {name: tensor.squeeze(0) for name, tensor in tensors.items()}
         return ProcessedImage(tensors, nested, run)
+
+    def largest_bytes(self) -> int:
+        """Bytes of a processed image of a photograph's size, of the shape that takes most (tiles follow the shape)."""
+        found = 1
+        for width, height in _SHAPES:
+            image = Image.fromarray(np.zeros((height, width, 3), dtype=np.uint8))
+            with contextlib.suppress(RowError):
+                tensors = self.read(image).tensors.values()
+                found = max(found, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+        return found
 
     def _tensor(self, value: Any) -> torch.Tensor:
         tensor = torch.as_tensor(value)

@@ -24,6 +24,7 @@ Limits: processors that do not describe their image expansion (`replace_image_to
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,11 @@ class Preparer:
         self._wrappers = self._wrapper_ids()
         self._foreign = [t for t in (getattr(processor, n, None) for n in ("video_token", "audio_token")) if t]
         self.adds_special_tokens = self._renderer.adds_special_tokens()
+
+    @functools.cached_property
+    def image_bytes(self) -> int:
+        """Bytes of a processed image, at most for usual photographs."""
+        return self._reader.largest_bytes()
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of one conversation, one image token where each image stands. Raises what its template raises."""

@@ -19,6 +19,7 @@ the training does). Memory: the images of a window. Limits: fast tokenizers only
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -87,6 +88,11 @@ class RowTokenizer:
         bos = self._tokenizer.bos_token
         messages = [{"role": "user", "text": "a"}, {"role": "assistant", "text": "a"}]
         return bos is None or not self._renderer.segments(messages)[0].text.startswith(bos)
+
+    @functools.cached_property
+    def image_bytes(self) -> int:
+        """Bytes of a processed image, at most for usual photographs."""
+        return self._reader.largest_bytes()
 
     def tokenize(self, samples: Sequence[Mapping[str, Any]]) -> list[TokenRow | TokenReject]:
         """One result per sample, in order. Samples are as in `encoding.prepare.Preparer.prepare`."""

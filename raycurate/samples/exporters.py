@@ -2,7 +2,7 @@
 
     llava     JSON array: id, image (a path, or a list), conversations of human/gpt           LLaVA, TinyLLaVA
     sharegpt  JSON Lines: conversations of human/gpt, images (a list of paths)                LLaMA-Factory
-    swift     JSON Lines: messages with <image> marks, images, channel (the task)             ms-swift
+    swift     JSON Lines: messages with <image> marks, images, channel (the task), loss       ms-swift
     messages  JSON Lines: messages of content blocks, images                                  TRL, chat templates
     parquet   messages of content blocks (or text), images as {bytes, path}, key, task        datasets, TRL
 
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.filesystem import exists, resolve, write_bytes
-from raycurate.samples.images import ImageRoot, image_extension
+from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, image_extension
 from raycurate.samples.marks import split_marks
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.schema import ImageRef, Sample, row_to_sample
@@ -69,6 +69,8 @@ class ExportCounts:
     """Embedded images that became files."""
     media_texts: int = 0
     """Rows that hold the text <video> or <audio>."""
+    context_only: int = 0
+    """Rows with an answer that is not trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +82,16 @@ class ExportOptions:
         embed: put the files below it into Parquet; else Parquet has their absolute paths.
         blocks: content blocks in Parquet, as TRL wants them; else text with marks.
         image_lists: ``image`` of LLaVA's format is a list in every row; needed where one row has several.
+        max_image_bytes: of a file that is put into Parquet.
+        train_all: write rows whose answers are not all trained on also where the format cannot say so.
     """
 
     images: ImageRoot | None = None
     embed: bool = False
     blocks: bool = True
     image_lists: bool = False
+    max_image_bytes: int = DEFAULT_LIMITS.max_bytes
+    train_all: bool = False
 
 
 Exporter = Callable[[Iterable[Sample], str, ExportOptions], ExportCounts]
@@ -108,20 +114,29 @@ def export_samples(
     filesystem, path = resolve(output)
     if filesystem.get_file_info(path).type == pafs.FileType.Directory:
         raise UserError(f"{output} is a folder. Name a file in it, for example {output.rstrip('/')}/coreset.json")
-    seen = ExportCounts()
-    counts = EXPORTERS[format](_looked_at(samples, seen), output, options or ExportOptions())
-    return replace(counts, media_texts=seen.media_texts)
+    seen, options = ExportCounts(), options or ExportOptions()
+    refuses = format not in SAYS_WHAT_IS_TRAINED and not options.train_all
+    counts = EXPORTERS[format](_looked_at(samples, seen, format if refuses else ""), output, options)
+    return replace(counts, media_texts=seen.media_texts, context_only=seen.context_only)
 
 
-def _looked_at(samples: Iterable[Sample], counts: ExportCounts) -> Iterator[Sample]:
+def _looked_at(samples: Iterable[Sample], counts: ExportCounts, refusing: str) -> Iterator[Sample]:
     for sample in samples:
+        if not all(message.train for message in sample.messages):
+            counts.context_only += 1
+            if refusing:
+                raise UserError(
+                    f"row {sample.key} has an answer that is not trained on, which the format '{refusing}' cannot say: "
+                    f"a trainer would learn it. Export as {' or '.join(SAYS_WHAT_IS_TRAINED)}, or say that all answers "
+                    "may be trained on (--set train_all=true)."
+                )
         counts.media_texts += any(tag in m.text for m in sample.messages for tag in _MEDIA_TAGS)
         yield sample
 
 
 def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
     counts, images = ExportCounts(), _ImageFolder(output)
-    with _atomic_stream(output) as stream:
+    with images.kept_if_written(), _atomic_stream(output) as stream:
         stream.write(b"[")
         for sample in samples:
             paths = images.paths_of(sample)
@@ -133,7 +148,7 @@ def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions)
             stream.write((",\n" if counts.rows else "\n").encode() + _json(row))
             counts.rows += 1
         stream.write(b"\n]\n")
-    counts.images_written = images.written
+    counts.images_written = len(images.written)
     return counts
 
 
@@ -143,11 +158,11 @@ def _write_lines(to_row: Callable[[Sample, list[str]], dict[str, Any]]) -> Expor
     def write(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
         del options  # of the Parquet writer only
         counts, images = ExportCounts(), _ImageFolder(output)
-        with _atomic_stream(output) as stream:
+        with images.kept_if_written(), _atomic_stream(output) as stream:
             for sample in samples:
                 stream.write(_json(to_row(sample, images.paths_of(sample))) + b"\n")
                 counts.rows += 1
-        counts.images_written = images.written
+        counts.images_written = len(images.written)
         return counts
 
     return write
@@ -158,7 +173,7 @@ def _sharegpt_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
 
 
 def _swift_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    messages = [{"role": m.role, "content": m.text} for m in sample.messages]
+    messages = [{"role": m.role, "content": m.text, **({} if m.train else {"loss": False})} for m in sample.messages]
     return {"id": _id(sample), "messages": messages, "images": paths, "channel": sample.task, "task": sample.task}
 
 
@@ -202,7 +217,7 @@ def _parquet_image(image: ImageRef, sample: Sample, options: ExportOptions) -> d
     if not options.embed:
         return {"bytes": None, "path": posixpath.join(root.root, image.path or "")}
     try:
-        return {"bytes": root.read(image), "path": image.path}
+        return {"bytes": root.read(image, options.max_image_bytes), "path": image.path}
     except FaultError as error:
         raise UserError(
             f"row {sample.key}: {error.fault.detail}, which is {root.root}. Name another with --set images=FOLDER, or "
@@ -231,7 +246,17 @@ class _ImageFolder:
         self._filesystem, path = resolve(output)
         self._base, name = posixpath.split(path)
         self._folder = f"{posixpath.splitext(name)[0]}_images"
-        self.written = 0
+        self.written: list[str] = []
+
+    @contextmanager
+    def kept_if_written(self) -> Iterator[None]:
+        """Removes the image files of a body that fails: an output that is not there needs none."""
+        try:
+            yield
+        except BaseException:
+            for path in self.written:
+                self._filesystem.delete_file(path)
+            raise
 
     def paths_of(self, sample: Sample) -> list[str]:
         """The paths of a sample's images: their own, or where their bytes were written."""
@@ -244,7 +269,7 @@ class _ImageFolder:
         target = f"{self._base}/{relative}"
         if not exists(self._filesystem, target):  # the name is the content's hash
             write_bytes(self._filesystem, target, image.data)
-            self.written += 1
+            self.written.append(target)
         return relative
 
 
@@ -289,6 +314,8 @@ def _atomic_stream(output: str) -> Iterator[pa.NativeFile]:
         raise
 
 
+SAYS_WHAT_IS_TRAINED = ("swift",)
+"""Formats with a field for an answer that is context only."""
 EXPORTERS: dict[str, Exporter] = {
     "llava": _write_llava,
     "sharegpt": _write_lines(_sharegpt_row),

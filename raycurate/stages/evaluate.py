@@ -41,7 +41,14 @@ from raycurate.run.filesystem import exists, read_bytes, resolve
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.stages.engine.actor_pool import drive_pipeline, gpus_of, pool_dataset
-from raycurate.stages.engine.checkpoints import Checkpoint, checkpoint_facts, find_checkpoint, merged_folder, trained_by
+from raycurate.stages.engine.checkpoints import (
+    Checkpoint,
+    CheckpointFacts,
+    checkpoint_facts,
+    find_checkpoint,
+    merged_folder,
+    trained_by,
+)
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.rejects import check_rejects
@@ -54,6 +61,7 @@ from raycurate.stages.workers.evaluate import (
     key_hash,
     load_questions,
 )
+from raycurate.stages.workers.windows import loader_memory
 
 SCORES_FILE = "scores.json"
 NOT_OF_PREDICTIONS = ("metrics", "annotations", "command")
@@ -164,7 +172,7 @@ def annotations_digest(settings: Mapping[str, Any]) -> str | None:
 
 
 def _predict(
-    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float, in_process: bool
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: CheckpointFacts, gpus: float, in_process: bool
 ) -> Noun:
     """The finished ``predictions`` noun, made now or found."""
     samples = run.noun("samples", config.data or "")
@@ -194,7 +202,8 @@ def _predict(
                 _answer_here(samples, noun, missing, load, AnsweringActor(**actor), wanted, progress, config)
                 missing = []
         if missing:
-            dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus)
+            memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+            dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus, memory)
             _commit_shards(samples, noun, dataset, wanted, progress, config)
     check_rejects("evaluate", noun, config.max_rejected, samples=samples)
     noun.finish(metrics=_count(noun))
@@ -315,7 +324,7 @@ def _score(
 
 
 def _evaluate_outside(
-    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: tuple[str, str], gpus: float | None
+    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: CheckpointFacts, gpus: float | None
 ) -> Manifest:
     """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
     description = describe("evaluate", config, {"model": facts[0]}, trained_by(checkpoint))

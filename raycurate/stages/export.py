@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from raycurate.config import ExportConfig
 from raycurate.run.store import Run
 from raycurate.samples.exporters import ExportCounts, ExportOptions, export_samples, samples_from_tables
-from raycurate.samples.images import ImageRoot
+from raycurate.samples.images import ImageRoot, accepted_limits
 from raycurate.stages.engine.lineage import required
 
 log = logging.getLogger("raycurate")
@@ -39,10 +39,17 @@ def export(run: Run, config: ExportConfig) -> int:
         for count in pc.list_value_length(samples.read_part(shard, ["images.list.element.path"])["images"]).to_pylist()
     )
     options = ExportOptions(
-        images=ImageRoot(root), embed=config.embed_images, blocks=config.content == "blocks", image_lists=several
+        images=ImageRoot(root),
+        embed=config.embed_images,
+        blocks=config.content == "blocks",
+        image_lists=several,
+        max_image_bytes=accepted_limits(ingested.description).max_bytes,
+        train_all=config.train_all,
     )
     counts = export_samples(samples_from_tables(kept()), config.out, config.format, options)
     _warn(counts)
+    if root is not None and config.format != "parquet":
+        log.info("export: image paths count from %s", root)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
     return counts.rows
 

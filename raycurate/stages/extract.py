@@ -31,6 +31,7 @@ from raycurate.stages.engine.model_facts import ModelFacts, model_facts
 from raycurate.stages.engine.rejects import check_rejects
 from raycurate.stages.engine.shards import describe, map_tasks, skip_if_done, stage_progress
 from raycurate.stages.workers.extract import ExtractionActor, load_shards, merge_shard
+from raycurate.stages.workers.windows import loader_memory
 
 
 @in_session
@@ -67,7 +68,8 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
         if missing:
             load = functools.partial(load_shards, samples, config, facts, images)
             actor = {"noun": noun, "config": config, "facts": facts, "on_gpu": gpus > 0}
-            dataset = pool_dataset(missing, load, ExtractionActor, actor, config, gpus)
+            memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+            dataset = pool_dataset(missing, load, ExtractionActor, actor, config, gpus, memory)
             merge = functools.partial(merge_shard, samples, noun, config.max_rejected)
             rates = commit_shards(dataset, merge, progress, strict=config.strict)
     check_rejects("extract", noun, config.max_rejected, samples=samples)

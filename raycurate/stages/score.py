@@ -64,6 +64,7 @@ from raycurate.stages.workers.score import (
     merge_clip,
     merge_scores,
 )
+from raycurate.stages.workers.windows import loader_memory
 
 ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")
 CLIP_SETTINGS = ("clip_rows", "window_rows")
@@ -107,7 +108,8 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
             nouns = {output.name: output.noun for output in wanted}
             load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
             settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
-            dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus)
+            memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+            dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus, memory)
             return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
 
         manifests += _run_pass(config, samples, facts, outputs, start)
@@ -119,7 +121,8 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
             nouns = {output.name: output.noun for output in wanted}
             load = functools.partial(load_clip, samples, config, clip_facts, limits, images)
             settings = {"nouns": nouns, "config": config, "facts": clip_facts, "on_gpu": gpus > 0}
-            dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus)
+            memory = loader_memory(config.window_rows, clip_facts.image_bytes, config.window_mb)
+            dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus, memory)
             return dataset, functools.partial(merge_clip, samples, nouns, config, clip_facts)
 
         manifests += _run_pass(config, samples, clip_facts, outputs, start_clip)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from raycurate.stages.engine.rejects import check_rejects, check_some_good
 from raycurate.stages.engine.shards import MapShards, map_tasks, names_of, run_missing_shards
 from raycurate.stages.table import version_of
 from raycurate.stages.workers.fragments import accepted_images, as_samples
+from raycurate.stages.workers.windows import windows_of
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TOKENS_SCHEMA
 
@@ -158,7 +158,8 @@ def _make_shard(
     good: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     limits = accepted_images(samples)
-    for window in _windows(rows):
+    for start, stop in windows_of(rows, WINDOW_ROWS, tokenizer.image_bytes, None):
+        window = rows.slice(start, stop - start).to_pylist()
         results = tokenizer.tokenize(as_samples(window, images, limits))
         for row, result in zip(window, results, strict=True):
             if isinstance(result, TokenRow):
@@ -182,11 +183,6 @@ def _make_shard(
             "longest": max((row["length"] for row in good), default=0),
         },
     )
-
-
-def _windows(rows: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, rows.num_rows, WINDOW_ROWS):
-        yield rows.slice(start, WINDOW_ROWS).to_pylist()
 
 
 def _as_tokens(row: dict[str, Any], result: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from raycurate.config import ExportConfig
 from raycurate.errors import UserError
 from raycurate.samples.exporters import EXPORTERS, ExportOptions, export_samples, samples_from_tables
 from raycurate.samples.images import ImageRoot, check_samples
@@ -180,3 +181,48 @@ def test_media_tags_are_counted(tmp_path):
     """The rows that hold <video> or <audio> as text, which trainers take for a file."""
     samples = [Sample((Message("user", text), Message("assistant", "a"))) for text in ("see <video>", "<audio>", "x")]
     assert export_samples(samples, str(tmp_path / "out.jsonl"), "swift").media_texts == 2
+
+
+def _context_only() -> Sample:
+    turns = ("q", True), ("a", False), ("q2", True), ("b", True)
+    return Sample(tuple(Message(("user", "assistant")[i % 2], *turn) for i, turn in enumerate(turns)), ())
+
+
+def test_an_answer_that_is_context_only_is_said_where_the_format_can(tmp_path):
+    """And comes back from the file; other formats refuse the row, or write it when that is asked for."""
+    sample = _context_only()
+    counts = export_samples([sample], str(tmp_path / "out.jsonl"), "swift")
+    assert counts.context_only == 1
+    assert read_again(tmp_path / "out.jsonl")[0].messages == sample.messages
+    for name in sorted({*EXPORTERS} - {"swift"}):
+        with pytest.raises(UserError, match=f"'{name}' cannot say.*Export as swift"):
+            export_samples([sample], str(tmp_path / "other"), name)
+        assert not (tmp_path / "other").exists()
+    export_samples([sample], str(tmp_path / "out.json"), "llava", ExportOptions(train_all=True))
+    assert [m.train for m in read_again(tmp_path / "out.json")[0].messages] == [True] * 4
+
+
+@pytest.mark.parametrize("name", ["llava", "swift", "messages", "sharegpt"])
+def test_a_failed_export_leaves_no_image_files(name, tmp_path):
+    """Those of an earlier export of the same name stay."""
+    image = ImageRef(data=encoded(), sha="ab" * 32)
+    good = Sample((Message("user", "<image>q"), Message("assistant", "a")), (image,))
+
+    def failing():
+        yield good
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        export_samples(failing(), str(tmp_path / "out.json"), name)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    export_samples([good], str(tmp_path / "out.json"), name)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RuntimeError, match="stopped"):
+        export_samples(failing(), str(tmp_path / "out.json"), name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_help_names_every_format():
+    """In the words of the setting, which the command line shows."""
+    described = ExportConfig.model_fields["format"].description
+    assert all(name in described for name in EXPORTERS)

@@ -22,7 +22,7 @@ import ray.data
 
 from raycurate.config import PoolConfig
 from raycurate.errors import UserError
-from raycurate.ray_session import cluster_cpus, cluster_gpus, this_node
+from raycurate.ray_session import cluster_cpus, cluster_gpus, largest_node_memory, this_node
 from raycurate.run.progress import Progress
 from raycurate.run.store import ShardRecord
 from raycurate.stages.engine.shards import count_record, get_result, pending_tasks
@@ -67,8 +67,9 @@ def pool_dataset(
     actor_settings: Mapping[str, Any],
     config: PoolConfig,
     gpus: float,
+    memory: int,
 ) -> ray.data.Dataset:
-    """The streaming pipeline from shard numbers to what the actors return."""
+    """The streaming pipeline from shard numbers to what the actors return; a loader takes `memory` bytes."""
     slots = max(1, int(cluster_gpus() / gpus if gpus else 0.8 * cluster_cpus() / config.cpus_per_actor))
     most = max(1, min(config.max_actors, 2 * len(shards)))
     least = min(config.min_actors, most)
@@ -84,7 +85,13 @@ def pool_dataset(
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = int(config.stall_seconds)
-    dataset = dataset.map_batches(load, batch_size=1, batch_format="pyarrow", num_cpus=config.cpus_per_loader)
+    dataset = dataset.map_batches(
+        load,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=config.cpus_per_loader,
+        memory=min(memory, largest_node_memory() // 2),
+    )
     return dataset.map_batches(
         type(actor.__name__, (_Started,), {}),  # the name that Ray shows
         fn_constructor_kwargs={"kind": actor, "settings": dict(actor_settings)},

@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.fs as pafs
 
@@ -94,10 +94,19 @@ def base_of(checkpoint: Checkpoint, source: str) -> str | None:
     return str(base)
 
 
-def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_remote_code: bool) -> tuple[str, str]:
-    """(fingerprint of the files, dtype to run in); runs as a task, as it imports transformers."""
+class CheckpointFacts(NamedTuple):
+    """What the driver must know of a checkpoint: its files, the dtype to run in, and the bytes of an image for it."""
+
+    fingerprint: str
+    dtype: str
+    image_bytes: int
+
+
+def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_remote_code: bool) -> CheckpointFacts:
+    """Look at a checkpoint; runs as a task, as it imports transformers."""
     from transformers import AutoConfig
 
+    from raycurate.encoding.images import ImageReader
     from raycurate.encoding.probe import check_processor
     from raycurate.models.adapter import check_supported, load_processor, resolve_dtype
 
@@ -110,7 +119,9 @@ def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_rem
     check_processor(processor, checkpoint.name)
     parts = [model_fingerprint(whole, config)] + ([model_fingerprint(source, None)] if base else [])
     fingerprint = hashlib.blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
-    return fingerprint, str(resolve_dtype(dtype, "cuda" if on_gpu else "cpu")).removeprefix("torch.")
+    named = resolve_dtype(dtype, "cuda" if on_gpu else "cpu")
+    image_bytes = ImageReader(processor, named).largest_bytes()
+    return CheckpointFacts(fingerprint, str(named).removeprefix("torch."), image_bytes)
 
 
 def load_checkpoint(checkpoint: Checkpoint, *, device: str, dtype: str, trust_remote_code: bool) -> Any:

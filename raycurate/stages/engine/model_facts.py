@@ -21,6 +21,8 @@ class ModelFacts:
     block_dim: int
     dimension: int
     dtype: str
+    image_bytes: int = 0
+    """Of a processed image, at most."""
 
 
 def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
@@ -41,13 +43,22 @@ def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
     return wrap_vlm(network, processor, name=model), model_fingerprint(source, model_config)
 
 
+def _image_bytes(vlm: Any, dtype: str) -> int:
+    import torch
+
+    from raycurate.encoding.images import ImageReader
+
+    return ImageReader(vlm.processor, getattr(torch, dtype.removeprefix("torch."))).largest_bytes()
+
+
 def scoring_facts(config: ScoreConfig, on_gpu: bool) -> ModelFacts:
     """What `score` must know of its model; runs as a task so that the driver stays light."""
     from raycurate.models.adapter import resolve_dtype
 
     vlm, fingerprint = _meta_vlm(config.model, config.trust_remote_code)
     dtype = str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu"))
-    return ModelFacts(fingerprint, (vlm.num_layers - 1,), vlm.hidden_size, vlm.hidden_size, dtype)
+    layers = (vlm.num_layers - 1,)
+    return ModelFacts(fingerprint, layers, vlm.hidden_size, vlm.hidden_size, dtype, _image_bytes(vlm, dtype))
 
 
 def clip_model_facts(config: ScoreConfig, on_gpu: bool) -> tuple[ModelFacts, Any]:
@@ -81,10 +92,12 @@ def model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
     vlm, fingerprint = _meta_vlm(config.model, config.trust_remote_code)
     layers = None if config.layers == "auto" else config.layers
     extractor = ActivationExtractor(vlm, layers, config.variant)
+    dtype = str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu"))
     return ModelFacts(
         fingerprint=fingerprint,
         layers=tuple(extractor.layers),
         block_dim=vlm.hidden_size,
         dimension=extractor.feature_dim,
-        dtype=str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu")),
+        dtype=dtype,
+        image_bytes=_image_bytes(vlm, dtype),
     )

@@ -17,9 +17,10 @@ import pyarrow as pa
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, ShardRecord
 from raycurate.samples.schema import QUARANTINE_SCHEMA
-from raycurate.stages.engine.checkpoints import Checkpoint, load_checkpoint, processor_source
+from raycurate.stages.engine.checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, processor_source
 from raycurate.stages.workers.fragments import EXCERPT, accepted_images, as_samples
 from raycurate.stages.workers.preparers import preparer_of
+from raycurate.stages.workers.windows import windows_of
 
 OUT_OF_MEMORY = "out_of_memory"
 ROW_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
@@ -86,7 +87,7 @@ def wanted_rows(samples: Noun, shard: int, wanted: AskedRows, columns: Sequence[
 def load_questions(
     samples: Noun,
     checkpoint: Checkpoint,
-    facts: tuple[str, str],
+    facts: CheckpointFacts,
     config: EvaluateConfig,
     images: str | None,
     wanted: AskedRows,
@@ -107,21 +108,21 @@ def load_questions(
     limits = accepted_images(samples)
     for shard in table["shard"].to_pylist():
         rows = wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
-        windows = max(1, -(-rows.num_rows // config.window_rows))
-        for window in range(windows):
-            start = window * config.window_rows
-            part = rows.slice(start, config.window_rows).to_pylist()
+        windows = windows_of(rows, config.window_rows, facts.image_bytes, config.window_mb)
+        for window, (start, stop) in enumerate(windows):
+            part = rows.slice(start, stop - start).to_pylist()
             batches, rejects = preparer.prepare_questions(as_samples(part, images, limits))
             rejected = [[start + r.position, r.reason, r.detail] for r in rejects]
-            for number in range(max(1, len(batches))):
-                made = batches[number] if batches else None
+            count = max(1, len(batches))
+            for number in range(count):  # each is packed when it is its turn, and held no longer than that
+                made = batches.pop(0) if batches else None
                 asked = [[start + q.position, q.turn] for q in made.questions] if made else []
                 line = {
                     "shard": shard,
                     "window": window,
-                    "windows": windows,
+                    "windows": len(windows),
                     "batch": number,
-                    "batches": max(1, len(batches)),
+                    "batches": count,
                     "questions": json.dumps(asked),
                     "rejects": json.dumps(rejected if number == 0 else []),
                     "payload": made.batch.to_bytes() if made else None,
@@ -132,7 +133,7 @@ def load_questions(
 class AnsweringActor:
     """Actor: the model on its device; a batch of questions in, its answers as JSON out."""
 
-    def __init__(self, checkpoint: Checkpoint, facts: tuple[str, str], config: EvaluateConfig, on_gpu: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, facts: CheckpointFacts, config: EvaluateConfig, on_gpu: bool) -> None:
         from raycurate.device import use_device
         from raycurate.evaluation.generate import Generator
         from raycurate.models.cpu import prepare_cpu

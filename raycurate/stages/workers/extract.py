@@ -29,10 +29,12 @@ from raycurate.stages.workers.fragments import (
     write_fragment,
 )
 from raycurate.stages.workers.preparers import preparer_of
+from raycurate.stages.workers.windows import windows_of
 
 BATCH_SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
+        ("start", pa.int32()),
         ("window", pa.int32()),
         ("batch", pa.int32()),
         ("batches", pa.int32()),
@@ -61,20 +63,20 @@ def load_shards(
     limits = accepted_images(samples)
     for shard in table["shard"].to_pylist():
         rows = samples.read_part(shard, ["key", "messages", "images"])
-        windows = max(1, -(-rows.num_rows // config.window_rows))
-        for window in range(windows):
-            start = window * config.window_rows
-            part = rows.slice(start, config.window_rows).to_pylist()
+        windows = windows_of(rows, config.window_rows, facts.image_bytes, config.window_mb)
+        for window, (start, stop) in enumerate(windows):
+            part = rows.slice(start, stop - start).to_pylist()
             prepared = preparer.prepare(as_samples(part, images, limits))
             failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
             count = max(1, len(prepared.batches))
             for number in range(count):  # each is packed when it is its turn, and held no longer than that
                 line = {
                     "shard": shard,
+                    "start": start,
                     "window": window,
                     "batch": number,
                     "batches": count,
-                    "windows": windows,
+                    "windows": len(windows),
                     "failures": json.dumps(failures if number == 0 else []),
                     "payload": prepared.batches.pop(0).to_bytes() if prepared.batches else None,
                 }
@@ -99,7 +101,7 @@ class ExtractionActor:
             trust_remote_code=config.trust_remote_code,
         )
         self.extractor = ActivationExtractor(vlm, facts.layers, config.variant)
-        self.noun, self.window_rows = noun, config.window_rows
+        self.noun = noun
 
     def __call__(self, table: pa.Table) -> pa.Table:
         lines = [self._extract(row) for row in table.to_pylist()]
@@ -116,7 +118,7 @@ class ExtractionActor:
         features_ND = np.zeros((0, dimension), dtype=np.float16)
         if row["payload"] is not None:
             result = self.extractor.extract(PreparedBatch.from_bytes(row["payload"]))
-            start = row["window"] * self.window_rows
+            start = row["start"]
             positions += [start + r for r in result.rows]
             keys += result.keys
             reasons += result.reasons

@@ -31,6 +31,7 @@ from raycurate.stages.workers.fragments import (
     write_fragment,
 )
 from raycurate.stages.workers.preparers import preparer_of
+from raycurate.stages.workers.windows import windows_of
 
 TOKEN_LOSSES, LAST_TOKEN, MEAN_TOKEN = "token_losses", "last_token", "mean_token"
 CLIP_SCORE, CLIP_EMBEDDING = "clip", "clip_embedding"
@@ -66,14 +67,15 @@ def load_rows(
         config.batch_rows,
         facts.dtype,
     )
-    for place, start, window in _windows(samples, config, images, table):
-        payloads: list[tuple[bool, bytes]] = []
+    for place, window in _windows(samples, config, facts, images, table):
+        made: list[tuple[bool, Any]] = []
         failures: list[tuple[bool, Failure]] = []
         for blind in (False, True) if losses and config.blind else (False,):
             batches, rejects = preparer.prepare_answers(window, blind=blind)
-            payloads += [(blind, batch.to_bytes()) for batch in batches]
-            failures += [(blind, (start + r.position, r.reason, r.detail)) for r in rejects]
-        yield from _lines(place, payloads, failures)
+            made += [(blind, batch) for batch in batches]
+            failures += [(blind, (place["start"] + r.position, r.reason, r.detail)) for r in rejects]
+        del batches
+        yield from _lines(place, made, failures)
 
 
 @functools.lru_cache(maxsize=2)
@@ -98,39 +100,41 @@ def load_clip(
     """Loader task: one shard's rows as batches for CLIP; `limits` are `features.clip.ClipFacts`."""
     assert config.clip is not None, "checked by the stage"
     preparer = _clip_preparer(config.clip, config.trust_remote_code, limits, config.clip_rows, facts.dtype)
-    for place, start, window in _windows(samples, config, images, table):
+    for place, window in _windows(samples, config, facts, images, table):
         batches, rejects = preparer.prepare(window)
-        payloads = [(False, batch.to_bytes()) for batch in batches]
-        yield from _lines(place, payloads, [(False, (start + r.row, r.reason, r.detail)) for r in rejects])
+        failures = [(False, (place["start"] + r.row, r.reason, r.detail)) for r in rejects]
+        yield from _lines(place, [(False, batch) for batch in batches], failures)
 
 
 def _windows(
-    samples: Noun, config: ScoreConfig, images: str | None, table: pa.Table
-) -> Iterator[tuple[dict[str, int], int, list[dict[str, Any]]]]:
-    """(shard and window, first row, samples) of each window of the shards in `table`."""
+    samples: Noun, config: ScoreConfig, facts: ModelFacts, images: str | None, table: pa.Table
+) -> Iterator[tuple[dict[str, int], list[dict[str, Any]]]]:
+    """(shard, window and its first row, samples) of each window of the shards in `table`."""
     limits = accepted_images(samples)
     for shard in table["shard"].to_pylist():
         rows = samples.read_part(shard, ["key", "messages", "images"])
-        windows = max(1, -(-rows.num_rows // config.window_rows))
-        for window in range(windows):
-            start = window * config.window_rows
-            part = rows.slice(start, config.window_rows).to_pylist()
-            yield {"shard": shard, "window": window, "windows": windows}, start, as_samples(part, images, limits)
+        windows = windows_of(rows, config.window_rows, facts.image_bytes, config.window_mb)
+        for window, (start, stop) in enumerate(windows):
+            part = rows.slice(start, stop - start).to_pylist()
+            place = {"shard": shard, "start": start, "window": window, "windows": len(windows)}
+            yield place, as_samples(part, images, limits)
 
 
 def _lines(
-    place: Mapping[str, int], payloads: Sequence[tuple[bool, bytes]], failures: Sequence[tuple[bool, Failure]]
+    place: Mapping[str, int], batches: Sequence[tuple[bool, Any]], failures: Sequence[tuple[bool, Failure]]
 ) -> Iterator[pa.Table]:
-    """One Arrow row per batch of a window; its failures travel with the first one."""
-    for number in range(max(1, len(payloads))):
-        blind, payload = payloads[number] if payloads else (False, None)
+    """One Arrow row per batch of a window, packed when it is its turn; its failures travel with the first one."""
+    waiting = list(batches)
+    count = max(1, len(waiting))
+    for number in range(count):
+        blind, batch = waiting.pop(0) if waiting else (False, None)
         line = {
             **place,
             "batch": number,
-            "batches": max(1, len(payloads)),
+            "batches": count,
             "blind": blind,
             "failures": json.dumps(failures if number == 0 else []),
-            "payload": payload,
+            "payload": None if batch is None else batch.to_bytes(),
         }
         yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
 
@@ -158,7 +162,7 @@ class _Actor(abc.ABC):
         parts: list[pa.Table] = []
         if row["payload"] is not None:
             positions, columns, reasons, details = self.numbers(row["payload"], row["blind"])
-            start = row["window"] * self.config.window_rows
+            start = row["start"]
             found = {"row": pa.array([start + p for p in positions], pa.int32())}
             found |= {"blind": pa.array([row["blind"]] * len(positions), pa.bool_())}
             found |= {"reason": pa.array(list(reasons), pa.string()), "detail": pa.array(list(details), pa.string())}

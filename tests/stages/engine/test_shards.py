@@ -76,7 +76,7 @@ def test_a_failed_commit_ends_the_other_commits_and_the_pool(ray_cluster, tmp_pa
             return pa.Table.from_pylist([{**row, "rows": 1, "finished": time.time(), "node": ""}])
 
     config = make_config(PoolConfig, {"max_actors": 1, "cpus_per_actor": 0.5})
-    dataset = pool_dataset(list(range(400)), load, Actor, {}, config, 0)
+    dataset = pool_dataset(list(range(400)), load, Actor, {}, config, 0, 1 << 20)
     with pytest.raises(UserError, match="a task has failed"), Progress("stage", 400) as progress:
         commit_shards(dataset, fail_beside_a_long_task, progress, strict=False)
     assert not works_still(int((tmp_path / "pid").read_text()))
