@@ -44,6 +44,14 @@ class ExtractedRows:
     details: tuple[str | None, ...]
 
 
+def _auto(vlm: VLM, variant: Variant) -> tuple[int, ...]:
+    """`auto_layers` of the layers that can be hooked: of a hybrid decoder those with attention."""
+    from raycurate.models.adapter import auto_layers
+
+    usable = list(range(vlm.num_layers)) if variant == "ffn" else vlm.attention_layers
+    return tuple(usable[i] for i in auto_layers(len(usable)))
+
+
 class ActivationExtractor:
     """Runs one model over prepared batches."""
 
@@ -58,14 +66,12 @@ class ActivationExtractor:
         Raises:
             UserError: unknown variant, repeated layers, or a layer that cannot be hooked.
         """
-        from raycurate.models.adapter import auto_layers
-
         if variant not in VARIANTS:
             raise unknown_name("feature variant", variant, VARIANTS)
         if variant == "last_layer":
             chosen: tuple[int, ...] = (vlm.num_layers - 1,)
         else:
-            chosen = tuple(auto_layers(vlm.num_layers) if layers is None else layers)
+            chosen = _auto(vlm, variant) if layers is None else tuple(layers)
         if not chosen or len(set(chosen)) != len(chosen):
             raise UserError(f"layers are {list(chosen)}; give at least one layer and each only once.")
         resolve = {"ffn": vlm.feed_forward, "last_layer": vlm.layer}.get(variant, vlm.attention_output)

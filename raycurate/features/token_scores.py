@@ -82,8 +82,7 @@ class TokenScorer:
         """
         if not self._checked:
             shortest = int(batch.attention_mask_BT.sum(dim=1).argmin())
-            self._check_head(batch.take(shortest, shortest + 1))
-            self._checked = True
+            self._checked = self._check_head(batch.take(shortest, shortest + 1))
         return self._pass(batch)
 
     @torch.inference_mode()
@@ -140,13 +139,16 @@ class TokenScorer:
         return {name: units_B2H[:, EMBEDDED.index(name)] for name in self.embeddings}
 
     @torch.inference_mode()
-    def _check_head(self, batch: PreparedBatch) -> None:
-        """Compare the head's output with the model's logits on one row."""
+    def _check_head(self, batch: PreparedBatch) -> bool:
+        """Compare the head's output with the model's logits on one row; False where that row cannot be computed.
+
+        Memory may have run out, or the row is one that cannot be scored: the next batch is looked at then.
+        """
         try:
             expected_TV = self.vlm.model(**self._inputs(batch)).logits[0].float()
             found_TV = self._head(self._hidden(batch)[0]).float()
         except (RuntimeError, ValueError, IndexError, TypeError):
-            return  # the row cannot be scored either, and will say why
+            return False
         real_T = batch.attention_mask_BT[0].bool().to(expected_TV.device)
         difference = (expected_TV - found_TV)[real_T].abs().max()
         if difference > _HEAD_TOLERANCE * expected_TV[real_T].abs().max():
@@ -154,6 +156,7 @@ class TokenScorer:
                 f"{self.vlm.name} ({self.vlm.model_type}) changes its logits after the LM head (by up to "
                 f"{float(difference):.3g}), which the token losses do not follow. Choose another model."
             )
+        return True
 
 
 def token_statistics(logits_PV: torch.Tensor, labels_P: torch.Tensor) -> torch.Tensor:

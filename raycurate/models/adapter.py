@@ -6,8 +6,8 @@ token. Modules are reached from `model.get_decoder()`, never by a name suffix: v
 names.
 
 Refused, with the reason: models whose image enters through cross-attention or query tokens (Mllama, BLIP-2, Florence-2:
-there are no visual tokens in the decoder to average over), hybrid decoders where a wanted layer has no
-self-attention (Qwen3.5, LFM2-VL), and models without an image token id.
+there are no visual tokens in the decoder to average over), a wanted layer without self-attention (hybrid decoders such
+as Qwen3.5 have some; `auto` takes others), and models without an image token id.
 
 Nothing is downloaded for the name "tiny": it is a folder of this package.
 """
@@ -72,6 +72,11 @@ class VLM:
     causal: bool
     shares_images: bool
 
+    @property
+    def attention_layers(self) -> list[int]:
+        """The layers with self-attention: all of most decoders, some of hybrid ones."""
+        return [i for i, each in enumerate(self.layers) if hasattr(each, "self_attn")]
+
     def attention_output(self, layer: int) -> nn.Module:
         """The attention output projection of decoder layer `layer` (0-based).
 
@@ -84,7 +89,7 @@ class VLM:
             projection = getattr(attention, name, None)
             if isinstance(projection, nn.Module):
                 return projection
-        usable = [i for i, each in enumerate(self.layers) if hasattr(each, "self_attn")]
+        usable = self.attention_layers
         raise UserError(
             f"layer {layer} of {self.name} ({self.model_type}) has no self-attention output projection: "
             f"this is a hybrid or cross-attention decoder. Layers with self-attention: {usable or 'none'}. "
@@ -237,22 +242,33 @@ def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code:
     Raises:
         UserError: the model cannot be loaded, or is of a kind that cannot be hooked.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     source = resolve_model(model)
     resolved = resolve_dtype(dtype, device)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_supported(model, config)
-        network = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=resolved, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-        )
+        network = load_weights(source, dtype=resolved, trust_remote_code=trust_remote_code)
     except UserError:
         raise
     except (OSError, ValueError) as error:
         raise UserError(_not_loadable("model", model, error)) from error
     processor = load_processor(model, trust_remote_code=trust_remote_code)
     return wrap_vlm(network.to(device).eval(), processor, name=model)
+
+
+def load_weights(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """The network at `source`, with torch's fused attention, or the plain one where its decoder has no other."""
+    from transformers import AutoModelForImageTextToText
+
+    settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    try:
+        return AutoModelForImageTextToText.from_pretrained(source, attn_implementation="sdpa", **settings)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error) and "attn_implementation" not in str(error):
+            raise
+    return AutoModelForImageTextToText.from_pretrained(source, attn_implementation="eager", **settings)
 
 
 def check_supported(name: str, config: Any) -> None:

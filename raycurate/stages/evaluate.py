@@ -36,6 +36,7 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
 from raycurate.evaluation.tasks import fits_of
 from raycurate.models.source import image_backend
+from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import exists, read_bytes, resolve
 from raycurate.run.progress import Progress
@@ -98,7 +99,7 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     _check_metrics(run, config, sample_manifest, annotations)
     predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
-    inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest}
+    inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest, **_own_metrics(config)}
     description = describe("evaluate", config, inputs, [found, *trained_by(checkpoint)])
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
@@ -122,6 +123,14 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     manifest = dataclasses.replace(manifest, rows_in=found.rows_in, quarantined=found.quarantined)
     noun.write_json("manifest.json", asdict(manifest))
     return manifest
+
+
+def _own_metrics(config: EvaluateConfig) -> dict[str, Any]:
+    """The content of the files of a user's own metrics, by name; nothing where there is none."""
+    named = [[each] if isinstance(each, str) else each for each in config.metrics.values()]
+    hashes = {name: source_hash(name) for name in sorted({name for names in named for name in names})}
+    own = {name: found for name, found in hashes.items() if found is not None}
+    return {"own_metrics": own} if own else {}
 
 
 def _check_metrics(

@@ -47,7 +47,7 @@ from raycurate.stages.workers.finetune import (
     POLL_SECONDS,
     STEP_FILE,
     Order,
-    remove_local_output,
+    remove_local_files,
     train_here,
     train_on_worker,
 )
@@ -105,8 +105,7 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         try:
             outcome = _fit(run, order, gpus)
         finally:
-            if not isinstance(noun.filesystem, pafs.LocalFileSystem):
-                remove_local_output(order)
+            remove_local_files(order)
     if config.merge and config.method == "lora":
         write_merged(order, outcome["parameters"], in_process=in_process)
     noun.write_json("history.json", or_null(outcome.pop("history")))  # a gradient norm may be infinite

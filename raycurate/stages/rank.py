@@ -27,6 +27,7 @@ import pyarrow as pa
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
+from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session, largest_node_cpus
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
@@ -105,7 +106,10 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     inputs = RankInputs.of(run, config, method)
     feature_manifest = required(inputs.features)
     read = inputs.manifests()
-    description = describe("rank", config, {each.noun: each.fingerprint for each in read}, read)
+    made_from = {each.noun: each.fingerprint for each in read}
+    if (own := source_hash(config.order)) is not None:
+        made_from["method"] = own
+    description = describe("rank", config, made_from, read)
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
+from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import exists
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
@@ -106,7 +107,9 @@ def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
     check_sources(sources, samples)
     _rank_if_stale(run, config, selector, sources)
     joined = {noun.label if noun.noun == ROW_SCORES else noun.noun: noun for noun in sources.joined}
-    return {"samples": samples.fingerprint} | {name: required(noun).fingerprint for name, noun in joined.items()}
+    inputs = {"samples": samples.fingerprint} | {name: required(noun).fingerprint for name, noun in joined.items()}
+    own = source_hash(config.method)
+    return inputs if own is None else {**inputs, "method": own}
 
 
 def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: Sources) -> None:

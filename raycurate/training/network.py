@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from raycurate.errors import UserError
-from raycurate.models.adapter import check_supported
+from raycurate.models.adapter import check_supported, load_weights
 from raycurate.models.source import resolve_model
 
 _PROJECTOR_NAMES = (
@@ -57,15 +57,13 @@ def load_network(model: str, *, dtype: torch.dtype, trust_remote_code: bool = Fa
     Raises:
         UserError: the model cannot be loaded, or its images do not enter the decoder as tokens.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     source = resolve_model(model)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_supported(model, config)
-        network = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-        )
+        network = load_weights(source, dtype=dtype, trust_remote_code=trust_remote_code)
     except UserError:
         raise
     except (OSError, ValueError) as error:

@@ -10,7 +10,16 @@ import transformers as hf
 from torch import nn
 
 from raycurate.errors import UserError
-from raycurate.models.adapter import auto_layers, check_supported, load_processor, load_vlm, resolve_dtype, wrap_vlm
+from raycurate.features.extractor import ActivationExtractor
+from raycurate.models.adapter import (
+    auto_layers,
+    check_supported,
+    load_processor,
+    load_vlm,
+    load_weights,
+    resolve_dtype,
+    wrap_vlm,
+)
 from tests.tiny_vlms import FAMILIES, NUM_LAYERS, WIDTH, make_tiny_vlm
 
 
@@ -143,3 +152,28 @@ def test_text_model_has_no_processor(tmp_path):
     (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     with pytest.raises(UserError):
         load_processor(str(folder))
+
+
+def test_auto_takes_the_layers_that_have_attention(tmp_path):
+    """Of a hybrid decoder; the ffn variant may take any."""
+    vlm = load_vlm(str(make_tiny_vlm("llava", tmp_path / "m")), device="cpu", dtype="float32")
+    for layer in (0, 2, 3):
+        del vlm.layers[layer].self_attn
+    assert vlm.attention_layers == [1, 4, 5]
+    assert ActivationExtractor(vlm).layers == (1, 4, 5)
+    assert ActivationExtractor(vlm, variant="ffn").layers == auto_layers(6)
+
+
+def test_a_decoder_without_fused_attention_is_loaded_with_the_plain_one(tmp_path):
+    """Gemma 2's, which PaliGemma 2 has."""
+    text = hf.Gemma2Config(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    vision = hf.SiglipVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    config = hf.PaliGemmaConfig(text_config=text, vision_config=vision, projection_dim=16, image_token_index=299)
+    hf.PaliGemmaForConditionalGeneration(config).save_pretrained(tmp_path / "m")
+    network = load_weights(str(tmp_path / "m"), dtype=torch.float32, trust_remote_code=False)
+    assert network.config.text_config._attn_implementation == "eager"

@@ -136,8 +136,10 @@ def test_a_job_elsewhere_that_shows_no_life_is_succeeded(uri):
         assert lock_of(uri)["pid"] == os.getpid()
 
 
-def test_a_job_whose_lock_was_taken_stops_and_leaves_the_lock_alone(uri):
-    """Its main thread is interrupted at the next beat."""
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_job_whose_lock_was_taken_stops_and_leaves_the_lock_alone(uri, ignored):
+    """Its main thread is interrupted at the next beat, also where a script started it with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
 
     def job() -> None:
         with run_lock(uri, **QUICK):
@@ -145,8 +147,11 @@ def test_a_job_whose_lock_was_taken_stops_and_leaves_the_lock_alone(uri):
             time.sleep(60)
 
     started = time.monotonic()
-    with pytest.raises(UserError, match="taken over by another job .host node-7"):
-        job()
+    try:
+        with pytest.raises(UserError, match="taken over by another job .host node-7"):
+            job()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 50
     assert lock_of(uri)["owner"] == "other"
 

@@ -41,6 +41,8 @@ INPUT_NAMES = {
     "given": "the file of given numbers has changed",
     "annotations": "the annotations have changed",
     "image_backend": "images are resized by another library",
+    "method": "the file of the method has changed",
+    "own_metrics": "the file of a metric has changed",
 }
 
 

@@ -53,8 +53,11 @@ class Order:
 def train_here(order: Order) -> dict[str, Any]:
     """Train in this process alone; the outcome. An error that comes again is a `UserError` that tells what to do."""
     _keep_to_device(order)
-    with _told(order, rank=0):
-        return asdict(_Worker(order, rank=0, local_rank=0, on_train=False).run())
+    try:
+        with _told(order, rank=0):
+            return asdict(_Worker(order, rank=0, local_rank=0, on_train=False).run())
+    finally:
+        shutil.rmtree(local_rows(order), ignore_errors=True)
 
 
 def train_on_worker(order: Order) -> dict[str, Any] | None:
@@ -95,10 +98,20 @@ def local_output(order: Order) -> str:
     return f"{_scratch(order)}/models-{order.run_id}-{order.noun.label}"
 
 
-def remove_local_output(order: Order) -> None:
-    """Remove what killed workers left on any machine of the cluster; a machine that does not answer keeps it."""
-    folder = local_output(order)
-    remove = ray.remote(lambda: shutil.rmtree(folder, ignore_errors=True))
+def local_rows(order: Order) -> str:
+    """The folder on each machine with the rows of a training as its processes map them into memory."""
+    return f"{_scratch(order)}/rows-{order.run_id}-{order.noun.label}"
+
+
+def remove_local_files(order: Order) -> None:
+    """Remove what the workers left on any machine of the cluster; a machine that does not answer keeps it."""
+    folders = (local_rows(order), local_output(order))
+
+    def remove_here() -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    remove = ray.remote(remove_here)
     tasks = [
         remove.options(
             num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
@@ -125,7 +138,7 @@ class _Worker:
         self.rank, self.local_rank, self.on_train = rank, local_rank, on_train
         self.first: float | None = None
         self.last_note = 0.0
-        self.scratch = _scratch(order)
+        self.scratch = local_rows(order)
         filesystem, self.output = self.noun.filesystem, self.noun.folder
         self.mirror = None
         if not isinstance(filesystem, pafs.LocalFileSystem):
