@@ -40,8 +40,6 @@ import pyarrow.fs as pafs
 from raycurate.errors import UserError
 from raycurate.run.filesystem import read_json, resolve, write_json
 
-STOP_SIGNAL = signal.SIGUSR2
-"""Interrupts a job whose lock was taken."""
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 SETTLE_SECONDS = 1.0
@@ -247,20 +245,7 @@ class RunLock:
             except OSError as error:
                 log.warning("run: cannot renew the lock of %s: %s", self.uri, error)
         if self.lost is not None and self._in_main_thread and not self._stop.is_set():
-            os.kill(os.getpid(), STOP_SIGNAL)
-
-
-@contextlib.contextmanager
-def _stopped_by_signal() -> Iterator[None]:
-    """In the main thread `STOP_SIGNAL` interrupts the body, also where SIGINT is ignored: a script's ``command &``."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(STOP_SIGNAL, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(STOP_SIGNAL, before)
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -278,8 +263,7 @@ def run_lock(uri: str, *, beat_seconds: float = BEAT_SECONDS, stale_seconds: flo
     lock.acquire()
     token = _held.set(_held.get() | {uri})
     try:
-        with _stopped_by_signal():
-            yield
+        yield
     except BaseException as error:
         if lock.lost is None:
             raise
