@@ -53,6 +53,7 @@ from raycurate.stages.workers.finetune import (
 )
 from raycurate.stages.workers.merge import write_merged
 from raycurate.training.config import FinetuneConfig
+from raycurate.training.faults import memory_advice
 from raycurate.training.weights import weights_of
 
 log = logging.getLogger("raycurate")
@@ -214,6 +215,13 @@ def _fit(run: Run, order: Order, gpus: float) -> dict[str, Any]:
             except ray.train.TrainingFailedError as error:
                 if told := noun.read_json(FAULT_FILE):
                     raise UserError(told) from error
+                if _ended_for_memory(error):
+                    raise UserError(
+                        "Ray ended a worker, as the memory of its machine was full. "
+                        f"{memory_advice(order.config)} It was not started again, as it would likely end alike; if "
+                        "other programs filled the memory, run the same command again: it goes on from the last "
+                        "checkpoint, if there is one."
+                    ) from error
                 failures += 1
                 if isinstance(error, ray.train.ControllerError) or 0 <= allowed < failures:
                     raise UserError(_explain(error, failures - 1)) from error
@@ -249,6 +257,13 @@ def _trainer(run: Run, order: Order, gpus: float) -> Any:
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=config.max_failures),
         ),
     )
+
+
+def _ended_for_memory(error: Exception) -> bool:
+    """Whether Ray's memory monitor ended a worker before the system had to."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(failure, "health_check_failure", failure) for failure in failures]  # as Ray Train wraps it
+    return any(isinstance(cause, ray.exceptions.OutOfMemoryError) for cause in causes)
 
 
 def _losses(error: Exception) -> str:

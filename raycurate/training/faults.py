@@ -60,14 +60,7 @@ def explain(error: BaseException, config: FinetuneConfig, where: str) -> str:
 
 def _advice(error: BaseException, config: FinetuneConfig) -> str:
     if isinstance(error, MemoryError) or (isinstance(error, Exception) and is_out_of_memory(error)):
-        rows = config.rows_per_forward
-        fewer = (
-            f"--set micro_batch={_smaller(config)} (now {rows})" if rows > 1 else "--set max_length=N with a lower N"
-        )
-        return (
-            f"Memory ran out. Try {fewer}, --set gradient_checkpointing=true, a lower max_length "
-            f"(now {config.max_length}), --deepspeed zero3 or more --workers."
-        )
+        return f"Memory ran out. {memory_advice(config)}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "Free some space, or name another folder with --set scratch=FOLDER."
     if isinstance(error, OSError) and error.errno in _LASTING_ERRNOS:
@@ -81,6 +74,16 @@ def _advice(error: BaseException, config: FinetuneConfig) -> str:
     return (
         f"The model '{config.model}', method {config.method}, deepspeed {config.deepspeed} and precision "
         f"{config.precision} are what to look at first."
+    )
+
+
+def memory_advice(config: FinetuneConfig) -> str:
+    """What makes a training need less memory."""
+    rows = config.rows_per_forward
+    fewer = f"--set micro_batch={_smaller(config)} (now {rows})" if rows > 1 else "--set max_length=N with a lower N"
+    return (
+        f"Try {fewer}, --set gradient_checkpointing=true, a lower max_length (now {config.max_length}), "
+        "--deepspeed zero3 or more --workers."
     )
 
 

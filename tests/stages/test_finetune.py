@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.fs as pafs
 import pytest
+import ray.train
 import torch
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from raycurate.errors import UserError
-from raycurate.stages.finetune import _tell_wait, finetune
+from raycurate.stages.finetune import _ended_for_memory, _tell_wait, finetune
 from raycurate.training.config import FinetuneConfig
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS, write_run
@@ -128,6 +130,16 @@ def test_workers_that_wait_for_processors_say_so(ray_cluster, caplog):
     caplog.clear()
     _tell_wait(config.model_copy(update={"workers": 1}), 0.0, in_process=False)
     assert not caplog.text
+
+
+def test_a_worker_that_ray_ended_for_memory_is_known():
+    """Memory that ran out is told with what to do; a worker that was lost is started again."""
+    for cause, for_memory in (
+        (ray.exceptions.OutOfMemoryError("the node is full"), True),
+        (ray.exceptions.ActorDiedError(), False),
+    ):
+        for failure in (cause, WorkerHealthCheckFailedError("a worker does not answer", failure=cause)):
+            assert _ended_for_memory(ray.train.WorkerGroupError("workers failed", {0: failure})) == for_memory
 
 
 @pytest.mark.slow
