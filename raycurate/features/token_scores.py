@@ -140,17 +140,19 @@ class TokenScorer:
 
     @torch.inference_mode()
     def _check_head(self, batch: PreparedBatch) -> bool:
-        """Compare the head's output with the model's logits on one row; False where that row cannot be computed.
+        """Compare the head's output with the model's logits on one row; whether that row could tell.
 
-        Memory may have run out, or the row is one that cannot be scored: the next batch is looked at then.
+        A row for which memory runs out, or whose logits are no numbers, tells nothing: the next batch is asked.
         """
         try:
             expected_TV = self.vlm.model(**self._inputs(batch)).logits[0].float()
             found_TV = self._head(self._hidden(batch)[0]).float()
         except (RuntimeError, ValueError, IndexError, TypeError):
-            return False
+            return False  # where the row cannot be scored either, it will say why
         real_T = batch.attention_mask_BT[0].bool().to(expected_TV.device)
         difference = (expected_TV - found_TV)[real_T].abs().max()
+        if not torch.isfinite(difference):
+            return False
         if difference > _HEAD_TOLERANCE * expected_TV[real_T].abs().max():
             raise UserError(
                 f"{self.vlm.name} ({self.vlm.model_type}) changes its logits after the LM head (by up to "

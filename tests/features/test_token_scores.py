@@ -160,12 +160,16 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone(tiny_vlm, samples):
         assert found[sample["key"]]["loss"] == pytest.approx(expected[sample["key"]]["loss"], abs=1e-5)
 
 
-def test_logits_that_are_not_the_heads_are_refused(tiny_vlm, samples, monkeypatch):
-    """A model that scales its logits after the head would give wrong losses: an error instead."""
+@pytest.mark.parametrize("memory_runs_out", [False, True])
+def test_logits_that_are_not_the_heads_are_refused(tiny_vlm, samples, monkeypatch, memory_runs_out):
+    """A model that scales its logits after the head is an error, also where the first check ran out of memory."""
     vlm = tiny_vlm("llava")
     original = type(vlm.model).forward
+    failures = ["once"] if memory_runs_out else []
 
     def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise torch.OutOfMemoryError(failures.pop())
         made = original(self, *args, **kwargs)
         made.logits = made.logits * 0.5
         return made
