@@ -71,6 +71,11 @@ def _advice(error: BaseException, config: FinetuneConfig) -> str:
         )
     if isinstance(error, ImportError):
         return "Install what is missing on every machine."
+    if isinstance(error, IndexError) and "out of range" in str(error):
+        return (
+            f"A token or a position lies outside of the model's tables: the tokenizer of '{config.model}' may have "
+            f"more tokens than its embeddings, or max_length (now {config.max_length}) more than its positions."
+        )
     return (
         f"The model '{config.model}', method {config.method}, deepspeed {config.deepspeed} and precision "
         f"{config.precision} are what to look at first."

@@ -96,3 +96,10 @@ def test_a_path_that_cannot_be_used_is_not_blamed_on_the_precision():
     assert "Check that path" in told
     assert "--set scratch=FOLDER" in told
     assert "precision" not in told
+
+
+def test_a_token_outside_of_the_vocabulary_is_told_as_that():
+    """What torch calls an index out of range is a tokenizer or a length that the model was not made for."""
+    error = raised(lambda: torch.nn.Embedding(4, 2)(torch.tensor([9])))
+    assert comes_again(error)
+    assert "more tokens than its embeddings" in explain(error, CONFIG, "LOG")
