@@ -20,7 +20,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,3 @@ def _llava_row(row: Row, key: str, image: str | None) -> dict[str, Any]:
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     picture = {} if image is None else {"image": image}
     return {"id": key, **picture, "task": row.task, "conversations": conversations}
-
-
-def summary_record(summary: DemoSummary) -> dict[str, Any]:
-    """Return the summary as plain values, for a report or a JSON file."""
-    rows = {"train_rows": summary.train_rows, "test_rows": summary.test_rows}
-    return {**asdict(summary), "out": str(summary.out), **rows}

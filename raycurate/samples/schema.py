@@ -20,7 +20,6 @@ from typing import Any
 import pyarrow as pa
 
 IMAGE_MARK = "<image>"
-ROLES = ("system", "user", "assistant")
 ORDER_BYTES = 8
 
 MESSAGE_TYPE = pa.struct([("role", pa.string()), ("text", pa.string()), ("train", pa.bool_())])
