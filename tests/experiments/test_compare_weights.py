@@ -76,6 +76,7 @@ def test_every_weighting_is_trained_and_scored_on_the_test_set(ray_cluster, tmp_
         "weightings": ["tla", "cotbal"],
         "weights": {TASKS[0]: 0.5, TASKS[1]: 1.0, TASKS[2]: 2.0},
         "seeds": [0],
+        "max_concurrent": 1,
         "rows_per_task": 4,
         "finetune": {**FINETUNE, "model": model},
         "evaluate": EVALUATE,

@@ -209,6 +209,7 @@ def test_a_killed_selection_ends_as_an_undisturbed_one(ray_cluster, tmp_path):
         "candidates": candidates,
         "data": "main",
         "cap": 12,
+        "max_concurrent": 1,  # one process for all
         "finetune": {**FINETUNE, "model": model},
         "evaluate": EVALUATE,
     }

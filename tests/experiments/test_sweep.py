@@ -22,7 +22,13 @@ from tests.drivers import kill_after
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case
 
-GRID = {"methods": ["coincide"], "temperatures": [0.05, 0.1, 0.2], "ratios": [0.1, 0.2, 0.4], "frequencies": 32}
+GRID = {
+    "methods": ["coincide"],
+    "temperatures": [0.05, 0.1, 0.2],
+    "ratios": [0.1, 0.2, 0.4],
+    "frequencies": 32,
+    "max_concurrent": 2,
+}
 ROWS = 300
 
 

@@ -64,7 +64,8 @@ def test_the_tables_follow_from_the_trainings(ray_cluster, tmp_path):
     write_features(run, keys, features_ND, shards=2)
     write_clusters(run, keys, features_ND, np.arange(60) % 4, centroids_KD, shards=2)
     model = str(make_tiny_vlm("llava", tmp_path / "model"))
-    asked = {"sources": 3, "targets": 1, "rows": 8, "held_out_rows": 6, "finetune": {**FINETUNE, "model": model}}
+    asked = {"sources": 3, "targets": 1, "rows": 8, "held_out_rows": 6, "max_concurrent": 1}
+    asked["finetune"] = {**FINETUNE, "model": model}
     measure_transferability(run, config(**asked))
     folder = Path(run.noun("transferability").folder)
     found = json.loads((folder / "results.json").read_text())

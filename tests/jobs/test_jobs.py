@@ -85,7 +85,7 @@ def test_curate_score_and_sweep_share_a_recipe_and_a_run(ray_cluster, tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     given = ["--quiet", "--recipe", str(write_recipe(tmp_path))]
     given += ["--set", "extract.model=tiny", "--set", "score.scores=[token_losses]", "--set", "score.blind=false"]
-    given += ["--set", "sweep.methods=[random]", "--set", "sweep.ratios=[0.1,0.5]"]
+    given += ["--set", "sweep.methods=[random]", "--set", "sweep.ratios=[0.1,0.5]", "--set", "sweep.max_concurrent=1"]
     assert "kept 10" in call(curate, *given).stdout
     scored = call(score, *given)
     assert "row_scores token_losses: 40 rows in" in scored.stdout, scored.output
