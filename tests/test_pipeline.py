@@ -52,17 +52,14 @@ def calm(ray_cluster, data, tmp_path_factory) -> list[tuple]:
 
 
 @pytest.mark.slow
-def test_workers_do_not_change_the_answer(ray_cluster, data, calm, tmp_path):
-    """3 extraction actors and k-means workers, against 1: the same rows, ranks and scores."""
-    changes = {"extract": {"min_actors": 3, "max_actors": 3}, "cluster": {"workers": 3}}
+def test_workers_and_input_shards_do_not_change_the_answer(ray_cluster, data, calm, tmp_path):
+    """3 extraction actors and k-means workers on rows dealt to seven files, against 1 on one: the same in all."""
+    changes = {
+        "ingest": {"source": str(data / "pieces"), "slice_rows": 17},
+        "extract": {"min_actors": 3, "max_actors": 3},
+        "cluster": {"workers": 3},
+    }
     run_recipe(load_recipe(_recipe(tmp_path, data, **changes)))
-    assert _answer(tmp_path) == calm
-
-
-@pytest.mark.slow
-def test_input_shards_do_not_change_the_answer(ray_cluster, data, calm, tmp_path):
-    """One source file or the rows dealt to seven."""
-    run_recipe(load_recipe(_recipe(tmp_path, data, ingest={"source": str(data / "pieces"), "slice_rows": 17})))
     assert _answer(tmp_path) == calm
 
 
