@@ -40,6 +40,7 @@ NUMBERS = ("loss", "el2n", "aum", "answer_tokens")
 BATCH_SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in PLACE),
+        ("start", pa.int32()),
         ("blind", pa.bool_()),
         ("failures", pa.string()),
         ("payload", pa.large_binary()),
