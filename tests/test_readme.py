@@ -33,7 +33,14 @@ def lines_of_the_help() -> Iterator[str]:
         yield from printed_lines(command.callback.__doc__ or "")
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (
+    "README.md",
+    "raycurate/selection/README.md",
+    "raycurate/balancing/README.md",
+    "cluster_configs/README.md",
+    "jobs/RESULTS.md",
+)
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 LINES = sorted({*printed_lines(README), *lines_of_the_help()})
 
 
@@ -79,3 +86,14 @@ def test_a_command_in_the_text_has_the_options_that_it_is_said_to_have(text):
     _, name, *words = shlex.split(text.replace("...", ""))
     command = main.commands[name]
     command.make_parser(click.Context(command)).parse_args(words)  # raises for an option that is not there
+
+
+def test_the_face_fits_two_screens_and_leads_on():
+    """The rest lies beside what it describes; every file that a page names is there."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)\)", text):
+            assert ((ROOT / page).parent / target).exists(), (page, target)
+        for named in re.findall(r"`((?:tests|jobs|raycurate|cluster_configs)/[\w./-]+)`", text):
+            assert (ROOT / named).exists(), (page, named)

@@ -13,13 +13,13 @@ from raycurate.selection import Goal, SelectionTables, build_selector
 from raycurate.selection.local import select_rows
 from tests.selection.selection_cases import sample_keys
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "raycurate" / "selection" / "README.md"
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch) -> str:
     """The method's name, its module written as the README shows it."""
-    section = README.read_text(encoding="utf-8").split("### A method of your own")[1].split("\n### ")[0]
+    section = README.read_text(encoding="utf-8").split("## A method of your own")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     path = code.splitlines()[0].removeprefix("# ")
     (name,) = re.findall(r"--method (\S+)", section)
