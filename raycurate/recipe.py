@@ -12,6 +12,7 @@ from pydantic import create_model, model_validator
 from raycurate.config import ClusterConfig, IngestConfig, SessionConfig, StageConfig, apply_override, make_config
 from raycurate.errors import UserError
 from raycurate.run.paths import LocalPath
+from raycurate.selection import build_selector
 from raycurate.stages.table import STAGES
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
@@ -71,6 +72,17 @@ class _Recipe(StageConfig):
         clusterings = [each.label for each in (*([clusters] if clusters else []), *self.more_clusters)]
         if twice := [label for label in clusterings if clusterings.count(label) > 1]:
             raise ValueError(f"two clusterings have the label '{twice[0]}': give each of more_clusters its own label")
+        return self
+
+    @model_validator(mode="after")
+    def _check_options(self) -> _Recipe:
+        """A method's options are wrong when the recipe is read, not hours later when it selects."""
+        config = self.section("select")
+        if config is not None:
+            try:
+                build_selector(config.method, config.options)
+            except UserError as error:
+                raise ValueError(f"select: {error}") from None
         return self
 
 

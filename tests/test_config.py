@@ -89,3 +89,21 @@ def test_every_wrong_setting_is_one_readable_part(kind, values, message):
     assert "Value error" not in str(caught.value)
     assert "[int, ...]" not in str(caught.value)
     assert ";" not in str(caught.value)
+
+
+def test_a_methods_options_are_checked_when_a_recipe_is_read(tmp_path):
+    """Not after hours of extraction; the methods that have the option are named."""
+    (tmp_path / "recipe.yaml").write_text("run: r\nselect: {method: el2n, options: {temperature: 0.1}}\n")
+    with pytest.raises(UserError, match="select: unknown option.*Methods that have it: coincide"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_may_hold_any_sections(tmp_path):
+    """What a run directory has need not be made again; `ingest` and `cluster` together imply what lies between."""
+    (tmp_path / "a.yaml").write_text("run: r\ncompare: {methods: [random]}\n")
+    recipe = load_recipe(tmp_path / "a.yaml")
+    assert recipe.section("compare").methods == ("random",)
+    assert all(recipe.section(name) is None for name in ("ingest", "extract", "cluster", "select"))
+    (tmp_path / "b.yaml").write_text("run: r\ningest: {source: a.json}\ncluster: {clusters: 3}\n")
+    implied = load_recipe(tmp_path / "b.yaml")
+    assert all(implied.section(name) is not None for name in ("extract", "rank", "select"))

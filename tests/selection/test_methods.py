@@ -24,6 +24,8 @@ def test_an_unknown_option_gets_the_nearest() -> None:
     """A misspelt option is not ignored."""
     with pytest.raises(UserError, match="unknown option of method 'coincide' 'temprature'. Did you mean 'temperature'"):
         build_selector("coincide", {"temprature": 0.1})
+    with pytest.raises(UserError, match="Available: keep. Methods that have it: coincide"):
+        build_selector("el2n", {"temperature": 0.1})
     with pytest.raises(UserError, match="option 'density' of method 'coincide' is 'papper'"):
         build_selector("coincide", {"density": "papper"})
     with pytest.raises(UserError, match="option 'temperature' of method 'coincide' is 'hot'"):

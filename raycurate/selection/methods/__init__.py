@@ -71,11 +71,22 @@ def _checked(name: str, method: type[Any], given: Mapping[str, Any]) -> Any:
     known = [entry.name for entry in dataclasses.fields(method) if entry.init]
     for option in given:
         if option not in known:
-            raise unknown_name(f"option of method '{name}'", option, known)
+            told = unknown_name(f"option of method '{name}'", option, known)
+            raise UserError(f"{told}{_who_has(option)}")
     try:
         return TypeAdapter(method).validate_python(dict(given))
     except ValidationError as error:
         raise _readable(name, error) from error
+
+
+def _who_has(option: str) -> str:
+    """The methods that have an option, as the end of a message."""
+    names = [
+        name
+        for name, method in METHODS.items()
+        if isinstance(method, type) and option in {entry.name for entry in dataclasses.fields(method) if entry.init}
+    ]
+    return f". Methods that have it: {', '.join(names)}." if names else ""
 
 
 def _readable(name: str, error: ValidationError) -> UserError:
