@@ -118,7 +118,7 @@ def is_nothing(value: Any) -> bool:
     if value is None or value != value:  # NaN, as pandas writes a gap
         return True
     if isinstance(value, str):
-        return value.strip().lower() in ("", "none", "nan", "null")
+        return value.strip().lower() in ("", "none", "nan", "null", "[]", "{}")
     if isinstance(value, bytes):
         return not value
     if isinstance(value, Mapping):

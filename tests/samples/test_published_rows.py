@@ -147,6 +147,7 @@ READ: dict[str, tuple[dict[str, Any], list[str | None], str]] = {
     "base64 alone": (_talk("<image>\nQ", "A", image=base64.b64encode(PNG).decode()), [None], "<image>\nQ"),
     "a name with a colon": (_talk("<image>\nQ", "A", image="semi:colon.png"), ["semi:colon.png"], "<image>\nQ"),
     "a name with a tilde": (_talk("<image>\nQ", "A", image="~tilde.png"), ["~tilde.png"], "<image>\nQ"),
+    "tools that are none": (_talk("Q", "A", tools="[]", videos=[], audio="", objects={"ref": [], "bbox": []}), [], "Q"),
     "HTML in a text": (_talk("What does a page do with <video> tags?", "It plays."), [], None or ""),
 }
 
