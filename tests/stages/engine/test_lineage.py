@@ -157,6 +157,23 @@ def test_select_ranks_again_after_the_code_of_the_ranking_changed(run, monkeypat
     assert asked == ["main"]
 
 
+def test_one_byte_of_a_users_own_method_has_its_selection_made_again(tmp_path, monkeypatch):
+    """The file in which it is written is part of what determines a selection; another file is not."""
+    run = Run(str(tmp_path / "run"))
+    write_samples(run, KEYS, ["a", "b"] * 12, shards=2)
+    file = tmp_path / "own_draw.py"
+    file.write_text("from raycurate.selection.methods.random import Random\n\n\nclass Own(Random):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = make_config(SelectConfig, {"method": "own_draw:Own", "ratio": 0.5})
+    first = select(run, config, map_here)
+    (tmp_path / "other.py").write_text("x = 1")
+    assert select(run, config, map_here) == first
+    file.write_text(file.read_text() + "# another\n")
+    again = select(run, config, map_here)
+    assert again.fingerprint != first.fingerprint
+    assert select(run, config, map_here) == again
+
+
 # replacing
 
 
