@@ -19,6 +19,15 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 
 BODY_BYTES = 10
+_REFUSAL = (
+    b"<Error><Code>InvalidRequest</Code><Message>The specified copy source is larger than the maximum allowable size"
+    b"</Message></Error>"
+)
+TOO_LARGE_TO_COPY = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    + f"Content-Length: {len(_REFUSAL)}\r\n\r\n".encode()
+    + _REFUSAL
+)
 
 
 class Proxy:
@@ -30,6 +39,8 @@ class Proxy:
         self.target: int | None = None
         self.down = False
         self.cuts = 0
+        self.refuses_copies = False
+        """Answer a copy on the server as one does whose limit the object is above."""
         self._planned: list[tuple[bytes, float | None, str | None]] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -75,6 +86,9 @@ class Proxy:
                 if upstream and self._planned and data.startswith(self._planned[0][0]):
                     self._do_planned(self._planned[0], data, sink)
                     return
+                if upstream and self.refuses_copies and b"x-amz-copy-source" in data.partition(b"\r\n\r\n")[0].lower():
+                    source.sendall(TOO_LARGE_TO_COPY)
+                    break
                 sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):

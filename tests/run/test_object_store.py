@@ -90,3 +90,19 @@ def test_an_export_is_one_object_without_a_copy(s3):
     assert read_bytes(*resolve(target)) == before
     filesystem, path = resolve("s3://bucket/export")
     assert [info.base_name for info in filesystem.get_file_info(pafs.FileSelector(path))] == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["swift", "parquet"])
+def test_an_export_ends_where_the_server_copies_nothing(s3, name):
+    """As one does of an object above its limit; a move there, which is a copy, fails."""
+    sample = Sample((Message("user", "q"), Message("assistant", "a")))
+    target = f"s3://bucket/limited/out.{name}"
+    s3.refuses_copies = True
+    try:
+        assert export_samples([sample], target, name).rows == 1
+        filesystem, path = resolve(target)
+        assert filesystem.get_file_info(path).size > 0
+        with pytest.raises(OSError, match="larger than the maximum allowable size"):
+            filesystem.move(path, f"{path}.moved")
+    finally:
+        s3.refuses_copies = False

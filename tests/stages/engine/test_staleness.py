@@ -14,6 +14,7 @@ from PIL import Image
 from raycurate.config import ExtractConfig, IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
+from raycurate.stages import extract as stage
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.status import status
@@ -101,7 +102,7 @@ def test_images_that_were_missing_or_replaced_are_read_by_the_same_line(ray_clus
     assert required(made.run.noun("selection"))
 
 
-def test_features_follow_the_weights_the_rows_and_the_settings(ray_cluster, tmp_path, caplog):
+def test_features_follow_the_weights_the_rows_and_the_settings(ray_cluster, tmp_path, caplog, monkeypatch):
     """One bit of the weights, one row: made again. Times, execution settings, other labels: found."""
     made = Made(tmp_path)
     made.ingest()
@@ -114,6 +115,12 @@ def test_features_follow_the_weights_the_rows_and_the_settings(ray_cluster, tmp_
     with pytest.raises(UserError, match="layers auto -> \\[1\\]"):
         made.extract(layers=[1])
     assert made.extract() == first
+    with monkeypatch.context() as nodes:  # where torchvision is installed, transformers resizes with it
+        nodes.setattr("raycurate.stages.extract.image_backend", lambda: "torchvision")
+        asked = make_config(ExtractConfig, {"model": str(made.model), "window_rows": 12})
+        samples = required(made.run.noun("samples"))
+        assert stage._finished(made.run.noun("features"), asked, samples) is None
+    assert stage._finished(made.run.noun("features"), asked, samples) == first
     _flip(made.model / "model.safetensors")
     (line,) = [line for line in status(made.run) if line.state == "stale"]
     assert (line.name, "the files of the model have changed" in line.why) == ("features/main", True)
