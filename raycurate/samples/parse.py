@@ -99,7 +99,8 @@ def _check_text(messages: tuple[Message, ...], max_chars: int) -> None:
         raise FaultError(Reason.OVERLONG, f"the conversation has {total} characters; at most {max_chars} are accepted")
     for turn, message in enumerate(messages):
         _check_characters(message.text, f"turn {turn}")
-        if not message.text.strip() or _INVISIBLE.fullmatch(message.text):
+        text = message.text
+        if not text.strip() or (not text.isascii() and _INVISIBLE.fullmatch(text)):
             raise FaultError(Reason.EMPTY_TURN, f"turn {turn} ({message.role}) has no text")
 
 

@@ -27,6 +27,7 @@ _ROLES = {
 }
 WEIGHT_FIELDS = ("loss", "loss_scale", "loss_weight", "train", "weight")
 """Spellings of "train on this answer": ms-swift's first two, LLaMA-Factory's, Axolotl's, OpenAI's."""
+_WEIGHTS = frozenset(WEIGHT_FIELDS)
 _IMAGE_BLOCKS = ("image", "image_url")
 
 
@@ -105,8 +106,8 @@ def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
     role = turn["from"] if turn.get("from") is not None else turn.get("role")
     known = _ROLES.get(role.lower()) if isinstance(role, str) else None
     refuse_columns(turn, "a turn")
-    refuse_role(role)
     if known is None:
+        refuse_role(role)
         allowed = ", ".join(_ROLES)
         raise FaultError(Reason.UNKNOWN_ROLE, f"a turn has the role {str(role)[:40]!r}; known are {allowed}")
     content = turn["value"] if turn.get("value") is not None else turn.get("content")
@@ -116,6 +117,8 @@ def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
 def _trained(turn: Mapping[str, Any], role: str) -> bool:
     """Whether a turn is trained on. Always True for what is no answer, where a flag may only say what holds anyway."""
     train = True
+    if _WEIGHTS.isdisjoint(turn):
+        return train
     for name in WEIGHT_FIELDS:
         weight = turn.get(name)
         if weight is None:

@@ -27,12 +27,12 @@ class UnreadColumns:
         """Count a raw row. An empty value is nothing that could be left out."""
         if not isinstance(row, Mapping):
             return
-        names = [str(name) for name in row.keys() - self._read if not is_nothing(row[name])]
+        names = [str(name) for name in row if name not in self._read and not is_nothing(row[name])]
         for field in TURN_FIELDS:
             turns = row.get(field)
             if isinstance(turns, list):
-                keys = {key for turn in turns if isinstance(turn, dict) for key in turn.keys() - TURN_KEYS}
-                names += [f"{field}[].{key}" for key in keys]
+                unread = [turn for turn in turns if isinstance(turn, dict) and not turn.keys() <= TURN_KEYS]
+                names += {f"{field}[].{key}" for turn in unread for key in turn.keys() - TURN_KEYS}
         for name in names:
             self.rows[name[:100] if name in self.rows or len(self.rows) < MOST_NAMES else FURTHER] += 1
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raycurate.samples.quarantine import FaultError, Reason
-from raycurate.samples.schema import Message
+from raycurate.samples.schema import IMAGE_MARK, Message
 
 VIDEO, AUDIO, GROUNDING, TOOLS, MEDIA, ANSWERS = (
     Reason.UNSUPPORTED_VIDEO,
@@ -68,6 +68,8 @@ _MARKS = (
 
 def refuse_columns(record: Mapping[str, Any], where: str) -> None:
     """Raise ``FaultError`` for a row or a turn with a column of a medium that is not empty."""
+    if COLUMNS.keys().isdisjoint(record):
+        return
     for name in record.keys() & COLUMNS.keys():
         if not is_nothing(record[name]):
             reason = COLUMNS[name]
@@ -89,8 +91,7 @@ def refuse_block(kind: Any) -> None:
 
 def refuse_path(path: str) -> None:
     """Raise ``FaultError`` for the name of another medium where an image is expected."""
-    lowered = path.lower()
-    reason = next((reason for suffix, reason in SUFFIXES.items() if lowered.endswith(suffix)), None)
+    reason = SUFFIXES.get(path[path.rfind(".") :].lower())
     if reason is not None:
         raise FaultError(reason, f"{path[-100:]!r} is named as an image and is {WHAT[reason]}, which is not read")
 
@@ -98,7 +99,7 @@ def refuse_path(path: str) -> None:
 def refuse_marks(messages: Iterable[Message]) -> None:
     """Raise ``FaultError`` for a mark that stands for another medium than an image."""
     for turn, message in enumerate(messages):
-        if "<" not in message.text:
+        if message.text.count("<") == message.text.count(IMAGE_MARK):
             continue
         for pattern, reason in _MARKS:
             found = pattern.search(message.text)
