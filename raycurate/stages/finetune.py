@@ -182,10 +182,11 @@ def _check_names(weights: dict[str, float], sample_tasks: dict[str, int]) -> Non
 
 
 def fingerprint_model(config: FinetuneConfig) -> str:
-    """Hash of the model's files; runs as a task, as it imports transformers."""
+    """Hash of the model's files, whose processor is asked before a row is read; a task, as it imports transformers."""
     from transformers import AutoConfig
 
-    from raycurate.models.adapter import check_supported
+    from raycurate.encoding.probe import check_processor
+    from raycurate.models.adapter import check_supported, load_processor
     from raycurate.models.source import model_fingerprint, resolve_model
 
     source = resolve_model(config.model)
@@ -194,6 +195,7 @@ def fingerprint_model(config: FinetuneConfig) -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{config.model}': {str(error).splitlines()[0]}") from None
     check_supported(config.model, model_config)
+    check_processor(load_processor(config.model, trust_remote_code=config.trust_remote_code), config.model)
     return model_fingerprint(source, model_config)
 
 
