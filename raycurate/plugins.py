@@ -30,18 +30,24 @@ def find_plugin(kind: str, name: str, own: Mapping[str, Any]) -> Any:
 
 
 def source_hash(name: str) -> str | None:
-    """Hash of the file in which a user's own object is written; None for the name of a built-in one.
+    """Hash of the files in which a user's own object is named and written; None for the name of a built-in one.
 
-    What that file imports is not looked at. An object without a file, such as one of a notebook, is known by its name.
+    Most often that is one file. They are two where a package passes on what a module of its own defines, or where a
+    decorator or a factory of another module made the object. What these files import is not looked at. An object
+    without a file, such as one of a notebook, is known by its name.
     """
     module, colon, attribute = name.partition(":")
     if not colon:
         return None
-    found = getattr(importlib.import_module(module), attribute)
+    named = importlib.import_module(module)
+    found = inspect.unwrap(getattr(named, attribute))
     try:
-        file = inspect.getsourcefile(found if callable(found) else type(found))
+        written = inspect.getsourcefile(found if callable(found) else type(found))
     except TypeError:
-        file = getattr(importlib.import_module(module), "__file__", None)
-    if file is None or not Path(file).is_file():
-        return None
-    return hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+        written = None
+    files = dict.fromkeys(Path(file).resolve() for file in (written, getattr(named, "__file__", None)) if file)
+    digest = hashlib.blake2b(digest_size=16)
+    there = [file for file in files if file.is_file()]
+    for file in there:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if there else None

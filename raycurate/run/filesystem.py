@@ -7,6 +7,7 @@ file is built in memory and written in one call. Either way a half-written file 
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -136,6 +137,15 @@ def list_files(filesystem: pafs.FileSystem, folder: str, suffix: str = "") -> li
     infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     files = [i for i in infos if i.type == pafs.FileType.File and i.base_name.endswith(suffix)]
     return sorted(files, key=lambda info: info.base_name)
+
+
+def content_hash(filesystem: pafs.FileSystem, path: str) -> str:
+    """Hex blake2b-128 of a file's content, read once in pieces."""
+    digest = hashlib.blake2b(digest_size=16)
+    with filesystem.open_input_stream(path) as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def delete_folder(filesystem: pafs.FileSystem, folder: str) -> None:

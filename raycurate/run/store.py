@@ -188,9 +188,18 @@ class Noun:
         return None if value is None else Manifest(**value)
 
     def is_done(self, description: Mapping[str, Any]) -> bool:
-        """Whether the noun is finished with this very description."""
+        """Whether the noun is finished with this very description, and none of its parts was lost since."""
         manifest = self.manifest()
-        return manifest is not None and manifest.fingerprint == fingerprint_of(description)
+        if manifest is None or manifest.fingerprint != fingerprint_of(description):
+            return False
+        return not self.lost_parts(manifest)
+
+    def lost_parts(self, manifest: Manifest) -> list[str]:
+        """Names of the parts that the finished noun had and that are gone, for example deleted by hand; one listing."""
+        if not manifest.shards:
+            return []
+        there = {info.base_name for info in list_files(self.filesystem, self.folder, ".parquet")}
+        return [name for shard in range(manifest.shards) if (name := f"part-{shard:05d}.parquet") not in there]
 
     def require(self, made_by: str) -> Manifest:
         """The manifest, or an error that names the stage to run first."""

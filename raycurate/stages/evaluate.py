@@ -99,7 +99,8 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     _check_metrics(run, config, sample_manifest, annotations)
     predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
     found = predictions.require("evaluate")
-    inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest, **_own_metrics(config)}
+    own = _own_metrics(config.metrics)
+    inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest, **own}
     description = describe("evaluate", config, inputs, [found, *trained_by(checkpoint)])
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
@@ -125,9 +126,9 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     return manifest
 
 
-def _own_metrics(config: EvaluateConfig) -> dict[str, Any]:
+def _own_metrics(metrics: Mapping[str, str | Sequence[str]]) -> dict[str, Any]:
     """The content of the files of a user's own metrics, by name; nothing where there is none."""
-    named = [[each] if isinstance(each, str) else each for each in config.metrics.values()]
+    named = [[each] if isinstance(each, str) else each for each in metrics.values()]
     hashes = {name: source_hash(name) for name in sorted({name for names in named for name in names})}
     own = {name: found for name, found in hashes.items() if found is not None}
     return {"own_metrics": own} if own else {}
@@ -172,9 +173,10 @@ def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation],
     return parse_annotations(data.decode("utf-8", "replace"), uri), hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def annotations_digest(settings: Mapping[str, Any]) -> str | None:
-    """The hash of the annotations that settings of `evaluate` name, None without any."""
-    return _read_annotations(settings.get("annotations"))[1]
+def outside_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of what settings of `evaluate` name outside of the run: annotations, the files of own metrics."""
+    digest = _read_annotations(settings.get("annotations"))[1]
+    return {"annotations": digest, **_own_metrics(settings.get("metrics") or {})}
 
 
 # predictions

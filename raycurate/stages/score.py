@@ -34,7 +34,7 @@ from raycurate.config import ScoreConfig
 from raycurate.errors import UserError
 from raycurate.models.source import image_backend
 from raycurate.ray_session import in_session
-from raycurate.run.filesystem import delete_folder, exists, resolve
+from raycurate.run.filesystem import content_hash, delete_folder, exists, resolve
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.engine.image_check import check_images
@@ -208,10 +208,8 @@ def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: M
     """Numbers of the user's own as a noun; rows without one are quarantined."""
     assert config.given is not None, "the caller looked"
     filesystem, path = resolve(config.given)
-    info = filesystem.get_file_info(path)
     num_given = check_given(config.given)
-    state = {"size": info.size, "modified": info.mtime_ns}
-    inputs = {"samples": sample_manifest.fingerprint, "given": state}
+    inputs = {"samples": sample_manifest.fingerprint, "given": content_hash(filesystem, path)}
     description = describe("score", config, inputs, [sample_manifest])
     description["config"] = {"given": config.given}
     noun = run.noun(ROW_SCORES, score_label(config.label, "given"))

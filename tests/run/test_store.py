@@ -57,6 +57,21 @@ def test_finish_sums_the_records(noun):
     assert noun.is_done({"stage": "x", "seed": 1})
 
 
+def test_a_finished_noun_that_lost_a_part_is_not_done(noun):
+    """A part deleted by hand is made again, and nothing else is."""
+    for shard in range(2):
+        noun.commit_part(shard, _table(2), rows_in=2)
+    first = noun.finish()
+    noun.filesystem.delete_file(noun.part_path(1))
+    assert noun.lost_parts(first) == ["part-00001.parquet"]
+    assert not noun.is_done({"stage": "x", "seed": 1})
+    noun.begin({"stage": "x", "seed": 1})
+    assert noun.missing(2) == [1]
+    noun.commit_part(1, _table(2), rows_in=2)
+    assert noun.finish() == first
+    assert noun.is_done({"stage": "x", "seed": 1})
+
+
 def test_another_description_empties_the_noun(noun):
     """A changed setting never mixes with parts of the old one."""
     noun.commit_part(0, _table(3), rows_in=6, rejects=REJECTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -178,8 +179,17 @@ def test_every_method_runs_on_these_scores(ray_cluster, scored, run, tmp_path):
     keys = [key for part in run.noun("samples").iter_parts(["key"]) for key in part["key"].to_pylist()]
     difficulty = [float("nan") if i == 3 else float(i % 7) for i in range(ROWS - 1)]
     table = pa.table({"key": [*keys[:-1], "of another run"], "difficulty": [*difficulty, 1.0]})
-    pq.write_table(table, tmp_path / "given.parquet")
-    (given,) = score(run, make_config(ScoreConfig, {"given": str(tmp_path / "given.parquet")}))
+    asked = make_config(ScoreConfig, {"given": str(tmp_path / "given.parquet")})
+    fingerprints = []
+    for first in (9.0, difficulty[0]):  # another number, with the file's size and time as they were
+        column = pa.array([first, *difficulty[1:], 1.0])
+        pq.write_table(table.set_column(1, "difficulty", column), asked.given, use_dictionary=False, compression="none")
+        os.utime(asked.given, ns=(1, 1))
+        (given,) = score(run, asked)
+        fingerprints.append(given.fingerprint)
+    assert len(set(fingerprints)) == 2
+    os.utime(asked.given)
+    assert score(run, asked) == [given], "a touched file is the same"
     assert given.quarantined == {"non_finite_score": 1, "not_given": 1}
     assert given.metrics == {"given": ROWS, "unknown_keys": 1}
     methods = ("clip_score", "el2n", "perplexity", "semdedup", "d2_pruning", "self_sup", "self_filter")

@@ -33,7 +33,7 @@ from raycurate.stages.compare import training_seconds
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_tasks
 from raycurate.stages.engine.training_rows import sample_labels
-from raycurate.stages.evaluate import SCORES_FILE, annotations_digest, evaluate
+from raycurate.stages.evaluate import SCORES_FILE, evaluate, outside_inputs
 from raycurate.stages.finetune import finetune, fingerprint_model, prepare
 from raycurate.stages.table import version_of
 from raycurate.training.config import FinetuneConfig
@@ -165,7 +165,7 @@ def _key(run: Run, probe: Probe, model: str) -> str:
     if probe.finetune.mixture is None and probe.finetune.selection is not None:
         nouns.append(run.noun("selection", probe.finetune.selection))
     inputs |= {f"{noun.noun}/{noun.label}": required(noun).fingerprint for noun in nouns}
-    inputs |= {"model": model, "image_backend": image_backend(), "annotations": annotations_digest(given)}
+    inputs |= {"model": model, "image_backend": image_backend(), **outside_inputs(given)}
     inputs["versions"] = [version_of(stage) for stage in ("tokenize", "finetune", "predict", "evaluate")]
     configs = [probe.finetune.determining(), _evaluate_config(probe, "probe").determining() if given else None]
     return fingerprint_of({"configs": configs, "inputs": inputs, "kept": probe.keep_model})[:16]

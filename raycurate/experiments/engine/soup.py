@@ -32,12 +32,13 @@ from raycurate.experiments.engine.individual_config import IndividualSelectConfi
 from raycurate.experiments.engine.probes import ProbeResult
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.trials import run_trials
+from raycurate.models.source import image_backend
 from raycurate.ray_session import cluster_gpus
 from raycurate.run.filesystem import list_files
 from raycurate.run.store import Noun, Run, fingerprint_of
 from raycurate.stages.engine.checkpoints import base_of, find_checkpoint, local_source
 from raycurate.stages.engine.lineage import required
-from raycurate.stages.evaluate import SCORES_FILE, evaluate
+from raycurate.stages.evaluate import SCORES_FILE, evaluate, outside_inputs
 from raycurate.stages.table import version_of
 
 
@@ -85,8 +86,10 @@ def _score(run: Run, noun: Noun, config: IndividualSelectConfig, models: Mapping
     given = dict(config.evaluate) if "command" in config.evaluate else {**config.evaluate, "data": config.data}
     inputs = [run.noun("models", label).require("finetune").fingerprint for label in labels]
     data = required(run.noun("samples", config.data)).fingerprint if "data" in given else None
-    versions = [version_of("soup"), version_of("predict")]
-    key = fingerprint_of({"version": versions, "models": inputs, "evaluate": given, "data": data})[:16]
+    versions = [version_of(stage) for stage in ("soup", "predict", "evaluate")]
+    outside = {"image_backend": image_backend(), **outside_inputs(given)}
+    read = {"models": inputs, "data": data, "outside": outside}
+    key = fingerprint_of({"version": versions, "evaluate": given, **read})[:16]
 
     def work(_: str) -> dict[str, Any]:
         label = f"soup-{key}"

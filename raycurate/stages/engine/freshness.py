@@ -29,6 +29,8 @@ def why_not_current(noun: Noun, manifest: Manifest) -> str:
     """What has changed since a noun was made, and what makes it again; '' where nothing has."""
     stale = why_stale(noun, manifest)
     chain, reason = ((noun,), _outside(noun, manifest)) if stale is None else (stale.chain, stale.reason)
+    if not reason and (lost := noun.lost_parts(manifest)):
+        reason = f"'{noun.noun}/{noun.label}' has lost {len(lost):,} of its {manifest.shards:,} parts"
     if stale is None and not reason:
         chain, reason = _above(noun, manifest)
     if not reason:

@@ -111,6 +111,8 @@ def required(noun: Noun, *, of: Manifest | None = None, otherwise: str = "") -> 
         UserError: what is not so, with the commands that make it so.
     """
     manifest = noun.require(command_for(noun))
+    if lost := _lost(noun, manifest):
+        raise UserError(f"'{_name(noun)}' is not whole: {lost}. Run `raycurate {command_for(noun)}` again{otherwise}.")
     stale = why_stale(noun, manifest)
     if stale is not None:
         commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(stale.chain))
@@ -225,9 +227,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def changes(noun: Noun, description: Mapping[str, Any]) -> list[str]:
     """Why what is there is not what `description` makes; empty where nothing is there, or it is just that."""
-    old = _description_of(noun)
-    if old is None or old == _plain(description):
+    old, manifest = _description_of(noun), noun.manifest()
+    if old is None:
         return []
+    lost = [found] if manifest is not None and (found := _lost(noun, manifest)) else []
+    if old == _plain(description):
+        return lost
     told = changed_settings(noun, description)
     before, now = made_from(old), made_from(description)
     told += [f"'{name}' has changed" for name in now if name in before and now[name] != before[name]]
@@ -238,7 +243,13 @@ def changes(noun: Noun, description: Mapping[str, Any]) -> list[str]:
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             names = [name for name in b if _plain(a.get(name)) != _plain(b.get(name))]
             told = [INPUT_NAMES.get(name, f"{name} has changed") for name in names]
-    return told or ["what it is made from has changed"]
+    return told or lost or ["what it is made from has changed"]
+
+
+def _lost(noun: Noun, manifest: Manifest) -> str:
+    """Which parts of a finished noun are gone; '' where all are there."""
+    lost = noun.lost_parts(manifest)
+    return f"{len(lost):,} of its {manifest.shards:,} parts are gone, for example {lost[0]}" if lost else ""
 
 
 def _description_of(noun: Noun) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.experiments.engine.probes import Probe, on_own_cpus, run_probes
+from raycurate.experiments.engine.probes import Probe, _key, on_own_cpus, run_probes
 from raycurate.run.store import Run
 from raycurate.training.config import FinetuneConfig
 from tests.tiny_vlms import make_tiny_vlm
@@ -42,6 +43,21 @@ def made(tmp_path_factory) -> tuple[Run, str]:
     """A run of forty samples, and a model."""
     folder = tmp_path_factory.mktemp("probes")
     return write_run(folder / "run", 40), str(make_tiny_vlm("llava", folder / "model"))
+
+
+def test_an_edited_metric_of_the_users_own_is_another_probe(tmp_path, monkeypatch):
+    """By the content of its file; touched, or with other metrics edited, it is the same."""
+    run, file = write_run(tmp_path / "run", 4), tmp_path / "users_probe_metric.py"
+    file.write_text("def metric(answers):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = probe("tiny", "one", {TASKS[0]: 2})
+    own = dataclasses.replace(plain, evaluate={**(plain.evaluate or {}), "metrics": {"*": "users_probe_metric:metric"}})
+    before = _key(run, own, "model")
+    (tmp_path / "other.py").write_text("x = 1")
+    file.touch()
+    assert _key(run, own, "model") == before != _key(run, plain, "model")
+    file.write_text("def metric(answers):\n    return 2.0\n")
+    assert _key(run, own, "model") != before
 
 
 @pytest.fixture(scope="module")

@@ -231,6 +231,22 @@ def test_changed_inputs_have_it_made_again_with_a_line(run, features, caplog):
     assert "features/main: made again: the files of the model have changed" in caplog.text
 
 
+def test_features_that_lost_a_part_are_refused_and_what_is_left_is_kept(run, features, caplog):
+    """A reader says which part is gone and what makes it; that stage goes on with a line; `status` shows it."""
+    noun, description = _extracted(run, model="X")
+    noun.filesystem.delete_file(noun.part_path(0))
+    with pytest.raises(UserError, match=r"is not whole: 1 of its 1 parts are gone, .*part-00000.*`raycurate extract`"):
+        required(noun)
+    assert next(line.state for line in status(run) if line.name == "features/main") == "stale"
+    with caplog.at_level(logging.INFO, "raycurate"):
+        begin(noun, description)
+    assert "features/main: made again: 1 of its 1 parts are gone" in caplog.text
+    assert noun.missing(1) == [0]
+    noun.commit_part(0, pa.table({"key": KEYS}), rows_in=len(KEYS))
+    noun.finish()
+    assert required(noun)
+
+
 def test_little_work_may_go_and_much_may_not(run):
     """An unfinished noun with other settings: below a minute it is started anew."""
     noun, description = _extracted(run, model="X")
