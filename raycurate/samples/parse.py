@@ -82,7 +82,7 @@ def _sample(raw: RawRow, row: Mapping[str, Any], source_id: str | None, options:
     marks = sum(message.text.count(IMAGE_MARK) for message in turns.messages)
     images = collect_images(row, turns.inline_images, options.max_images, marks, options.image_root)
     fill = options.insert_missing_marks or turns.marks_are_implied
-    messages = _with_marks(turns.messages, len(images), fill)
+    messages = _with_marks(turns.messages, marks, len(images), fill)
     return Sample(
         messages=messages,
         images=tuple(image.ref for image in images),
@@ -116,13 +116,12 @@ def _check_characters(text: str, where: str) -> None:
             raise FaultError(Reason.INVALID_UTF8, f"{where} holds a lone surrogate, which has no UTF-8") from None
 
 
-def _with_marks(messages: tuple[Message, ...], num_images: int, fill: bool) -> tuple[Message, ...]:
+def _with_marks(messages: tuple[Message, ...], marks: int, num_images: int, fill: bool) -> tuple[Message, ...]:
     """The messages with exactly one mark an image, all in the user's turns."""
     stray = next((m.role for m in messages if m.role != "user" and IMAGE_MARK in m.text), None)
     if stray:
         detail = f"a turn of the {stray} holds an {IMAGE_MARK} mark; only questions show images"
         raise FaultError(Reason.IMAGE_MARK_MISMATCH, detail)
-    marks = sum(message.text.count(IMAGE_MARK) for message in messages)
     if marks == num_images:
         return messages
     if marks > num_images or not fill:

@@ -9,8 +9,7 @@ O(500), whatever the size of the row.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -129,12 +128,6 @@ def reject_sample(sample: Sample, fault: Fault) -> Reject:
 def rejects_to_table(rejects: Sequence[Reject]) -> pa.Table:
     """The quarantine table of some rejects."""
     return pa.Table.from_pylist([reject.to_row() for reject in rejects], schema=QUARANTINE_SCHEMA)
-
-
-def count_reasons(rejects: Iterable[Reject]) -> dict[str, int]:
-    """How many rows each reason refused, the most frequent first, ties by name."""
-    counts = Counter(str(reject.reason) for reject in rejects)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def excerpt_of(value: Any) -> str:

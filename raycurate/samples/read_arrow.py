@@ -57,6 +57,11 @@ class ParquetReader:
         runs = _runs(sizes, self.options)
         return [Slice(ROW_GROUPS, file.name, file.uri, *run) for run in runs if run[3]]
 
+    def unread_columns(self, file: SourceFile, /) -> list[str]:
+        """See ``Reader``."""
+        with open_file(file.uri) as stream:
+            return _columns(pq.ParquetFile(stream).schema_arrow, self.columns)[1]
+
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``."""
         with open_file(part.uri) as stream:
@@ -106,6 +111,11 @@ class HuggingFaceReader:
             slices.append(Slice(kind, file.name, file.uri, offsets[-1], offsets[-1], total, 1))
         return slices
 
+    def unread_columns(self, file: SourceFile, /) -> list[str]:
+        """See ``Reader``."""
+        with open_file(file.uri, mapped=True) as stream:
+            return _columns(_stream_schema(stream, file), self.columns)[1]
+
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``."""
         if part.kind == BATCHES_CUT:
@@ -118,15 +128,6 @@ class HuggingFaceReader:
             columns, _ = _columns(schema, self.columns)
             stream.seek(part.start)
             yield from _rows_of(part, _batches(stream, part.stop, schema, columns, file))
-
-
-def unread_columns(reader: ParquetReader | HuggingFaceReader, part: Slice) -> list[str]:
-    """The columns of a slice's file that are not read at all."""
-    if part.kind == ROW_GROUPS:
-        with open_file(part.uri) as stream:
-            return _columns(pq.ParquetFile(stream).schema_arrow, reader.columns)[1]
-    with open_file(part.uri, mapped=True) as stream:
-        return _columns(_stream_schema(stream, SourceFile(part.file, part.uri, 0)), reader.columns)[1]
 
 
 def _columns(schema: pa.Schema, asked: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -62,6 +62,10 @@ class WebDatasetReader:
                 raise UserError(f"{file.uri} is not a readable tar file: {error}") from None
         return [Slice(TAR, file.name, file.uri, 0, file.size, 0, None)] if has_members else []
 
+    def unread_columns(self, _file: SourceFile, /) -> list[str]:
+        """See ``Reader``: none, each row has columns of its own."""
+        return []
+
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``. A damaged archive gives the rows before the damage and one refused row."""
         group, row, by_stem = _Group(""), 0, False
@@ -114,8 +118,10 @@ class _Group:
         if not stem:
             return _Group(self.key)
         named = _Group(f"{self.key}.{stem}", is_empty=False)
-        named.images = [(name, data) for name, data in self.images if name == stem or name.startswith(f"{stem}.")]
-        self.images = [image for image in self.images if image not in named.images]
+        before, self.images = self.images, []
+        for name, data in before:
+            owner = named if name == stem or name.startswith(f"{stem}.") else self
+            owner.images.append((name, data))
         self.key = f"{self.key}.{self.text_stem}"
         return named
 

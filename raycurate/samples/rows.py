@@ -90,6 +90,10 @@ class Reader(Protocol):
         """The slices of the whole source, in order; a ``UserError`` where there is no row at all."""
         ...
 
+    def unread_columns(self, file: SourceFile, /) -> list[str]:
+        """The columns of a file that are not read, where the file has columns; none where its rows have them."""
+        ...
+
     def read(self, part: Slice) -> Iterator[RawRow]:
         """The rows of one slice, streaming, in order."""
         ...

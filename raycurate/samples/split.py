@@ -60,6 +60,8 @@ class ArrayFinder:
         self._inside = False
         self._odd_backslashes = False
         self.closed = False
+        self.end = -1
+        """Where the closing bracket stands in its chunk, once ``closed``."""
 
     def find(self, chunk: bytes) -> NDArray[np.int64]:
         """Offsets of the commas at depth one and of the bracket that closes the array; ``closed`` from there on."""
@@ -94,6 +96,7 @@ class ArrayFinder:
         if ends.size:
             self.closed = True
             last = int(ends[0]) + 1
+            self.end = int(places[last - 1])
             places, kinds, depths = places[:last], kinds[:last], depths[:last]
         if depths.size:
             self._depth = int(depths[-1])

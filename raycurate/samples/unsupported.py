@@ -15,13 +15,12 @@ from typing import Any
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import IMAGE_MARK, Message
 
-VIDEO, AUDIO, GROUNDING, TOOLS, MEDIA, ANSWERS = (
+VIDEO, AUDIO, GROUNDING, TOOLS, MEDIA = (
     Reason.UNSUPPORTED_VIDEO,
     Reason.UNSUPPORTED_AUDIO,
     Reason.UNSUPPORTED_GROUNDING,
     Reason.UNSUPPORTED_TOOLS,
     Reason.UNSUPPORTED_MEDIA,
-    Reason.SEVERAL_ANSWERS,
 )
 COLUMNS = {
     **dict.fromkeys(("video", "videos", "video_path", "video_paths", "video_url", "video_file", "video_id"), VIDEO),
@@ -31,7 +30,7 @@ COLUMNS = {
     **dict.fromkeys(("tools", "functions", "tool_calls", "function_call"), TOOLS),
     **dict.fromkeys(("pdf", "pdfs", "point_cloud", "point_clouds", "pointcloud", "mesh"), MEDIA),
 }
-"""Columns of rows and of turns."""
+"""Columns of rows and of turns; the first one that is there gives the reason."""
 ROLES = dict.fromkeys(
     ("tool", "tools", "function", "function_call", "tool_call", "observation", "tool_response"), TOOLS
 )
@@ -40,7 +39,7 @@ BLOCKS = {
     **dict.fromkeys(("audio", "audio_url", "input_audio", "audio_path", "sound"), AUDIO),
     **dict.fromkeys(("tool_use", "tool_result", "tool_call", "function_call"), TOOLS),
     **dict.fromkeys(("file", "document", "pdf", "input_file", "file_url", "point_cloud"), MEDIA),
-    **dict.fromkeys(("bbox", "ref", "box", "point", "refusal_box"), GROUNDING),
+    **dict.fromkeys(("bbox", "ref", "box", "point"), GROUNDING),
 }
 """Types of content blocks."""
 SUFFIXES = {
@@ -70,10 +69,9 @@ def refuse_columns(record: Mapping[str, Any], where: str) -> None:
     """Raise ``FaultError`` for a row or a turn with a column of a medium that is not empty."""
     if COLUMNS.keys().isdisjoint(record):
         return
-    for name in record.keys() & COLUMNS.keys():
-        if not is_nothing(record[name]):
-            reason = COLUMNS[name]
-            raise FaultError(reason, f"{where} carries {WHAT[reason]} ('{name}'), which is not read; see the limits")
+    for name, reason in COLUMNS.items():
+        if name in record and not is_nothing(record[name]):
+            raise FaultError(reason, f"{where} carries {WHAT[reason]} ('{name}'), which is not read")
 
 
 def refuse_role(role: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from raycurate.samples.images import ImageRoot, check_samples
 from raycurate.samples.parse import ParseOptions, parse_row
-from raycurate.samples.quarantine import Reason, Reject, count_reasons, rejects_to_table
+from raycurate.samples.quarantine import Reason, Reject, rejects_to_table
 from raycurate.samples.read_json import parse_json
 from raycurate.samples.readers import open_source
 from raycurate.samples.rows import RawRow, ReadOptions
@@ -45,7 +45,7 @@ def test_a_thousand_hostile_rows_among_four_thousand(hostile):
     assert hostile.num_hostile == 1000
     assert len(hostile_lines()) >= 90
     assert len(hostile.expected_reasons) >= 30
-    assert count_reasons(rejects) == dict(sorted(hostile.expected_reasons.items(), key=lambda kv: (-kv[1], kv[0])))
+    assert Counter(str(reject.reason) for reject in rejects) == hostile.expected_reasons
     assert len(samples) == hostile.num_good == 4000
     assert {sample.key for sample in samples} == hostile.expected_keys
     assert Counter(sample.task for sample in samples) == hostile.expected_tasks

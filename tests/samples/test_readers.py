@@ -403,7 +403,45 @@ def test_compressed_text_is_read_and_a_cut_one_says_so(suffix, pack, kind, tmp_p
     (tmp_path / f"c.{kind}{suffix}").write_bytes(packed[: len(packed) // 2])
     good, faults = _faults(tmp_path / f"c.{kind}{suffix}")
     assert 0 <= good < len(rows)
-    assert faults[-1] == ("cut_off", good + len(faults) - 1)
+    assert faults == [("cut_off", good)]
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "faults"),
+    [
+        ("[{g},{g},nope]", 2, [("invalid_json", 2)]),
+        ("[{g},{g}", 2, [("cut_off", 2)]),
+        ("[{g},{g},", 2, [("cut_off", 2)]),
+        ("[{g}] and more", 1, [("invalid_json", 1)]),
+        ("[{g}]\n[{g}]", 1, [("invalid_json", 1)]),
+        ("[{g}]" + " " * (1 << 21) + "x", 1, [("invalid_json", 1)]),
+        ("\ufeff  [{g}]\n\n", 1, []),
+        (" " * (1 << 21) + "[{g},{g}]", 2, []),
+        ("[]", 0, []),
+        ("{g}\n{{\n", 1, [("invalid_json", 1)]),
+        ("{g}\n{{", 1, [("cut_off", 1)]),
+        ("\n{g}\n\n{g}", 2, []),
+    ],
+)
+@pytest.mark.parametrize("plain", [True, False])
+def test_how_a_text_ends_is_told_the_same_packed_or_not(text, good, faults, plain, tmp_path):
+    """A bad last row of a whole text is no cut one, text behind an array is told, a cut row is one reject."""
+    if plain and text.startswith(("[{g}]\n[", "[]")):
+        pytest.skip("a plain file says it before any row is read")
+    data = text.replace("{g}", json.dumps(GOOD)).replace("{{", "{").encode()
+    kind = "json" if text.lstrip("\ufeff ").startswith("[") else "jsonl"
+    path = tmp_path / (f"a.{kind}" if plain else f"a.{kind}.gz")
+    path.write_bytes(data if plain else gzip.compress(data))
+    assert _faults(path) == (good, faults)
+
+
+def test_damage_behind_the_rows_of_a_compressed_text_is_told(tmp_path):
+    """A checksum that is wrong at the very end: all rows were read, and one reject says that the file is damaged."""
+    for kind, text in (("json", json.dumps([GOOD] * 3)), ("jsonl", (json.dumps(GOOD) + "\n") * 3)):
+        packed = bytearray(gzip.compress(text.encode()))
+        packed[-8] ^= 1
+        (tmp_path / f"a.{kind}.gz").write_bytes(packed)
+        assert _faults(tmp_path / f"a.{kind}.gz") == (3, [("cut_off", 3)])
 
 
 def test_every_file_of_a_folder_is_read_or_named(tmp_path):
