@@ -9,7 +9,8 @@ and exact duplicates meet in one shard, where they are numbered. Each distinct i
 Every source row ends in exactly one place: in ``samples`` or in the quarantine with its reason and position. Rejects of
 the parsing step are handed to shards round-robin, so that the shard records alone add up to the source.
 
-Cost: texts and embedded images are written twice and read once more; one decode per distinct image.
+Cost: the source is read once more to know its content; texts and embedded images are written twice and read once more;
+one decode per distinct image.
 """
 
 from __future__ import annotations
@@ -27,20 +28,18 @@ import pyarrow as pa
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.ray_session import in_session
-from raycurate.run.filesystem import delete_folder, resolve
+from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.samples.images import ImageLimits, ImageRoot, check_samples
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
-from raycurate.samples.read_arrow import HuggingFaceReader, ParquetReader, unread_columns
 from raycurate.samples.readers import left_out, open_source
-from raycurate.samples.rows import Reader, ReadOptions, Slice
+from raycurate.samples.rows import Reader, ReadOptions, Slice, SourceFile
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, paths_of, seen_table, states_of
 from raycurate.samples.tasks import load_task_map
 from raycurate.samples.unread import UnreadColumns, lines_of
-from raycurate.stages.engine.freshness import SOURCE_FILES
 from raycurate.stages.engine.image_check import changed_images, seen_file
 from raycurate.stages.engine.lineage import begin, keep_unless
 from raycurate.stages.engine.rejects import check_rejects, check_some_good
@@ -53,6 +52,7 @@ from raycurate.stages.engine.shards import (
     step_name,
 )
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
+from raycurate.stages.engine.source_check import note_states, states_now
 
 PIECE_BYTES = 64 << 20
 MANY_ROWS = 1000
@@ -81,13 +81,16 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     root = ImageRoot(config.images)
     limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
     rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
-    inputs = {"files": _file_facts(reader), "task_map": rules}
+    tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
+    states = states_now(noun, [file.uri for file in reader.files], tasks)
+    facts = [[file.name, state.size, state.fact] for file, state in zip(reader.files, states, strict=True)]
+    inputs = {"files": facts, "task_map": rules}
     description = describe("ingest", config, inputs)
     if done := _finished(noun, description, config):
+        note_states(noun, states)  # with their new times
         return done
     begin(noun, description, replace=config.replace)
-    facts = zip(reader.files, _file_facts(reader), strict=True)
-    noun.write_json(SOURCE_FILES, [[file.uri, size, modified] for file, (_, size, modified) in facts])
+    note_states(noun, states)
     for line in left_out(config.source, reader):
         log.warning("ingest: %s", line)
     parsed = _parse(noun, reader, parse, config)
@@ -152,15 +155,6 @@ def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
     return noun.finish(metrics=counts, inputs={"images": images.hexdigest()} if config.images is not None else None)
 
 
-def _file_facts(reader: Reader) -> list[list[Any]]:
-    """What tells one state of the source from another: names, sizes, times of change."""
-    facts = []
-    for file in reader.files:
-        filesystem, path = resolve(file.uri)
-        facts.append([file.name, file.size, filesystem.get_file_info(path).mtime_ns])
-    return facts
-
-
 @dataclass(slots=True)
 class _Parsed:
     """What came of parsing a source.
@@ -171,6 +165,7 @@ class _Parsed:
         rejects: rejected rows by slice.
         outside: rows out of `hash_range`.
         unread: rows by column that no rule reads.
+        reasons: rejected rows by reason.
     """
 
     rows_B: np.ndarray
@@ -197,14 +192,17 @@ def _parse(noun: Noun, reader: Reader, options: ParseOptions, config: IngestConf
     """Parse every slice."""
     numbered = list(enumerate(reader.files))
 
-    def slices_of(number: int, file: Any) -> tuple[int, list[Slice]]:
-        return number, reader.slice_file(file)
+    def slices_of(number: int, file: SourceFile) -> tuple[int, list[Slice], list[str]]:
+        return number, reader.slice_file(file), reader.unread_columns(file)
 
-    by_file = dict(map_tasks(slices_of, numbered, num_cpus=0.5, max_tasks=config.max_tasks))
-    slices = [(part,) for number, _ in numbered for part in by_file[number]]
+    cut = map_tasks(slices_of, numbered, num_cpus=0.5, max_tasks=config.max_tasks)
+    by_file = {number: (parts, unread) for number, parts, unread in cut}
+    slices = [(part,) for number, _ in numbered for part in by_file[number][0]]
     if not slices:
         reader.slices()  # raises the error that names the empty source
     parsed = _Parsed(np.zeros(config.buckets, dtype=np.int64))
+    for parts, unread in by_file.values():
+        parsed.unread.update(dict.fromkeys(unread, sum(part.num_rows or 0 for part in parts)))
     work = functools.partial(_parse_slice, noun, reader, options, config)
     with Progress("read", len(slices), "slices", noun=noun) as progress:
         for number, result in resumable_steps(noun, "parsed", work, slices, max_tasks=config.max_tasks):
@@ -265,8 +263,6 @@ def _parse_slice(
     if rejects:
         table = rejects_to_table(rejects)
         noun.write_table(step_name("parsed", number, "rejects.parquet"), table)
-    if isinstance(reader, ParquetReader | HuggingFaceReader) and part.num_rows:
-        unread.rows.update(dict.fromkeys(unread_columns(reader, part), part.num_rows))
     return {
         "pieces": pieces,
         "rejects": len(rejects),

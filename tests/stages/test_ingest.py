@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -182,3 +183,20 @@ def test_columns_that_no_rule_reads_and_further_files_are_named_once(ray_cluster
     source = str(tmp_path / "rows.parquet")
     made = ingest(Run(str(tmp_path / "other")), make_config(IngestConfig, {"source": source}))
     assert made.metrics["not_read"]["rating"] == 1
+
+
+def test_a_touched_source_is_the_same_and_one_other_byte_is_not(ray_cluster, tmp_path, caplog):
+    """The source is known by its content: its times decide nothing."""
+    rows = [{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": f"a{i}"}]} for i in range(20)]
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(rows), encoding="utf-8")
+    noun, first = _ingest(tmp_path / "run", source, None)
+    os.utime(source, (1, 1))
+    assert _ingest(tmp_path / "run", source, None)[1].created == first.created
+    status = source.stat()
+    source.write_text(source.read_text("utf-8").replace("a7", "b7"), encoding="utf-8")
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    _, second = _ingest(tmp_path / "run", source, None)
+    assert second.fingerprint != first.fingerprint
+    assert "the source files have changed" in caplog.text
+    assert any("b7" in str(messages) for messages in read_all(noun)["messages"].to_pylist())

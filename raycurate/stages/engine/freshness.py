@@ -1,10 +1,9 @@
 """Whether the files that a finished noun was made from are those that are there now, for `raycurate status`.
 
 `lineage` beside it compares nouns and code; this looks at what lies outside of the run as well: the source of samples
-and their images (size and time), the folder of a model (its content, which is known without reading where the files
-have not been written to since it was hashed).
+and the folder of a model, by content, which is known without reading where the files have not been written to since.
 
-Cost: a `stat` per source file and model file; reading a model's files where they have changed.
+Cost: a `stat` per source file and model file; reading those that have changed.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from raycurate.models.source import model_fingerprint, resolve_model
-from raycurate.run.filesystem import resolve
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import INPUT_NAMES, why_stale
 from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.source_check import source_changed
 
-SOURCE_FILES = "source.json"
-"""Beside samples: [URI, size, time of change] of each file of their source."""
 MODEL_STAGES = ("extract", "score", "tokenize", "finetune")
 """Stages whose descriptions have the hash of `config.model` among their inputs."""
 
@@ -63,21 +60,11 @@ def _outside(noun: Noun, manifest: Manifest) -> str:
     inputs = description.get("inputs")
     if not isinstance(inputs, Mapping):
         return ""
-    if description.get("stage") == "ingest" and _source_changed(noun):
+    if description.get("stage") == "ingest" and source_changed(noun):
         return f"{name}: {INPUT_NAMES['files']}"
     if description.get("stage") in MODEL_STAGES and _model_changed(description.get("config") or {}, inputs):
         return f"{name}: {INPUT_NAMES['model']}"
     return ""
-
-
-def _source_changed(noun: Noun) -> bool:
-    """Whether a file of the source has another size or time, or is gone."""
-    for uri, size, modified in noun.read_json(SOURCE_FILES) or ():
-        filesystem, path = resolve(uri)
-        info = filesystem.get_file_info(path)
-        if (info.size, info.mtime_ns) != (size, modified):
-            return True
-    return False
 
 
 def _model_changed(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:

@@ -71,8 +71,8 @@ def check_some_good(shard: int, rows: int, rejects: pa.Table, max_rejected: floa
     if rows >= ENOUGH and rejects.num_rows == rows and max_rejected < 1:
         raise UserError(
             f"every one of the {rows:,} rows of shard {shard} was rejected, the first with "
-            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the model and the image root; if these rows may "
-            "go, add `--set max_rejected=1`."
+            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the image root, and the model where there "
+            "is one; if these rows may go, add `--set max_rejected=1`."
         )
 
 
