@@ -48,6 +48,7 @@ class ModelInputs:
         """
         self.vlm, self._generating = vlm, generating
         self._accepts = frozenset(inspect.signature(vlm.model.forward).parameters)
+        self._types_name = types_name(vlm.model)
         self._inner = getattr(vlm.model, "model", vlm.model)
 
     def __call__(self, batch: PreparedBatch) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class ModelInputs:
         if self._generating or not (self.vlm.causal and batch.right_padded):
             inputs["attention_mask"] = batch.attention_mask_BT.long()
         if batch.mm_token_type_ids_BT is not None:
-            inputs[types_name(self.vlm.model)] = batch.mm_token_type_ids_BT.long()
+            inputs[self._types_name] = batch.mm_token_type_ids_BT.long()
         position_ids = None if self._generating else self._position_ids(batch, per_slot)
         if position_ids is not None:
             inputs["position_ids"] = position_ids

@@ -18,6 +18,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -130,10 +131,22 @@ class ImageRoot:
         path = posixpath.join(root, relative)
         if not isinstance(filesystem, pafs.LocalFileSystem):
             return filesystem, path
-        real_root, real_path = os.path.realpath(root), os.path.realpath(path)
+        real_root, real_path = os.path.realpath(root), os.path.realpath(_as_written(path))
         if not real_path.startswith(real_root.rstrip("/") + "/"):
-            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image {relative!r} is a link that leads out of the root")
+            raise FaultError(
+                Reason.IMAGE_PATH_ESCAPE,
+                f"the image {relative!r} is a link that leads out of the root, to {real_path!r}: copy the files, or "
+                "give a root that holds both",
+            )
         return filesystem, real_path
+
+
+def _as_written(path: str) -> str:
+    """A path in the Unicode form that its name has on disk: archives from macOS spell accents apart."""
+    if path.isascii() or os.path.lexists(path):
+        return path
+    forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+    return next((form for form in forms if os.path.lexists(form)), path)
 
 
 def check_samples(

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -19,6 +20,7 @@ from raycurate.samples.images import (
     check_image,
     check_samples,
     image_extension,
+    inspect_image,
     load_image,
 )
 from raycurate.samples.quarantine import FaultError, Reason, Reject
@@ -177,6 +179,18 @@ def test_a_png_with_a_text_bomb_is_refused():
     bomb = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     fault = check_image(good[:33] + bomb + good[33:])
     assert fault is None or fault.reason in (Reason.IMAGE_BOMB, Reason.IMAGE_CORRUPT)
+
+
+def test_a_name_with_accents_is_found_in_the_form_of_the_disk(tmp_path):
+    """Archives from macOS hold the decomposed form of a name, rows mostly the composed one, and the other way."""
+    for on_disk, in_row in (("NFD", "NFC"), ("NFC", "NFD")):
+        folder = tmp_path / on_disk
+        folder.mkdir()
+        path = folder / unicodedata.normalize(on_disk, "caf\u00e9.png")
+        path.write_bytes(encoded())
+        ref = ImageRef(path=unicodedata.normalize(in_row, "caf\u00e9.png"))
+        assert ImageRoot(str(folder)).read(ref) == encoded()
+        assert inspect_image(ref, ImageRoot(str(folder))) is None
 
 
 def test_links_stay_inside_the_root(tmp_path):
