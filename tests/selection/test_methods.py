@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from raycurate.errors import UserError
 from raycurate.selection import METHODS, REASONS, Selector, build_selector, get_method
+from raycurate.selection.methods.by_score import ByScore, number_column
 from raycurate.selection.methods.random import Random
 
 
@@ -45,11 +49,21 @@ def test_a_path_that_cannot_be_imported_is_a_user_error(name: str) -> None:
 
 
 def test_an_object_that_is_no_selector_is_a_user_error() -> None:
-    """A number, and a class without the three functions."""
+    """A number, a class without any of its parts, and a method by score that does not say what it reads."""
     with pytest.raises(UserError, match="it must be a class or a function"):
         get_method("math:pi")
-    with pytest.raises(UserError, match="lacks plan, order or decide"):
+    with pytest.raises(UserError, match="which lacks needs, columns, plan, order, decide"):
         build_selector("collections:OrderedDict")
+    with pytest.raises(UserError, match="made a Nameless, which lacks needs, columns$"):
+        build_selector(f"{__name__}:Nameless")
+
+
+class Nameless(ByScore):
+    """A method that names neither its nouns nor its columns."""
+
+    def score(self, rows: pa.Table) -> NDArray[np.float64]:
+        """Return a column, [N]."""
+        return number_column(rows, "loss")
 
 
 def test_reasons_say_whether_the_row_was_kept() -> None:

@@ -63,7 +63,9 @@ def build_selector(name: str, options: Mapping[str, Any] | None = None) -> Selec
     else:
         selector = method(**given)
     if not isinstance(selector, Selector):
-        raise UserError(f"method '{name}' made a {type(selector).__name__}, which lacks plan, order or decide")
+        parts = ("needs", "columns", "plan", "order", "decide")
+        lacking = ", ".join(part for part in parts if not hasattr(selector, part))
+        raise UserError(f"method '{name}' made a {type(selector).__name__}, which lacks {lacking}")
     return selector
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,20 +40,15 @@ class ByScore(ABC):
     """Base of the selectors by score. A subclass gives `needs`, `columns` and `score`.
 
     Attributes:
+        needs: nouns that it reads, as in `Selector`.
+        columns: columns that `score` and `takes_part` read, and the key.
         keep: which part of the ranking stays.
     """
 
+    needs: ClassVar[frozenset[str]]
+    columns: ClassVar[frozenset[str]]
+
     keep: Keep = "low"
-
-    @property
-    @abstractmethod
-    def needs(self) -> frozenset[str]:
-        """Nouns that it reads, as in `Selector`."""
-
-    @property
-    @abstractmethod
-    def columns(self) -> frozenset[str]:
-        """Columns that `score` reads, and the key."""
 
     @abstractmethod
     def score(self, rows: pa.Table) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ Source: no public code of the comparison; built from its text.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,17 +28,10 @@ class ClipScore(ByScore):
         keep: which end of the ranking stays; the paper's is the highest.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"row_scores/clip"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "clip_score", "has_image"})
+
     keep: Literal["low", "high"] = "high"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The CLIP scores."""
-        return frozenset({"row_scores/clip"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key, score, and whether there is an image to have a score with."""
-        return frozenset({"key", "clip_score", "has_image"})
 
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
         """Return the cosine of image and instruction, [N]."""

@@ -21,7 +21,7 @@ most) must fit in one task's node.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ class D2Pruning(OnGraph):
         smallest: eps, the least s.
     """
 
+    rank_features: ClassVar[str] = "mean_token"
+
     neighbours: int = 5
     gamma_r: float = 0.4
     gamma_f: float = 1.0
@@ -56,11 +58,6 @@ class D2Pruning(OnGraph):
         for name in ("gamma_r", "gamma_f"):
             if not (np.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-
-    @property
-    def rank_features(self) -> str:
-        """The mean last-layer embedding."""
-        return "mean_token"
 
     @property
     def rank_score(self) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ counted as the easiest.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,17 +31,10 @@ class El2n(ByScore):
         keep: which part of the ranking stays; the paper's is the middle.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"row_scores/token_losses"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "el2n"})
+
     keep: Keep = "middle"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The token losses, which come with EL2N."""
-        return frozenset({"row_scores/token_losses"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key and EL2N."""
-        return frozenset({"key", "el2n"})
 
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
         """Return EL2N, [N]."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,24 +30,13 @@ class OnGraph(ByScore):
         exact_rows: most rows for which the neighbours are exact.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"ranking"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "rank"})
+    rank_grouping: ClassVar[Grouping] = "all"
+
     keep: Keep = field(default="low", init=False)
     neighbours: int
     exact_rows: int = EXACT_ROWS
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Its own ranking."""
-        return frozenset({"ranking"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key and place in the order."""
-        return frozenset({"key", "rank"})
-
-    @property
-    def rank_grouping(self) -> Grouping:
-        """All rows together."""
-        return "all"
 
     @property
     @abstractmethod

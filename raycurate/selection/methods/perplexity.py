@@ -11,6 +11,7 @@ and a row without a finite loss is quarantined instead of scored 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,17 +28,10 @@ class Perplexity(ByScore):
         keep: which part of the ranking stays; the paper's is the middle.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"row_scores/token_losses"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "loss"})
+
     keep: Keep = "middle"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The token losses."""
-        return frozenset({"row_scores/token_losses"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key and loss."""
-        return frozenset({"key", "loss"})
 
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
         """Return the mean answer loss in nats a token, [N]."""

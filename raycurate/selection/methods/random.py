@@ -9,6 +9,7 @@ smaller. Cost: one hash a row and pass; 2 passes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,15 +23,8 @@ from raycurate.selection.keys import key_array, key_hashes
 class Random:
     """Selector `random`; it has no options."""
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """Samples only."""
-        return frozenset({"samples"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """The key."""
-        return frozenset({"key"})
+    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key"})
 
     def plan(self, tables: SelectionTables, goal: Goal) -> Plan:
         """One group of all rows."""

@@ -24,7 +24,7 @@ most) must fit in one task's node.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class SelfFilter(OnGraph):
         difficulty: where the difficulty comes from, see the module.
     """
 
+    rank_features: ClassVar[str] = "clip"
+
     neighbours: int = 10
     gamma: float = 1.0
     difficulty: Literal["score_net", "given", "loss", "el2n"] = "score_net"
@@ -54,11 +56,6 @@ class SelfFilter(OnGraph):
             raise UserError(f"neighbours is {self.neighbours}; it must be at least 1 (the paper's is 10)")
         if not (np.isfinite(self.gamma) and self.gamma >= 0):
             raise UserError(f"gamma is {self.gamma}; it must be 0 or more (the paper's is 1)")
-
-    @property
-    def rank_features(self) -> str:
-        """CLIP embeddings of image and instruction."""
-        return "clip"
 
     @property
     def rank_score(self) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ what its neighbours do there: the mean leaves padding out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,17 +28,10 @@ class SelfSup(ByScore):
         keep: which part of the ranking stays; `low` is the paper's, `high` the outliers.
     """
 
+    needs: ClassVar[frozenset[str]] = frozenset({"clusters/mean_token"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "similarity"})
+
     keep: Keep = "low"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Clusters; by default those of the mean last-layer embedding."""
-        return frozenset({"clusters/mean_token"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key and similarity to the centroid."""
-        return frozenset({"key", "similarity"})
 
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
         """Return 1 - similarity to the centroid, [N]."""

@@ -20,6 +20,7 @@ is never split, since a duplicate in another part would not be seen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,32 +35,13 @@ from raycurate.selection.ranked import Grouping, GroupRows, Ordering, ranks_of
 class SemDeDup(ByScore):
     """Selector `semdedup`; `keep` is not meant to be changed."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"ranking", "clusters/last_token"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "value"})
+    rank_grouping: ClassVar[Grouping] = "cluster"
+    rank_features: ClassVar[str] = "last_token"
+    rank_score: ClassVar[tuple[str, str] | None] = None
+
     keep: Keep = "low"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Its own ranking, made from clusters of the last token's embedding by default."""
-        return frozenset({"ranking", "clusters/last_token"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key and M_j."""
-        return frozenset({"key", "value"})
-
-    @property
-    def rank_grouping(self) -> Grouping:
-        """One cluster at a time."""
-        return "cluster"
-
-    @property
-    def rank_features(self) -> str:
-        """The last token's embedding."""
-        return "last_token"
-
-    @property
-    def rank_score(self) -> tuple[str, str] | None:
-        """None."""
-        return None
 
     def rank_bytes_per_row(self, dim: int) -> int:
         """Return the rows twice (sorting copies them)."""
