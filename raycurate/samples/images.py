@@ -19,8 +19,7 @@ import io
 import os
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +30,8 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from raycurate.errors import UserError
 from raycurate.run.filesystem import resolve
-from raycurate.samples.quarantine import Fault, FaultError, Reason, Reject, reject_sample
-from raycurate.samples.schema import ImageRef, Sample
+from raycurate.samples.quarantine import Fault, FaultError, Reason
+from raycurate.samples.schema import ImageRef
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif", "PPM": "ppm"}
@@ -149,28 +148,6 @@ def _as_written(path: str) -> str:
     return next((form for form in forms if os.path.lexists(form)), path)
 
 
-def check_samples(
-    samples: Sequence[Sample],
-    root: ImageRoot,
-    limits: ImageLimits = DEFAULT_LIMITS,
-    *,
-    decode: bool = True,
-    threads: int = 1,
-) -> list[Sample | Reject]:
-    """Each sample, or its refusal for its first image at fault; each distinct image is read once.
-
-    ``decode=False`` only checks that the images are there. Holds no image longer than its check.
-    """
-    refs = {image.identity: image for sample in samples for image in sample.images}
-
-    def inspect(ref: ImageRef) -> Fault | None:
-        return inspect_image(ref, root, limits) if decode else root.exists(ref)
-
-    with _strict_decoding(), ThreadPoolExecutor(max_workers=threads) as pool:
-        faults = dict(zip(refs, pool.map(inspect, refs.values()), strict=True))
-    return [_judge(sample, faults) for sample in samples]
-
-
 def inspect_image(ref: ImageRef, root: ImageRoot, limits: ImageLimits = DEFAULT_LIMITS) -> Fault | None:
     """What is wrong with a referenced image, or None. Reads and decodes it."""
     try:
@@ -181,7 +158,7 @@ def inspect_image(ref: ImageRef, root: ImageRoot, limits: ImageLimits = DEFAULT_
 
 
 @contextmanager
-def _strict_decoding() -> Iterator[None]:
+def strict_decoding() -> Iterator[None]:
     """Have Pillow report truncated images, also where another library told it to fill them up with grey."""
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -189,12 +166,6 @@ def _strict_decoding() -> Iterator[None]:
         yield
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def _judge(sample: Sample, faults: Mapping[str, Fault | None]) -> Sample | Reject:
-    found = (faults[image.identity] for image in sample.images)
-    fault = next((fault for fault in found if fault), None)
-    return reject_sample(sample, fault) if fault else sample
 
 
 def check_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Fault | None:

@@ -12,6 +12,7 @@ that one forward pass can serve them all, and every shard is a random sample of 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ import pyarrow as pa
 
 IMAGE_MARK = "<image>"
 ORDER_BYTES = 8
+HASH_CHARS = 32
+"""Of the content's hash, which a key begins with."""
 
 MESSAGE_TYPE = pa.struct([("role", pa.string()), ("text", pa.string()), ("train", pa.bool_())])
 IMAGE_TYPE = pa.struct([("path", pa.string()), ("data", pa.large_binary()), ("sha", pa.string())])
@@ -103,8 +106,7 @@ class Sample:
     @property
     def order(self) -> bytes:
         """Sort hash: equal for rows whose first image is the same."""
-        seed = self.images[0].identity if self.images else f"text:{self.content_hash}"
-        return hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=ORDER_BYTES).digest()
+        return sort_hash(self.images, "" if self.images else self.content_hash)
 
 
 def content_hash(messages: Sequence[Message], images: Sequence[ImageRef]) -> str:
@@ -123,6 +125,12 @@ def content_hash(messages: Sequence[Message], images: Sequence[ImageRef]) -> str
     return hashlib.blake2b(canonical.encode(), digest_size=16).digest().hex()
 
 
+def sort_hash(images: Sequence[ImageRef], content: str) -> bytes:
+    """The place of a row in the canonical order: a hash of its first image, or of its content where it has none."""
+    seed = images[0].identity if images else f"text:{content}"
+    return hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=ORDER_BYTES).digest()
+
+
 def sample_to_row(sample: Sample) -> dict[str, Any]:
     """The Arrow row of a sample (``SAMPLE_SCHEMA``)."""
     return {
@@ -138,8 +146,44 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
 
 
 def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
-    """An Arrow table of samples."""
-    return pa.Table.from_pylist([sample_to_row(s) for s in samples], schema=SAMPLE_SCHEMA)
+    """An Arrow table of samples, column by column."""
+    contents = [sample.content_hash for sample in samples]
+    messages = [message for sample in samples for message in sample.messages]
+    images = [image for sample in samples for image in sample.images]
+    columns: dict[str, Any] = {
+        "key": [f"{content}-{sample.occurrence}" for content, sample in zip(contents, samples, strict=True)],
+        "source_id": [sample.source_id for sample in samples],
+        "task": [sample.task for sample in samples],
+        "messages": _lists(
+            [len(sample.messages) for sample in samples],
+            MESSAGE_TYPE,
+            ([m.role for m in messages], [m.text for m in messages], [m.train for m in messages]),
+        ),
+        "images": _lists(
+            [len(sample.images) for sample in samples],
+            IMAGE_TYPE,
+            ([i.path for i in images], [i.data for i in images], [i.sha for i in images]),
+        ),
+        "source_file": [sample.source_file for sample in samples],
+        "source_row": [sample.source_row for sample in samples],
+        "order": [sort_hash(sample.images, content) for content, sample in zip(contents, samples, strict=True)],
+    }
+    return pa.table(
+        [
+            column if isinstance(column := columns[field.name], pa.Array) else pa.array(column, field.type)
+            for field in SAMPLE_SCHEMA
+        ],
+        SAMPLE_SCHEMA,
+    )
+
+
+def _lists(lengths: list[int], kind: pa.StructType, columns: Sequence[list[Any]]) -> pa.ListArray:
+    """A column of lists of structs from the values of all lists, one field after another."""
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    values = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+    return pa.ListArray.from_arrays(
+        [0, *itertools.accumulate(lengths)], pa.StructArray.from_arrays(values, fields=fields)
+    )
 
 
 def row_to_sample(row: dict[str, Any]) -> Sample:

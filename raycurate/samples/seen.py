@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 from raycurate.run.filesystem import resolve
 from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot
 from raycurate.samples.quarantine import FaultError
-from raycurate.samples.schema import ImageRef, Sample
+from raycurate.samples.schema import ImageRef
 
 SEEN_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("time", pa.int64()), ("digest", pa.string())])
 GONE = (-1, 0)
@@ -41,12 +41,6 @@ class WatchedRoot(ImageRoot):
         if ref.path is not None and ref.data is None:
             self.digests[ref.path] = _digest(data)
         return data
-
-
-def paths_of(samples: Sequence[Sample]) -> list[str]:
-    """The distinct image paths of samples, in the order in which they come."""
-    paths = (ref.path for sample in samples for ref in sample.images if ref.data is None and ref.path is not None)
-    return list(dict.fromkeys(paths))
 
 
 def states_of(root: ImageRoot, paths: Sequence[str]) -> list[State]:

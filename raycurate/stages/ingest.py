@@ -31,13 +31,14 @@ from raycurate.ray_session import in_session
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
-from raycurate.samples.images import ImageLimits, ImageRoot, check_samples
+from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
 from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import Reader, ReadOptions, Slice, SourceFile
-from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
-from raycurate.samples.seen import WatchedRoot, digest_of, paths_of, seen_table, states_of
+from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, samples_to_table
+from raycurate.samples.seen import WatchedRoot, digest_of, seen_table, states_of
+from raycurate.samples.shard import ShownImages, number_duplicates
 from raycurate.samples.tasks import load_task_map
 from raycurate.samples.unread import UnreadColumns, lines_of
 from raycurate.stages.engine.image_check import changed_images, seen_file
@@ -239,8 +240,9 @@ def _parse_slice(
     def flush() -> None:
         nonlocal size
         uri = noun.uri_of(step_name("parsed", number, f"{len(pieces):03d}.arrow"))
-        bucket_N = np.array([_bucket(s.order, config.buckets) for s in samples], dtype=np.int64)
-        buckets, rows = write_bucket_file(uri, samples_to_table(samples), bucket_N)
+        table = samples_to_table(samples)
+        bucket_N = np.array([_bucket(order, config.buckets) for order in table["order"].to_pylist()], dtype=np.int64)
+        buckets, rows = write_bucket_file(uri, table, bucket_N)
         pieces.append({"uri": uri, "buckets": buckets.tolist(), "rows": rows.tolist()})
         samples.clear()
         size = 0
@@ -298,38 +300,27 @@ def _gather_shard(
     """Task: the rows of one shard in canonical order, duplicates numbered, images checked."""
     low, high = ranges[shard]
     table = sort_table(read_buckets(uris, low, high), "order", "key", "source_file", "source_row")
-    samples = _numbered(table)
-    paths = paths_of(samples)
+    table = number_duplicates(table)
+    shown = ShownImages(table)
+    paths = shown.paths()
     states = states_of(root, paths)
     watched = WatchedRoot(root.root)
-    checked = check_samples(samples, watched, limits, decode=config.check_images, threads=config.threads)
+    faults = shown.faults(watched, limits, decode=config.check_images, threads=config.threads)
     seen = seen_table(paths, states, watched)
     if paths:
         noun.write_table(seen_file(shard), seen)
-    good = [item for item in checked if isinstance(item, Sample)]
-    refused = [rejects_to_table([item for item in checked if isinstance(item, Reject)])]
+    good, faulty = shown.split(table, faults)
+    refused = [rejects_to_table(faulty)]
     adopted = [number for number in sorted(rejects) if number % len(ranges) == shard]
     refused += [noun.read_table(step_name("parsed", number, "rejects.parquet")) for number in adopted]
     quarantined = pa.concat_tables(refused).cast(QUARANTINE_SCHEMA)
-    rows = len(good) + quarantined.num_rows
+    rows = good.num_rows + quarantined.num_rows
     check_some_good(shard, rows, quarantined, config.max_rejected)
     return noun.commit_part(
         shard,
-        samples_to_table(good),
+        good,
         rows_in=rows,
         rejects=quarantined,
         row_group_rows=256,
-        extra={"tasks": dict(Counter(sample.task for sample in good)), "images": digest_of(seen)},
+        extra={"tasks": dict(Counter(good["task"].to_pylist())), "images": digest_of(seen)},
     )
-
-
-def _numbered(table: pa.Table) -> list[Sample]:
-    """Samples with the occurrence numbers of exact duplicates, which are neighbours in the sorted table."""
-    samples: list[Sample] = []
-    previous, occurrence = "", 0
-    for row in table.to_pylist():
-        content = row["key"].rpartition("-")[0]
-        occurrence = occurrence + 1 if content == previous else 0
-        previous = content
-        samples.append(row_to_sample({**row, "key": f"{content}-{occurrence}"}))
-    return samples

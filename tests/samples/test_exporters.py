@@ -12,11 +12,12 @@ import pytest
 from raycurate.config import ExportConfig
 from raycurate.errors import UserError
 from raycurate.samples.exporters import EXPORTERS, ExportOptions, export_samples, samples_from_tables
-from raycurate.samples.images import ImageRoot, check_samples
+from raycurate.samples.images import ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.readers import open_source
 from raycurate.samples.rows import RawRow
 from raycurate.samples.schema import ImageRef, Message, Sample, samples_to_table
+from tests.checked import check_samples
 from tests.hostile import encoded, good_rows, write_images
 
 NAMES = {"llava": "out.json", "parquet": "out.parquet"}

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from raycurate.samples.images import ImageRoot, check_samples
+from raycurate.samples.images import ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reason, Reject, rejects_to_table
 from raycurate.samples.read_json import parse_json
 from raycurate.samples.readers import open_source
 from raycurate.samples.rows import RawRow, ReadOptions
 from raycurate.samples.schema import SAMPLE_SCHEMA, samples_to_table
+from tests.checked import check_samples
 from tests.hostile import hostile_lines, write_bad_images, write_hostile_dataset, write_images
 
 

@@ -18,13 +18,13 @@ from raycurate.samples.images import (
     ImageLimits,
     ImageRoot,
     check_image,
-    check_samples,
     image_extension,
     inspect_image,
     load_image,
 )
 from raycurate.samples.quarantine import FaultError, Reason, Reject
 from raycurate.samples.schema import ImageRef, Message, Sample
+from tests.checked import check_samples
 from tests.hostile import encoded, png_bomb
 
 
