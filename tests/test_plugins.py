@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
+import time
 
 import pytest
 
 from raycurate.errors import UserError
 from raycurate.plugins import find_plugin, source_hash
 
+WRITTEN = "class Mine:\n    limit = 1\n\n    def value(self):\n        return 1\n\n\nmade = Mine()\n"
+
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """A module of a user's, on the path."""
     file = tmp_path / "users_own_methods.py"
-    file.write_text("class Mine:\n    pass\n\n\nmade = Mine()\n")
+    file.write_text(WRITTEN)
     monkeypatch.syspath_prepend(tmp_path)
     yield file
     sys.modules.pop("users_own_methods", None)
@@ -28,8 +33,41 @@ def test_one_byte_of_the_file_is_another_hash(module, tmp_path):
     (tmp_path / "other.py").write_text("x = 1")
     assert source_hash("users_own_methods:Mine") == before
     module.write_text(module.read_text() + "#")
+    _start_again("users_own_methods")
     assert source_hash("users_own_methods:Mine") not in (before, None)
     assert source_hash("coincide") is None
+
+
+def _start_again(*names: str) -> None:
+    """Forget modules, as another process does not have them yet."""
+    for name in names:
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.parametrize("imported", ["by the user", "by raycurate"])
+@pytest.mark.parametrize(
+    "edited", [("return 1", "return 2"), ("    def", "    # x\n    def"), ("limit = 1", "limit = 2")]
+)
+def test_a_file_that_was_edited_after_it_was_loaded_is_refused(module, imported, edited, monkeypatch):
+    """Its old code would run under the new hash, in a notebook or a worker that lives long; loaded anew it is right."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", "limit" not in edited[0])
+    if imported == "by the user":
+        importlib.import_module("users_own_methods")
+    else:
+        before = source_hash("users_own_methods:Mine")
+        module.touch()
+        assert source_hash("users_own_methods:Mine") == before, "its time alone is no edit"
+    module.write_text(WRITTEN.replace(*edited))
+    os.utime(module, (time.time() + 5, time.time() + 5))
+    for look in (source_hash, lambda name: find_plugin("method", name, {}), source_hash):
+        with pytest.raises(UserError, match=r"users_own_methods.py was changed after .* imported 'users_own_methods'"):
+            look("users_own_methods:Mine")
+    importlib.reload(sys.modules["users_own_methods"])
+    after = source_hash("users_own_methods:Mine")
+    assert find_plugin("method", "users_own_methods:Mine", {}) is sys.modules["users_own_methods"].Mine
+    _start_again("users_own_methods")
+    assert source_hash("users_own_methods:Mine") == after
 
 
 def test_a_decorator_or_factory_of_another_module_hides_nothing(tmp_path, monkeypatch):
@@ -45,16 +83,19 @@ def test_a_decorator_or_factory_of_another_module_hides_nothing(tmp_path, monkey
         "@functools.cache\ndef kept(a):\n    return 1\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    names = ("wrapped", "made", "part", "kept")
+    names, modules = ("wrapped", "made", "part", "kept"), ("users_own_helper", "users_own_metrics")
     try:
         before = {name: source_hash(f"users_own_metrics:{name}") for name in names}
         file.write_text(file.read_text().replace("return 1", "return 2").replace("scaled(1)", "scaled(2)"))
+        _start_again(*modules)
         after = {name: source_hash(f"users_own_metrics:{name}") for name in names}
         helper.write_text(helper.read_text() + "#")
+        with pytest.raises(UserError, match=r"users_own_helper.py was changed"):
+            source_hash("users_own_metrics:made")
+        _start_again(*modules)
         last = source_hash("users_own_metrics:made")
     finally:
-        for name in ("users_own_helper", "users_own_metrics"):
-            sys.modules.pop(name, None)
+        _start_again(*modules)
     assert [name for name in names if before[name] == after[name]] == []
     assert last != after["made"]
 

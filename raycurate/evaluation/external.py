@@ -7,6 +7,9 @@ lmms-eval and lm-eval-harness write it. Of their `metric,filter` names the filte
 dropped; what is not a number is left out.
 
     lmms_eval --model llava_hf --model_args pretrained={model} --tasks mme,pope --output_path {output}
+
+The files that the command names, its program and scripts before all, are part of what determines the scores
+(`named_files`). Limits: what these import or read by themselves is not looked at.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,11 +41,7 @@ def run_evaluator(command: str, model: str | Path, output: Path, *, seconds: flo
     Raises:
         UserError: the program is missing, fails, takes too long or writes no scores.
     """
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise UserError(f"the command {command!r} cannot be split into words: {error}") from None
-    call = [word.replace("{model}", str(model)).replace("{output}", str(output)) for word in words]
+    call = [word.replace("{model}", str(model)).replace("{output}", str(output)) for word in _words(command)]
     log = output / "command.log"
     try:
         with log.open("wb") as stream:
@@ -57,6 +57,25 @@ def run_evaluator(command: str, model: str | Path, output: Path, *, seconds: flo
     if code:
         raise UserError(f"the evaluator ended with exit code {code}. {_last_lines(log)}")
     return _newest_scores(output, log, named="{output}" in command)
+
+
+def named_files(command: str) -> list[Path]:
+    """The program of a command, as a shell finds it, and each other word, or what is behind its =, that is a file.
+
+    Raises:
+        UserError: a command that cannot be split into words.
+    """
+    program, *others = _words(command) or [""]
+    values = [text for word in others for text in (word, word.partition("=")[2]) if text]
+    named = [shutil.which(program), *(text for text in values if "{model}" not in text and "{output}" not in text)]
+    return [path for text in named if text and (path := Path(text).expanduser()).is_file()]
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"the command {command!r} cannot be split into words: {error}") from None
 
 
 def _newest_scores(output: Path, log: Path, *, named: bool) -> TaskScores:

@@ -116,12 +116,13 @@ def _key(run: Run, trial: Trial, reference: Reference | None) -> str:
 
 
 def _forget_lost(run: Run, config: SweepConfig, trials: dict[str, Trial]) -> None:
-    """Drop results whose selection was deleted or replaced since, so that they are made again."""
+    """Drop results whose selection was deleted, replaced or harmed since, so that they are made again."""
     noun = run.noun("sweeps", config.label)
     for key, trial in trials.items():
-        result = result_of(noun, MEASURED, key)
-        manifest = run.noun("selection", trial.label).manifest()
-        if result is not None and (manifest is None or manifest.fingerprint != result["selection"]):
+        result, selection = result_of(noun, MEASURED, key), run.noun("selection", trial.label)
+        manifest = selection.manifest()
+        whole = manifest is not None and not selection.lost_files(manifest)
+        if result is not None and (manifest is None or not whole or manifest.fingerprint != result["selection"]):
             noun.filesystem.delete_file(f"{noun.folder}/{MEASURED}/{key}.json")
 
 

@@ -3,12 +3,16 @@
 A folder is known by the content of its files: every weight format, configuration, tokenizer, template and code, the
 folders inside it too. Left out is what no loader reads: documentation and licences, pictures, hidden files, what a
 trainer keeps for itself (optimizer states, logs, its checkpoint folders) and copies in formats for other programs.
+
+A configuration can name code of another repository of the hub (`auto_map`, ``owner/name--module.Class``), which is
+loaded with `trust_remote_code`. It counts by the commit that lies in the hub's cache here, which is the one loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import socket
@@ -26,6 +30,7 @@ NOT_READ = re.compile(
     r"|(optimizer|scheduler|scaler|rng_state|training_args|trainer_state|events\.out)[._].*|rng_state.*|events\..*",
     re.IGNORECASE,
 )
+FOREIGN_CODE = re.compile(r"([^\s]+)--([\w.]+)\.\w+")
 FOLDERS_NOT_READ = re.compile(r"checkpoint-\d+|global_step\d+|runs|logs|onnx|openvino|coreml|original|__pycache__")
 
 
@@ -51,31 +56,68 @@ def resolve_model(model: str) -> str:
 def model_fingerprint(source: str, model_config: Any) -> str:
     """A hash of what a local folder holds, or the hub's id with the commit that its config came from.
 
+    Behind it ``+owner/name@commit`` for each other repository of the hub that code is loaded from.
+
     Raises:
         UserError: a hub id whose commit is not known: it could be any state of the model.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return hash_folder(folder)
+        return hash_folder(folder) + _foreign_code(folder, source)
     commit = getattr(model_config, "_commit_hash", None) or _cached_commit(source)
     if commit is None:
         raise UserError(
             f"the version of the model '{source}' is not known: neither its config nor the hub's cache names a commit. "
             "Download it into a folder (`hf download`) and give that, so that a changed model is seen."
         )
-    return f"{source}@{commit}"
+    config = _cached_file(source, "config.json", commit)
+    return f"{source}@{commit}" + (_foreign_code(config.parent, source) if config else "")
 
 
 def _cached_commit(source: str) -> str | None:
     """The commit of the cached `main` of a hub id, which is what was loaded just before; no network is asked."""
+    found = _cached_file(source, "config.json")
+    return found.parent.name if found else None
+
+
+def _cached_file(source: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a hub id in the hub's cache, in the folder of its commit; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(source, "config.json")
+        found = try_to_load_from_cache(source, name, revision=revision)
     except HFValidationError:
         return None
-    return Path(found).parent.name if isinstance(found, str) else None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _foreign_code(folder: Path, source: str) -> str:
+    """``+owner/name@commit`` of each other repository that the configurations in a folder take code from, sorted.
+
+    One that is not in the cache was not loaded here; code that is named without a repository lies in the folder.
+    """
+    named: set[tuple[str, str]] = set()
+    for path in sorted(folder.glob("*config.json")):
+        try:
+            named.update(_code_of(json.loads(path.read_text(encoding="utf-8"))))
+        except ValueError:  # whoever loads it says so
+            continue
+    found = {repository: _cached_file(repository, file) for repository, file in sorted(named) if repository != source}
+    return "".join(f"+{repository}@{file.parent.name}" for repository, file in found.items() if file)
+
+
+def _code_of(value: Any, *, mapped: bool = False) -> Iterator[tuple[str, str]]:
+    """Repository and file of each class of another repository below an `auto_map` of a configuration."""
+    if isinstance(value, str):
+        if mapped and (found := FOREIGN_CODE.fullmatch(value)):
+            yield found[1], f"{found[2]}.py"
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _code_of(each, mapped=mapped or name == "auto_map")
+    elif isinstance(value, list):
+        for each in value:
+            yield from _code_of(each, mapped=mapped)
 
 
 def hash_folder(folder: Path) -> str:

@@ -139,6 +139,14 @@ def list_files(filesystem: pafs.FileSystem, folder: str, suffix: str = "") -> li
     return sorted(files, key=lambda info: info.base_name)
 
 
+def file_sizes(filesystem: pafs.FileSystem, folder: str) -> dict[str, int]:
+    """Bytes of each file in a folder and in those inside it, by its name below the folder; empty without a folder."""
+    infos = filesystem.get_file_info(pafs.FileSelector(folder, allow_not_found=True, recursive=True))
+    files = [info for info in infos if info.type == pafs.FileType.File]
+    start = len(folder.strip("/")) + 1
+    return {info.path.lstrip("/")[start:]: info.size for info in files}
+
+
 def content_hash(filesystem: pafs.FileSystem, path: str) -> str:
     """Hex blake2b-128 of a file's content, read once in pieces."""
     digest = hashlib.blake2b(digest_size=16)

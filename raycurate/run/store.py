@@ -3,12 +3,14 @@
     RUN/<noun>/<label>/part-00000.parquet     the rows of shard 0
     RUN/<noun>/<label>/records/00000.json     the commit record of shard 0: rows, quarantined rows by reason, checksum
     RUN/<noun>/<label>/work.json              what is being made here: the fingerprint and how far it is
+    RUN/<noun>/<label>/files.json             the files of the finished noun and their sizes in bytes
     RUN/<noun>/<label>/manifest.json          the noun is complete: fingerprint, config, counts, versions, metrics
     RUN/quarantine/<noun>-<label>/part-*.parquet
 
 A part counts only when its record is there; a noun counts only when its manifest is there. Both are written after what
 they vouch for, so a crash at any point leaves a directory that a rerun reads correctly. A rerun with the same
-fingerprint makes the missing parts; a rerun with another fingerprint empties the noun first.
+fingerprint makes the missing parts; a rerun with another fingerprint empties the noun first. A finished noun of which a
+file is gone, or has another size, is not done: one listing of its folder tells.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import re
 import time
 import uuid
 from collections import Counter
@@ -33,6 +36,7 @@ from raycurate.run.filesystem import (
     absolute,
     delete_folder,
     exists,
+    file_sizes,
     list_files,
     read_bytes,
     read_json,
@@ -44,6 +48,11 @@ from raycurate.run.filesystem import (
 from raycurate.run.names import plain_label
 from raycurate.version import __version__
 
+FILES = "files.json"
+NOTES = re.compile(
+    r"(manifest|work|progress|files|source|step|fault)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*|(.*/)?\.tmp-.*"
+)
+"""What a noun keeps beside its result: written anew, or removed, after it is finished."""
 RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
 
 
@@ -173,6 +182,7 @@ class Noun:
             metrics=dict(metrics or {}),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
+        self.write_json(FILES, self._sizes())
         before = self.manifest()
         if before is not None and _result(before) == _result(manifest):
             return before
@@ -188,18 +198,27 @@ class Noun:
         return None if value is None else Manifest(**value)
 
     def is_done(self, description: Mapping[str, Any]) -> bool:
-        """Whether the noun is finished with this very description, and none of its parts was lost since."""
+        """Whether the noun is finished with this very description, and none of its files was lost since."""
         manifest = self.manifest()
         if manifest is None or manifest.fingerprint != fingerprint_of(description):
             return False
-        return not self.lost_parts(manifest)
+        return not self.lost_files(manifest)
 
-    def lost_parts(self, manifest: Manifest) -> list[str]:
-        """Names of the parts that the finished noun had and that are gone, for example deleted by hand; one listing."""
-        if not manifest.shards:
-            return []
-        there = {info.base_name for info in list_files(self.filesystem, self.folder, ".parquet")}
-        return [name for shard in range(manifest.shards) if (name := f"part-{shard:05d}.parquet") not in there]
+    def lost_files(self, manifest: Manifest) -> list[str]:
+        """Names of the files that the finished noun had and that are gone or cut short, sorted; one listing.
+
+        Of a noun without a list of its files, which earlier versions did not write, the parts are looked for.
+        """
+        there, had = self._sizes(), self.read_json(FILES)
+        if had is None:
+            parts = (f"part-{shard:05d}.parquet" for shard in range(manifest.shards))
+            return [name for name in parts if name not in there]
+        return sorted(name for name, size in had.items() if there.get(name) != size)
+
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each file of the result, by its name below the noun's folder."""
+        found = file_sizes(self.filesystem, self.folder)
+        return {name: size for name, size in found.items() if not NOTES.fullmatch(name)}
 
     def require(self, made_by: str) -> Manifest:
         """The manifest, or an error that names the stage to run first."""

@@ -33,8 +33,10 @@ import ray.data
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
+from raycurate.evaluation.external import named_files
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
 from raycurate.evaluation.tasks import fits_of
+from raycurate.models.file_hashes import hash_files
 from raycurate.models.source import image_backend
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session
@@ -174,9 +176,11 @@ def _read_annotations(uri: str | None) -> tuple[dict[AnnotationKey, Annotation],
 
 
 def outside_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of what settings of `evaluate` name outside of the run: annotations, the files of own metrics."""
+    """The content of what settings of `evaluate` name outside of the run: annotations, own metrics, its program."""
     digest = _read_annotations(settings.get("annotations"))[1]
-    return {"annotations": digest, **_own_metrics(settings.get("metrics") or {})}
+    command = settings.get("command")
+    program = {} if command is None else {"program": hash_files(named_files(command))}
+    return {"annotations": digest, **_own_metrics(settings.get("metrics") or {}), **program}
 
 
 # predictions
@@ -338,7 +342,9 @@ def _evaluate_outside(
     run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: CheckpointFacts, gpus: float | None
 ) -> Manifest:
     """Scores from the external evaluator, which runs in a task with these GPUs, or here for None."""
-    description = describe("evaluate", config, {"model": facts[0]}, trained_by(checkpoint))
+    assert config.command is not None, "the caller looked"
+    inputs = {"model": facts[0], "program": hash_files(named_files(config.command))}
+    description = describe("evaluate", config, inputs, trained_by(checkpoint))
     noun = run.noun("scores", config.label)
     if done := skip_if_done(noun, description):
         return done

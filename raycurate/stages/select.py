@@ -124,7 +124,7 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
         return
     assert sources.clusters is not None, "greedy MMD orders clusters"
     ranking = sources.ranking.manifest()
-    if ranking is None or why_stale(sources.ranking, ranking) is not None:
+    if ranking is None or why_stale(sources.ranking, ranking) is not None or sources.ranking.lost_files(ranking):
         rank(run, make_config(RankConfig, settings))
 
 

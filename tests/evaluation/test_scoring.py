@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.evaluation.external import read_scores, run_evaluator
+from raycurate.evaluation.external import named_files, read_scores, run_evaluator
 from raycurate.evaluation.scoring import Annotation, parse_annotations, score_answers
 
 
@@ -118,3 +119,18 @@ def test_what_goes_wrong_with_an_external_evaluator_is_said(tmp_path, command, f
     """Each failure of the command is one readable error with what it printed last."""
     with pytest.raises(UserError, match=found):
         run_evaluator(command, "m", tmp_path, seconds=1.0 if "sleep" in command else None)
+
+
+def test_the_files_that_a_command_names_are_found(tmp_path, monkeypatch):
+    """Its program by PATH, scripts and files as words or behind =; what it makes itself, folders and flags are none."""
+    for name in ("judge", "run.py", "tasks.json"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "judge").chmod(0o755)
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    command = f"judge run.py --tasks={tmp_path}/tasks.json --model {{model}} --out {{output}}/x.json --dir folder mme"
+    assert named_files(command) == [tmp_path / "judge", Path("run.py"), tmp_path / "tasks.json"]
+    assert named_files("no-such-program --model {model}") == []
+    with pytest.raises(UserError, match="cannot be split into words"):
+        named_files("judge 'a")

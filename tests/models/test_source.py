@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -164,15 +166,63 @@ def test_a_file_that_changed_a_moment_ago_is_not_noted(model, cache):
 def test_a_model_of_the_hub_is_known_by_its_commit(tmp_path, monkeypatch):
     """Without a folder the commit counts: of the config, else of the cache that it was loaded from; else an error."""
     assert model_fingerprint("some/model", SimpleNamespace(_commit_hash="abc")) == "some/model@abc"
-    cached = tmp_path / "hub"
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cached))
-    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(cached), raising=False)
+    cached = _hub(tmp_path, monkeypatch)
     with pytest.raises(UserError, match="version of the model 'some/model' is not known"):
         model_fingerprint("some/model", None)
     commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = cached / "models--some--model"
-    (repository / "snapshots" / commit).mkdir(parents=True)
-    (repository / "snapshots" / commit / "config.json").write_text("{}", encoding="utf-8")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    _cache(cached, "some/model", commit, "config.json", {})
     assert model_fingerprint("some/model", None) == f"some/model@{commit}"
+
+
+def _hub(tmp_path: Path, monkeypatch) -> Path:
+    """An empty cache of the hub, in its layout."""
+    cached = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cached))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(cached), raising=False)
+    return cached
+
+
+def _cache(hub: Path, repository: str, commit: str, name: str, value: Any) -> None:
+    """Put a JSON file of a commit into the cache, and make that commit the newest."""
+    folder = hub / f"models--{repository.replace('/', '--')}"
+    (folder / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+    (folder / "snapshots" / commit / name).write_text(json.dumps(value), encoding="utf-8")
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text(commit, encoding="utf-8")
+
+
+@pytest.mark.parametrize("where", ["a folder", "the hub"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config.json", {"auto_map": {"AutoConfig": "other/code--configuration_own.OwnConfig"}}),
+        ("config.json", {"text_config": {"auto_map": {"AutoModel": "other/code--modeling_own.Own"}}}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["other/code--tokens.Own", None]}}),
+        ("processor_config.json", {"auto_map": {"AutoProcessor": "other/code--processing.Own"}}),
+    ],
+)
+def test_code_of_another_repository_counts_by_its_commit(model, tmp_path, monkeypatch, where, name, value):
+    """What `trust_remote_code` loads from elsewhere: another commit of it is another model, another time is not."""
+    hub, commits = _hub(tmp_path, monkeypatch), ("a" * 40, "b" * 40)
+    asked = str(model) if where == "a folder" else "some/model"
+    if where == "a folder":
+        (model / name).write_text(json.dumps(value), encoding="utf-8")
+    else:
+        _cache(hub, asked, "c" * 40, "config.json", {})
+        _cache(hub, asked, "c" * 40, name, value)
+    plain = model_fingerprint(asked, None)
+    found = []
+    for commit in (*commits, commits[0]):
+        for file in ("configuration_own.py", "modeling_own.py", "tokens.py", "processing.py"):
+            _cache(hub, "other/code", commit, file, {})
+        found.append(model_fingerprint(asked, None))
+    assert found == [f"{plain}+other/code@{commit}" for commit in (*commits, commits[0])]
+
+
+@pytest.mark.parametrize("named", ["modeling_own.Own", "some/model--modeling_own.Own", "other/uncached--a.B"])
+def test_code_of_the_model_itself_is_known_already(tmp_path, monkeypatch, named):
+    """By the hash or the commit of the model; what is not in the cache was not loaded."""
+    hub = _hub(tmp_path, monkeypatch)
+    _cache(hub, "some/model", "c" * 40, "config.json", {"auto_map": {"AutoConfig": named}, "name": "x--y.z"})
+    _cache(hub, "some/model", "c" * 40, "modeling_own.py", {})
+    assert model_fingerprint("some/model", None) == f"some/model@{'c' * 40}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -63,13 +66,74 @@ def test_a_finished_noun_that_lost_a_part_is_not_done(noun):
         noun.commit_part(shard, _table(2), rows_in=2)
     first = noun.finish()
     noun.filesystem.delete_file(noun.part_path(1))
-    assert noun.lost_parts(first) == ["part-00001.parquet"]
+    assert noun.lost_files(first) == ["part-00001.parquet"]
     assert not noun.is_done({"stage": "x", "seed": 1})
     noun.begin({"stage": "x", "seed": 1})
     assert noun.missing(2) == [1]
     noun.commit_part(1, _table(2), rows_in=2)
     assert noun.finish() == first
     assert noun.is_done({"stage": "x", "seed": 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["part-00000.parquet", "centroids.parquet", "final/a.safetensors", "records/00000.json"]
+)
+@pytest.mark.parametrize("harm", ["gone", "cut short", "emptied"])
+def test_a_finished_noun_that_lost_a_file_is_not_done(noun, name, harm):
+    """Whatever the noun is made of: parts, tables beside them, a model; one that is cut short counts as gone."""
+    noun.commit_part(0, _table(2), rows_in=2)
+    noun.write_table("centroids.parquet", _table(3))
+    noun.write_bytes("final/a.safetensors", b"weights")
+    first = noun.finish()
+    assert noun.lost_files(first) == []
+    path = Path(noun.folder, name)
+    data = path.read_bytes()
+    path.unlink()
+    if harm != "gone":
+        path.write_bytes(data[: len(data) // 2] if harm == "cut short" else b"")
+    assert noun.lost_files(first) == [name]
+    assert not noun.is_done({"stage": "x", "seed": 1})
+    path.write_bytes(data)
+    assert noun.is_done({"stage": "x", "seed": 1})
+
+
+def test_what_a_noun_notes_beside_its_result_may_come_and_go(noun):
+    """Notes of progress, of the source and of images, what is left of the work, a user's own files."""
+    noun.commit_part(0, _table(2), rows_in=2)
+    for name in ("progress.json", "source.json", "seen/00000.json", "checkpoints/1/state.json", "logs/events.json"):
+        noun.write_json(name, [1])
+    first = noun.finish()
+    for name in ("progress.json", "source.json"):
+        noun.write_json(name, [1, 2])
+    for name in ("seen", "checkpoints", "logs"):
+        noun.filesystem.delete_dir(f"{noun.folder}/{name}")
+    noun.write_bytes("notes of mine.txt", b"x")
+    assert noun.is_done(first.description)
+
+
+def test_a_noun_that_lists_no_files_is_done_as_before(noun):
+    """Made by an earlier version: its parts are looked for by name, and nothing else."""
+    noun.commit_part(0, _table(2), rows_in=2)
+    noun.write_table("centroids.parquet", _table(3))
+    first = noun.finish()
+    noun.filesystem.delete_file(f"{noun.folder}/files.json")
+    noun.filesystem.delete_file(f"{noun.folder}/centroids.parquet")
+    assert noun.is_done(first.description)
+    noun.filesystem.delete_file(noun.part_path(0))
+    assert noun.lost_files(first) == ["part-00000.parquet"]
+
+
+@pytest.mark.parametrize("uri", ["{}/run/", "file://{}/run", "file://{}//run", "{}/other/../run"])
+def test_files_are_listed_by_their_name_however_the_run_is_written(tmp_path, uri):
+    """The names are those below the noun's folder: a run that is copied or named otherwise has lost nothing."""
+    noun = Run(uri.format(tmp_path)).noun("models")
+    noun.begin({"stage": "x"})
+    noun.write_bytes("final/model.safetensors", b"weights")
+    first = noun.finish()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    for other in (f"{tmp_path}/run", f"file://{tmp_path}/run", f"{tmp_path}/copy"):
+        assert Run(other).noun("models").lost_files(first) == []
+    assert noun.read_json("files.json") == {"final/model.safetensors": 7}
 
 
 def test_another_description_empties_the_noun(noun):

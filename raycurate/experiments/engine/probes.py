@@ -24,7 +24,7 @@ from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
-from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, run_trials, training_slots
+from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_gpus
 from raycurate.run.filesystem import delete_folder
@@ -112,6 +112,7 @@ def run_probes(
     models = _fingerprints([probe.finetune for probe in probes])
     keys = [_key(run, probe, models[probe.finetune.model]) for probe in probes]
     by_key = dict(zip(keys, probes, strict=True))
+    _forget_lost(run, noun, phase, by_key)
     for probe in by_key.values():
         if probe.evaluate is not None:
             _evaluate_config(probe, "checked")
@@ -161,14 +162,27 @@ def _key(run: Run, probe: Probe, model: str) -> str:
     given = probe.evaluate or {}
     labels = [*sample_labels(probe.finetune), *([given["data"]] if given.get("data") else [])]
     inputs: dict[str, Any] = {label: required(run.noun("samples", label)).fingerprint for label in labels}
-    nouns = [run.noun("clusters", part.clusters) for part in probe.finetune.mixture or () if part.clusters]
+    parts = [*(probe.finetune.mixture or ()), *(probe.finetune.held_out or ())]
+    nouns = [run.noun("clusters", part.clusters) for part in parts if part.clusters]
     if probe.finetune.mixture is None and probe.finetune.selection is not None:
         nouns.append(run.noun("selection", probe.finetune.selection))
+    if probe.finetune.score_net is not None:
+        nouns.append(run.noun("features", probe.finetune.score_net))
     inputs |= {f"{noun.noun}/{noun.label}": required(noun).fingerprint for noun in nouns}
     inputs |= {"model": model, "image_backend": image_backend(), **outside_inputs(given)}
     inputs["versions"] = [version_of(stage) for stage in ("tokenize", "finetune", "predict", "evaluate")]
     configs = [probe.finetune.determining(), _evaluate_config(probe, "probe").determining() if given else None]
     return fingerprint_of({"configs": configs, "inputs": inputs, "kept": probe.keep_model})[:16]
+
+
+def _forget_lost(run: Run, noun: Noun, phase: str, probes: Mapping[str, Probe]) -> None:
+    """Drop results whose kept model was deleted or harmed since, so that it is trained again."""
+    for key, probe in probes.items():
+        model = run.noun("models", f"probe-{key}")
+        if probe.keep_model and result_of(noun, phase, key) is not None:
+            manifest = model.manifest()
+            if manifest is None or model.lost_files(manifest):
+                noun.filesystem.delete_file(f"{noun.folder}/{phase}/{key}.json")
 
 
 def _evaluate_config(probe: Probe, label: str) -> EvaluateConfig:

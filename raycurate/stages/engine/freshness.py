@@ -1,9 +1,11 @@
 """Whether the files that a finished noun was made from are those that are there now, for `raycurate status`.
 
 `lineage` beside it compares nouns and code; this looks at what lies outside of the run as well: the source of samples
-and the folder of a model, by content, which is known without reading where the files have not been written to since.
+and the folder of a model, by content, which is known without reading where the files have not been written to since;
+given numbers, annotations and the files of an evaluator's command. What is gone says nothing. Limits: a user's own
+methods and metrics are not imported here, so they are not looked at.
 
-Cost: a `stat` per source file and model file; reading those that have changed.
+Cost: a `stat` per source file and model file, and reading the small files; the others where they have changed.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raycurate.evaluation.external import named_files
+from raycurate.models.file_hashes import hash_files
 from raycurate.models.source import model_fingerprint, resolve_model
+from raycurate.run.filesystem import content_hash, exists, resolve
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.stages.engine.lineage import INPUT_NAMES, why_stale
+from raycurate.stages.engine.lineage import INPUT_NAMES, lost_files, why_stale
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.engine.source_check import source_changed
 
@@ -26,8 +31,8 @@ def why_not_current(noun: Noun, manifest: Manifest) -> str:
     """What has changed since a noun was made, and what makes it again; '' where nothing has."""
     stale = why_stale(noun, manifest)
     chain, reason = ((noun,), _outside(noun, manifest)) if stale is None else (stale.chain, stale.reason)
-    if not reason and (lost := noun.lost_parts(manifest)):
-        reason = f"'{noun.noun}/{noun.label}' has lost {len(lost):,} of its {manifest.shards:,} parts"
+    if not reason and (lost := lost_files(noun, manifest)):
+        reason = f"'{noun.noun}/{noun.label}' is not whole: {lost}"
     if stale is None and not reason:
         chain, reason = _above(noun, manifest)
     if not reason:
@@ -62,9 +67,23 @@ def _outside(noun: Noun, manifest: Manifest) -> str:
         return ""
     if description.get("stage") == "ingest" and source_changed(noun):
         return f"{name}: {INPUT_NAMES['files']}"
-    if description.get("stage") in MODEL_STAGES and _model_changed(description.get("config") or {}, inputs):
+    config = description.get("config") or {}
+    if description.get("stage") in MODEL_STAGES and _model_changed(config, inputs):
         return f"{name}: {INPUT_NAMES['model']}"
+    for setting, known in (("given", inputs.get("given")), ("annotations", inputs.get("annotations"))):
+        if known is not None and _file_changed(config.get(setting), known):
+            return f"{name}: {INPUT_NAMES[setting]}"
+    if "program" in inputs and hash_files(named_files(config["command"])) != inputs["program"]:
+        return f"{name}: {INPUT_NAMES['program']}"
     return ""
+
+
+def _file_changed(uri: Any, known: str) -> bool:
+    """Whether a file has other content; one that is gone says nothing."""
+    if not isinstance(uri, str):
+        return False
+    filesystem, path = resolve(uri)
+    return exists(filesystem, path) and content_hash(filesystem, path) != known
 
 
 def _model_changed(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ A noun that was deleted by hand does not make stale what was made from it; one t
 `begin` is the only way to start a noun. Inputs that changed have it made again, and a line says so. Settings that
 changed are most likely an option that was forgotten: what took long is then not thrown away without ``replace``.
 
-Cost: a small JSON for every noun on the way to the samples.
+Cost: a small JSON for every noun on the way to the samples, and one listing of the folder of the noun itself.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ INPUT_NAMES = {
     "annotations": "the annotations have changed",
     "image_backend": "images are resized by another library",
     "method": "the file of the method has changed",
+    "program": "the files that the command names have changed",
     "own_metrics": "the file of a metric has changed",
 }
 
@@ -111,7 +112,7 @@ def required(noun: Noun, *, of: Manifest | None = None, otherwise: str = "") -> 
         UserError: what is not so, with the commands that make it so.
     """
     manifest = noun.require(command_for(noun))
-    if lost := _lost(noun, manifest):
+    if lost := lost_files(noun, manifest):
         raise UserError(f"'{_name(noun)}' is not whole: {lost}. Run `raycurate {command_for(noun)}` again{otherwise}.")
     stale = why_stale(noun, manifest)
     if stale is not None:
@@ -230,7 +231,7 @@ def changes(noun: Noun, description: Mapping[str, Any]) -> list[str]:
     old, manifest = _description_of(noun), noun.manifest()
     if old is None:
         return []
-    lost = [found] if manifest is not None and (found := _lost(noun, manifest)) else []
+    lost = [found] if manifest is not None and (found := lost_files(noun, manifest)) else []
     if old == _plain(description):
         return lost
     told = changed_settings(noun, description)
@@ -246,10 +247,13 @@ def changes(noun: Noun, description: Mapping[str, Any]) -> list[str]:
     return told or lost or ["what it is made from has changed"]
 
 
-def _lost(noun: Noun, manifest: Manifest) -> str:
-    """Which parts of a finished noun are gone; '' where all are there."""
-    lost = noun.lost_parts(manifest)
-    return f"{len(lost):,} of its {manifest.shards:,} parts are gone, for example {lost[0]}" if lost else ""
+def lost_files(noun: Noun, manifest: Manifest) -> str:
+    """Which files of a finished noun are gone; '' where all are there."""
+    lost = noun.lost_files(manifest)
+    if not lost:
+        return ""
+    files = "1 of its files is" if len(lost) == 1 else f"{len(lost):,} of its files are"
+    return f"{files} gone or cut short, for example {lost[0]}"
 
 
 def _description_of(noun: Noun) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,9 @@ def test_an_edited_metric_of_the_users_own_is_another_probe(tmp_path, monkeypatc
     file.touch()
     assert _key(run, own, "model") == before != _key(run, plain, "model")
     file.write_text("def metric(answers):\n    return 2.0\n")
+    with pytest.raises(UserError, match="was changed after this process imported"):
+        _key(run, own, "model")
+    sys.modules.pop("users_probe_metric")  # as another process has it
     assert _key(run, own, "model") != before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -169,6 +170,9 @@ def test_one_byte_of_a_users_own_method_has_its_selection_made_again(tmp_path, m
     (tmp_path / "other.py").write_text("x = 1")
     assert select(run, config, map_here) == first
     file.write_text(file.read_text() + "# another\n")
+    with pytest.raises(UserError, match=r"own_draw.py was changed after this process imported 'own_draw'"):
+        select(run, config, map_here)
+    sys.modules.pop("own_draw")  # as another process has it
     again = select(run, config, map_here)
     assert again.fingerprint != first.fingerprint
     assert select(run, config, map_here) == again
@@ -235,12 +239,12 @@ def test_features_that_lost_a_part_are_refused_and_what_is_left_is_kept(run, fea
     """A reader says which part is gone and what makes it; that stage goes on with a line; `status` shows it."""
     noun, description = _extracted(run, model="X")
     noun.filesystem.delete_file(noun.part_path(0))
-    with pytest.raises(UserError, match=r"is not whole: 1 of its 1 parts are gone, .*part-00000.*`raycurate extract`"):
+    with pytest.raises(UserError, match=r"is not whole: 1 of its files is gone .*part-00000.*`raycurate extract`"):
         required(noun)
     assert next(line.state for line in status(run) if line.name == "features/main") == "stale"
     with caplog.at_level(logging.INFO, "raycurate"):
         begin(noun, description)
-    assert "features/main: made again: 1 of its 1 parts are gone" in caplog.text
+    assert "features/main: made again: 1 of its files is gone" in caplog.text
     assert noun.missing(1) == [0]
     noun.commit_part(0, pa.table({"key": KEYS}), rows_in=len(KEYS))
     noun.finish()
