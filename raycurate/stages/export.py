@@ -10,7 +10,13 @@ import pyarrow.compute as pc
 
 from raycurate.config import ExportConfig
 from raycurate.run.store import Run
-from raycurate.samples.exporters import ExportCounts, ExportOptions, export_samples, samples_from_tables
+from raycurate.samples.exporters import (
+    SAYS_WHAT_IS_TRAINED,
+    ExportCounts,
+    ExportOptions,
+    export_samples,
+    samples_from_tables,
+)
 from raycurate.samples.images import ImageRoot, accepted_limits
 from raycurate.stages.engine.lineage import required
 
@@ -47,15 +53,21 @@ def export(run: Run, config: ExportConfig) -> int:
         train_all=config.train_all,
     )
     counts = export_samples(samples_from_tables(kept()), config.out, config.format, options)
-    _warn(counts)
+    _warn(counts, config.format)
     if root is not None and config.format != "parquet":
         log.info("export: image paths count from %s", root)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
     return counts.rows
 
 
-def _warn(counts: ExportCounts) -> None:
+def _warn(counts: ExportCounts, format: str) -> None:
     """Say what a trainer would read otherwise than it is meant."""
+    if counts.context_only and format not in SAYS_WHAT_IS_TRAINED:
+        log.warning(
+            "export: %d rows have answers that are context only; a trainer of the format '%s' will learn them",
+            counts.context_only,
+            format,
+        )
     if counts.media_texts:
         log.warning(
             "export: %d rows hold the text <video> or <audio>, which LLaMA-Factory and ms-swift take for a file",

@@ -1,0 +1,74 @@
+"""export: the kept rows of a selection, in the order of the samples, and what a trainer must be told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from raycurate.config import ExportConfig, SelectConfig, make_config
+from raycurate.errors import UserError
+from raycurate.run.store import Run
+from raycurate.samples.schema import ImageRef, Message, Sample, samples_to_table
+from raycurate.stages.engine.shards import map_here
+from raycurate.stages.export import export
+from raycurate.stages.select import select
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster, tmp_path_factory):
+    """Twelve rows in two shards, one of which has two images, and all of them chosen."""
+    folder = tmp_path_factory.mktemp("export")
+    run = Run(str(folder / "run"))
+    noun = run.noun("samples")
+    noun.begin({"stage": "ingest", "config": {"images": str(folder)}})
+    samples = []
+    for i in range(12):
+        images = tuple(ImageRef(path=f"{i}-{n}.png") for n in range(2 if i == 7 else i % 2))
+        turns = (Message("user", "<image>" * len(images) + f"q{i}"), Message("assistant", f"a{i}", train=i != 3))
+        again = (Message("user", "sure?"), Message("assistant", "yes"))
+        samples.append(Sample((*turns, *again), images, task="t", source_row=i))
+    for shard in range(2):
+        part = samples[6 * shard : 6 * shard + 6]
+        noun.commit_part(shard, samples_to_table(part), rows_in=6)
+    noun.finish(metrics={"tasks": {"t": 12}})
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 1.0}), map_here)
+    return run
+
+
+def _export(run, path, **settings):
+    return export(run, make_config(ExportConfig, {"out": str(path), **settings}))
+
+
+def test_rows_come_in_the_order_of_the_samples(run, tmp_path, caplog):
+    """Also in a format that says which answers are context only: then nothing needs to be told."""
+    assert _export(run, tmp_path / "out.jsonl", format="swift") == 12
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    assert [row["messages"][0]["content"].rpartition("q")[2] for row in rows] == [str(i) for i in range(12)]
+    assert [row["messages"][1].get("loss") for row in rows] == [False if i == 3 else None for i in range(12)]
+    assert "context only" not in caplog.text
+
+
+def test_answers_that_are_context_only_are_refused_or_told(run, tmp_path, caplog):
+    """LLaVA's format cannot say it: an error, or with `train_all` a line with the count."""
+    with pytest.raises(UserError, match="train_all=true"):
+        _export(run, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+    assert _export(run, tmp_path / "out.json", train_all=True) == 12
+    assert "1 rows have answers that are context only; a trainer of the format 'llava' will learn them" in caplog.text
+
+
+def test_one_row_of_several_images_makes_every_image_a_list(run, tmp_path):
+    """LLaVA's loaders take one kind of value in a column."""
+    _export(run, tmp_path / "out.json", train_all=True)
+    shown = [row.get("image") for row in json.loads((tmp_path / "out.json").read_text("utf-8"))]
+    assert [len(paths) for paths in shown if paths] == [1, 1, 1, 2, 1, 1]
+
+
+def test_paths_in_parquet_are_absolute_where_images_stay_files(run, tmp_path):
+    """A trainer elsewhere on the machine finds them."""
+    _export(run, tmp_path / "out.parquet", format="parquet", embed_images=False, train_all=True)
+    images = [row for row in pq.read_table(tmp_path / "out.parquet")["images"].to_pylist() if row]
+    assert images[0] == [{"bytes": None, "path": f"{Path(run.uri).parent}/1-0.png"}]
