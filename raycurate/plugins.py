@@ -3,9 +3,9 @@
 A result is known by the content of the file that its code was written in, so the code that runs must be that of the
 file. Python loads a module once: in a process that lives long, such as a notebook, a file can be edited after that, and
 the old code would run under the hash of the new file. Such a module is refused. What was loaded is known from the first
-look on (`_check_loaded`). A module that the user imported before is held against its file by the code of its functions,
-and by the size and the second of change that Python noted beside compiled code. Limits: where Python writes no compiled
-code, an edit of a number outside of all functions is not seen if it came between the user's import and the first look.
+look on (`_check_loaded`). A module that the user imported before is held against its file by the size and the second of
+change that Python noted beside compiled code. Limit: where Python writes no compiled code, an edit between the user's
+own import and the first look is not seen.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
 from raycurate.errors import UserError, unknown_name
@@ -91,11 +92,11 @@ def _check_loaded(file: Path, module: ModuleType | None, before: Container[str])
     """
     content = file.read_bytes()
     spec = None if module is None else module.__spec__
-    if module is None or spec is None:  # a script, which is loaded once
+    if module is None or spec is None or file.suffix != ".py":  # a script is loaded once, a library is not edited
         return content
     now = hashlib.blake2b(content, digest_size=16).hexdigest()
     if spec.loader_state is None:  # Python makes another spec whenever a module is loaded again
-        changed = module.__name__ in before and (_noted_otherwise(spec, file) or _runs_otherwise(module, file, content))
+        changed = module.__name__ in before and _noted_otherwise(spec, file)
         spec.loader_state = None if changed else now
     else:
         changed = isinstance(spec.loader_state, str) and spec.loader_state != now
@@ -109,28 +110,10 @@ def _check_loaded(file: Path, module: ModuleType | None, before: Container[str])
 
 def _noted_otherwise(spec: ModuleSpec, file: Path) -> bool:
     """Whether the compiled code that Python keeps of a module is of another size or second of change of its file."""
-    if type(spec.loader) is not SourceFileLoader or spec.cached is None or not Path(spec.cached).is_file():
+    if type(spec.loader) is not SourceFileLoader or spec.cached is None or sys.dont_write_bytecode:
+        return False
+    if not (os.path.isfile(spec.cached) and os.access(os.path.dirname(spec.cached), os.W_OK)):
         return False
     head, status = Path(spec.cached).read_bytes()[:16], file.stat()
     by_hash, *noted = (int.from_bytes(head[at : at + 4], "little") for at in (4, 8, 12))
     return not by_hash and noted != [int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF]
-
-
-def _runs_otherwise(module: ModuleType, file: Path, content: bytes) -> bool:
-    """Whether a function of a module, or a method of its classes, is none that the content of its file would make."""
-    try:
-        written = set(_codes(compile(content, str(file), "exec", dont_inherit=True)))
-    except (SyntaxError, ValueError):
-        return True
-    spaces = [vars(module), *(vars(value) for value in vars(module).values() if isinstance(value, type))]
-    functions = (inspect.unwrap(value) for space in spaces for value in space.values() if inspect.isfunction(value))
-    loaded = (function.__code__ for function in functions)
-    return any(Path(code.co_filename).resolve() == file and code not in written for code in loaded)
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """A piece of compiled code and all that is defined in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
