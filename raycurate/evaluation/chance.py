@@ -19,13 +19,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
 
 import numpy as np
 
 from raycurate.errors import UserError
 from raycurate.evaluation.metrics import get_metric
-from raycurate.evaluation.paired import clustered_mean
+from raycurate.evaluation.paired import Item, Items, clustered_mean, image_clusters
 
 ERRORS = 2.0
 CANDIDATES = 3
@@ -54,45 +54,52 @@ class Chance:
         return f"{self.score:.3g} against {always} (margin {self.margin:.3g})"
 
 
-def constant_score(metric: str, rows: Sequence[Mapping[str, Any]]) -> tuple[float, str] | None:
-    """The best score of one answer given to all rows, and that answer; None where the metric cannot tell.
+def constant_score(
+    metric: str, references: Sequence[tuple[str, ...]], images: Sequence[str | None]
+) -> tuple[float, str] | None:
+    """The best score of one answer given to all questions, and that answer; None where the metric cannot tell.
 
     Args:
         metric: a name of `METRICS`, or ``module:object``.
-        rows: of one task, with `references` and `image`.
+        references: right answers of each question of one task.
+        images: its image.
     """
-    counts = Counter(row["references"][0] for row in rows)
+    counts = Counter(answers[0] for answers in references)
     candidates = sorted(counts, key=lambda answer: (-counts[answer], answer))[:CANDIDATES]
-    references, metas = [row["references"] for row in rows], [{"image": row["image"]} for row in rows]
+    metas = [{"image": image} for image in images]
     try:
         chosen = get_metric(metric)
         sign = 1.0 if chosen.higher_is_better else -1.0
-        found = [(chosen.compute([answer] * len(rows), references, metas).value, answer) for answer in candidates]
+        found = [(chosen.compute([answer] * len(metas), references, metas).value, answer) for answer in candidates]
     except UserError:  # such as MME's pairs, which need what only annotations have
         return None
     return max(found, key=lambda pair: (sign * pair[0], pair[1]))
 
 
-def chance_of(metric: str, runs: Sequence[Sequence[Mapping[str, Any]]], *, higher_is_better: bool) -> Chance | None:
+def chance_of(
+    metric: str,
+    runs: Sequence[Items],
+    references: Mapping[Item, tuple[str, ...]],
+    images: Mapping[Item, str],
+    *,
+    higher_is_better: bool,
+) -> Chance | None:
     """How the runs of the reference, one for each seed, stand to chance in one task; None where nobody can tell.
 
     Args:
         metric: the headline metric.
-        runs: the rows of a seed, each with `key`, `turn`, `image`, `references` and `scores` by name.
+        runs: a score per question, for each seed.
+        references: right answers of the questions.
+        images: their images.
         higher_is_better: of the metric.
     """
-    constant = constant_score(metric, runs[0]) if runs and runs[0] else None
-    if constant is None or any(metric not in row["scores"] for rows in runs for row in rows):
+    items = sorted(set.union(*map(set, runs))) if runs else []
+    if not items:
         return None
-    by_item: dict[tuple[str, int], list[float]] = {}
-    images: dict[tuple[str, int], str] = {}
-    for row in (row for rows in runs for row in rows):
-        item = (row["key"], row["turn"])
-        by_item.setdefault(item, []).append(row["scores"][metric])
-        images[item] = row["image"] or f"{row['key']} {row['turn']}"
-    value_N = np.array([math.fsum(values) / len(values) for values in by_item.values()])
-    mean, variance = clustered_mean(value_N, np.unique(list(images.values()), return_inverse=True)[1])
-    if variance is None:
+    value_N = np.array([fmean(run[item] for run in runs if item in run) for item in items])
+    mean, variance = clustered_mean(value_N, image_clusters(items, images))
+    constant = constant_score(metric, [references[item] for item in items], [images.get(item) for item in items])
+    if variance is None or constant is None:
         return None
     margin, sign = ERRORS * math.sqrt(variance), 1.0 if higher_is_better else -1.0
     return Chance(constant[0], constant[1], mean, margin, sign * (mean - constant[0]) > margin)

@@ -52,9 +52,9 @@ def to_markdown(board: Scoreboard) -> str:
     """Return the scoreboard as Markdown text."""
     shown = [name for name in FIGURES if any(line.figures[name] is not None for line in board.lines)]
     headings = [*_score_headings(board.columns), *(_figure_heading(board, name) for name in shown)]
-    parts = [_table(["method", "seeds", *headings], [_method_cells(method, shown) for method in board.methods])]
+    parts = [markdown_table(["method", "seeds", *headings], [_method_cells(method, shown) for method in board.methods])]
     if len(board.lines) > len(board.methods):
-        parts.append(_table(["method", "seed", *headings], [_line_cells(line, shown) for line in board.lines]))
+        parts.append(markdown_table(["method", "seed", *headings], [_line_cells(line, shown) for line in board.lines]))
     if board.notes:
         parts.append("\n".join(f"- {_escape(note)}" for note in board.notes))
     return "\n\n".join(parts) + "\n"
@@ -142,7 +142,8 @@ def _digits(value: float) -> int:
     return 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 4 if abs(value) < 1 else 3
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with text in the first column; what stands in the cells cannot break it."""
     marks = ["---", *["---:"] * (len(headings) - 1)]
     lines = [list(map(_escape, headings)), marks, *([_escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -39,8 +39,10 @@ LEAST_CLUSTERS = 10
 CONFIDENCE = 0.95
 POWER = 0.8
 
-Items = Mapping[tuple[str, int], float]
-"""A number per question of one task: (row key, turn) -> score."""
+Item = tuple[str, int]
+"""A question: row key and turn."""
+Items = Mapping[Item, float]
+"""A score per question of one task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Difference:
 
 
 def task_difference(
-    first: Sequence[Items], second: Sequence[Items], images: Mapping[tuple[str, int], str], *, higher_is_better: bool
+    first: Sequence[Items], second: Sequence[Items], images: Mapping[Item, str], *, higher_is_better: bool
 ) -> TaskDifference | None:
     """Compare one task, or None where no question was answered by both in every seed.
 
@@ -130,8 +132,7 @@ def task_difference(
     sign = 1.0 if higher_is_better else -1.0
     first_SN, second_SN = (np.array([[items[key] for key in keys] for items in side]) for side in (first, second))
     difference_SN = sign * (first_SN - second_SN)
-    names = [images.get(key) or f"{key[0]} {key[1]}" for key in keys]
-    cluster_N = np.unique(names, return_inverse=True)[1]
+    cluster_N = image_clusters(keys, images)
     mean, variance = clustered_mean(difference_SN.mean(axis=0), cluster_N)
     return TaskDifference(
         mean=mean,
@@ -141,6 +142,12 @@ def task_difference(
         items=len(keys),
         clusters=int(cluster_N.max()) + 1,
     )
+
+
+def image_clusters(items: Sequence[Item], images: Mapping[Item, str]) -> NDArray[np.int64]:
+    """The cluster of each question: those on one image share one, a question without an image is one by itself."""
+    names = [images.get(item) or f"{item[0]} {item[1]}" for item in items]
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def clustered_mean(value_N: NDArray[np.float64], cluster_N: NDArray[np.int64]) -> tuple[float, float | None]:

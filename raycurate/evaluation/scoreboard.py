@@ -109,6 +109,7 @@ def build_scoreboard(
     reference: str | None = None,
     base: str | None = None,
     cost_unit: str = "",
+    left_out: Mapping[str, str] | None = None,
 ) -> Scoreboard:
     """Return the scoreboard of `results`, methods in the order of their first result.
 
@@ -118,6 +119,7 @@ def build_scoreboard(
         reference: the method that Rel.% and the cost share are relative to; None for neither.
         base: the method that Delta% and E% are relative to; None for neither.
         cost_unit: the unit of `Result.cost`, for the headings.
+        left_out: tasks that do not count in Rel.%, with why.
 
     Raises:
         UserError: no column, a column or a (method, seed) twice, a score of no column, or an unknown method.
@@ -125,8 +127,8 @@ def build_scoreboard(
     _check(columns, results, [name for name in (reference, base) if name is not None])
     cells = [_cells(columns, result) for result in results]
     notes = [note for result in results for note in _holes(columns, result)]
-    full, full_notes = _yardstick(columns, results, cells, reference, "Rel.%")
-    before, before_notes = _yardstick(columns, results, cells, base, "Delta% and E%")
+    full, full_notes = _yardstick(columns, results, cells, reference, "Rel.%", left_out or {})
+    before, before_notes = _yardstick(columns, results, cells, base, "Delta% and E%", {})
     full_cost, cost_notes = _reference_cost(results, reference)
     lines = []
     for result, scores in zip(results, cells, strict=True):
@@ -202,14 +204,17 @@ def _yardstick(
     cells: Sequence[Mapping[Key, float]],
     name: str | None,
     figure: str,
+    left_out: Mapping[str, str],
 ) -> tuple[_Yardstick | None, list[str]]:
     if name is None:
         return None, []
+    told = [f"left out of {figure} in every line: {task}, where {why}" for task, why in left_out.items()]
+    columns = [column for column in columns if column.task not in left_out]
     own = [scores for result, scores in zip(results, cells, strict=True) if result.method == name]
     means = {column.key: summarize(scores.get(column.key) for scores in own).mean for column in columns}
     lacking = [label(column) for column in columns if means[column.key] is None]
     if lacking:
-        return None, [f"'{name}' has no score in {', '.join(lacking)}: no {figure} anywhere"]
+        return None, [*told, f"'{name}' has no score in {', '.join(lacking)}: no {figure} anywhere"]
     known = {key: value for key, value in means.items() if value is not None}
     usable = tuple(column for column in columns if known[column.key] > 0)
     notes = [
@@ -218,7 +223,7 @@ def _yardstick(
         for column in columns
         if column not in usable
     ]
-    return (_Yardstick(known, usable) if usable else None), notes
+    return (_Yardstick(known, usable) if usable else None), [*told, *notes]
 
 
 def _improvements(scores: Mapping[Key, float], yardstick: _Yardstick | None) -> dict[str, float] | None:
