@@ -167,7 +167,9 @@ class ExtractConfig(PoolConfig):
     layers: Literal["auto"] | tuple[int, ...] = Field("auto", description="0-based decoder layers; auto = five")
     variant: Literal["attn", "ffn", "last_layer", "boolean"] = "attn"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    max_length: int = Field(4096, ge=8, description="longest row in tokens after image expansion")
+    max_length: int = Field(
+        4096, ge=8, description="longest row in tokens after image expansion; no longer than the model has positions"
+    )
     batch_tokens: int = Field(16_384, ge=8, description="padded tokens in one batch")
     batch_rows: int = Field(256, ge=1, description="most rows in one batch")
     window_rows: int = Field(256, ge=1, description="rows that are sorted by length and packed together")
@@ -195,7 +197,9 @@ class ScoreConfig(PoolConfig):
     clip: ModelName | None = Field(None, description="CLIP or SigLIP model of the score clip: hub id or local folder")
     blind: bool = Field(True, description="token_losses also without the image (loss_blind): a second, cheaper pass")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    max_length: int = Field(4096, ge=8, description="longest row in tokens after image expansion")
+    max_length: int = Field(
+        4096, ge=8, description="longest row in tokens after image expansion; no longer than the model has positions"
+    )
     batch_tokens: int = Field(16_384, ge=8, description="padded tokens in one batch")
     batch_rows: int = Field(256, ge=1, description="most rows in one batch")
     clip_rows: int = Field(64, ge=1, description="rows in one batch of the CLIP model")

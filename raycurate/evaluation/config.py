@@ -34,7 +34,9 @@ class EvaluateConfig(PoolConfig):
         None, description="JSON lines: {id, turn (0), references: [...], meta: {...}} for more than one right answer"
     )
     max_new_tokens: int = Field(128, ge=1, description="longest answer; it ends earlier with the end of its turn")
-    max_length: int = Field(4096, ge=8, description="longest row in tokens, images expanded")
+    max_length: int = Field(
+        4096, ge=8, description="longest row in tokens, images expanded; no longer than the model has positions"
+    )
     batch_tokens: int = Field(32_768, ge=8, description="padded prompt tokens in one batch")
     batch_rows: int = Field(256, ge=1, description="most questions in one batch")
     window_rows: int = Field(512, ge=1, description="rows that are sorted by length and packed together")

@@ -129,10 +129,12 @@ def _tokenizer(model: str, trust_remote_code: bool, max_length: int, overlong: s
 
     from raycurate.encoding.tokens import RowTokenizer
     from raycurate.models.adapter import load_processor
+    from raycurate.models.positions import longest_row
 
     torch.set_num_threads(1)
     processor = load_processor(model, trust_remote_code=trust_remote_code)
-    return RowTokenizer(processor, max_length=max_length, overlong=overlong)
+    longest = longest_row(model, max_length, trust_remote_code=trust_remote_code)
+    return RowTokenizer(processor, max_length=longest, overlong=overlong)
 
 
 def _make_shard(

@@ -95,7 +95,9 @@ class FinetuneConfig(NounConfig):
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, ge=0, description="0 = no clipping")
-    max_length: int = Field(2048, ge=8, description="longest row in tokens, images expanded")
+    max_length: int = Field(
+        2048, ge=8, description="longest row in tokens, images expanded; no longer than the model has positions"
+    )
     overlong: Literal["cut", "quarantine"] = Field("cut", description="cut at the end of a turn, or reject the row")
     group_by_length: bool = Field(True, description="batches of rows of like length")
     precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="auto: bfloat16 on a GPU")
