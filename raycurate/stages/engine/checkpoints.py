@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,10 +119,15 @@ def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_rem
     check_supported(checkpoint.name, config)
     check_processor(processor, checkpoint.name)
     parts = [model_fingerprint(whole, config)] + ([model_fingerprint(source, None)] if base else [])
-    fingerprint = hashlib.blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
+    fingerprint = fingerprint_of_parts(parts)
     named = resolve_dtype(dtype, "cuda" if on_gpu else "cpu")
     image_bytes = ImageReader(processor, named).largest_bytes()
     return CheckpointFacts(fingerprint, str(named).removeprefix("torch."), image_bytes)
+
+
+def fingerprint_of_parts(parts: Sequence[str]) -> str:
+    """Hex blake2b-128 of the fingerprints of a model, or of the base and of the adapter on it."""
+    return hashlib.blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def load_checkpoint(checkpoint: Checkpoint, *, device: str, dtype: str, trust_remote_code: bool) -> Any:

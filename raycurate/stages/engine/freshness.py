@@ -10,7 +10,7 @@ Cost: a `stat` per source file and model file, and reading the small files; the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from raycurate.models.file_hashes import hash_files
 from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.run.filesystem import content_hash, exists, resolve
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.checkpoints import ADAPTER_FILE, fingerprint_of_parts
 from raycurate.stages.engine.lineage import INPUT_NAMES, lost_files, why_stale
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.engine.source_check import source_changed
 
 MODEL_STAGES = ("extract", "score", "tokenize", "finetune")
 """Stages whose descriptions have the hash of `config.model` among their inputs."""
+CHECKPOINT_STAGES = ("predict", "evaluate")
+"""Likewise, of the model and what was put on it (`checkpoints.checkpoint_facts`)."""
 
 
 def why_not_current(noun: Noun, manifest: Manifest) -> str:
@@ -68,12 +71,13 @@ def _outside(noun: Noun, manifest: Manifest) -> str:
     if description.get("stage") == "ingest" and source_changed(noun):
         return f"{name}: {INPUT_NAMES['files']}"
     config = description.get("config") or {}
-    if description.get("stage") in MODEL_STAGES and _model_changed(config, inputs):
+    stage = description.get("stage", "")
+    if stage in (*MODEL_STAGES, *CHECKPOINT_STAGES) and _model_changed(stage, config, inputs):
         return f"{name}: {INPUT_NAMES['model']}"
     for setting, known in (("given", inputs.get("given")), ("annotations", inputs.get("annotations"))):
         if known is not None and _file_changed(config.get(setting), known):
             return f"{name}: {INPUT_NAMES[setting]}"
-    if "program" in inputs and hash_files(named_files(config["command"])) != inputs["program"]:
+    if "program" in inputs and _program_changed(config["command"], inputs["program"]):
         return f"{name}: {INPUT_NAMES['program']}"
     return ""
 
@@ -86,10 +90,20 @@ def _file_changed(uri: Any, known: str) -> bool:
     return exists(filesystem, path) and content_hash(filesystem, path) != known
 
 
-def _model_changed(config: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
-    """Whether a model's folder holds other files than it did; a folder that is gone says nothing."""
+def _program_changed(command: str, known: Sequence[str]) -> bool:
+    """Whether a file that a command names has other content; one that is gone says nothing."""
+    now = hash_files(named_files(command))
+    return len(now) == len(known) and now != list(known)
+
+
+def _model_changed(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Whether a model's folder holds other files than it did; one that is gone, or that is an adapter, says nothing."""
     model, known = config.get("model"), inputs.get("model")
     if not isinstance(model, str) or not isinstance(known, str):
         return False
+    if model != "tiny" and not Path(model).is_dir():
+        return False
     source = resolve_model(model)
-    return Path(source).is_dir() and model_fingerprint(source, None) != known
+    if stage in MODEL_STAGES:
+        return model_fingerprint(source, None) != known
+    return not Path(source, ADAPTER_FILE).is_file() and fingerprint_of_parts([model_fingerprint(source, None)]) != known
