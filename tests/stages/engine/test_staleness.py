@@ -14,10 +14,8 @@ from PIL import Image
 from raycurate.config import ExtractConfig, IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
-from raycurate.stages import extract as stage
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import required
-from raycurate.stages.engine.status import status
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
@@ -100,41 +98,3 @@ def test_images_that_were_missing_or_replaced_are_read_by_the_same_line(ray_clus
     made.draw(0, 0)
     assert made.ingest().fingerprint == complete.fingerprint, "the first images are the first samples"
     assert required(made.run.noun("selection"))
-
-
-def test_features_follow_the_weights_the_rows_and_the_settings(ray_cluster, tmp_path, caplog, monkeypatch):
-    """One bit of the weights, one row: made again. Times, execution settings, other labels: found."""
-    made = Made(tmp_path)
-    made.ingest()
-    first = made.extract()
-    _touch(made.model / "model.safetensors", 1000)
-    (made.model / "README.md").write_text("x", encoding="utf-8")
-    made.ingest(label="other")
-    assert made.extract(max_actors=2, threads=2) == first
-    assert {line.state for line in status(made.run)} == {"done"}
-    with pytest.raises(UserError, match="layers auto -> \\[1\\]"):
-        made.extract(layers=[1])
-    assert made.extract() == first
-    with monkeypatch.context() as nodes:  # where torchvision is installed, transformers resizes with it
-        nodes.setattr("raycurate.stages.extract.image_backend", lambda: "torchvision")
-        asked = make_config(ExtractConfig, {"model": str(made.model), "window_rows": 12})
-        samples = required(made.run.noun("samples"))
-        assert stage._finished(made.run.noun("features"), asked, samples) is None
-    assert stage._finished(made.run.noun("features"), asked, samples) == first
-    _flip(made.model / "model.safetensors")
-    (line,) = [line for line in status(made.run) if line.state == "stale"]
-    assert (line.name, "the files of the model have changed" in line.why) == ("features/main", True)
-    with caplog.at_level(logging.WARNING, "raycurate"):
-        second = made.extract()
-    assert "features/main: made again: the files of the model have changed" in caplog.text
-    assert second.fingerprint != first.fingerprint
-    made.write_rows(ROWS - 1)
-    assert [line.name for line in status(made.run) if line.state == "stale"] == [
-        "samples/main",
-        "samples/other",
-        "features/main",
-    ]
-    made.ingest()
-    with pytest.raises(UserError, match="'features/main' was made from an earlier 'samples/main'"):
-        required(made.run.noun("features"))
-    assert made.extract().rows_out == ROWS - 1
