@@ -298,8 +298,7 @@ def bench_methods(folder: Path, rows: int, model: str, what: str) -> None:
 def bench_vitw() -> None:
     """Both trainers in turns on the same batches of the embedded model."""
     import torch
-
-    from raycurate.training.bench import measure_step
+    from bench_trainer import measure_step
 
     torch.set_num_threads(THREADS)
     found = measure_step("tiny", on_gpu=torch.cuda.is_available())

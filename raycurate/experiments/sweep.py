@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 from raycurate.config import make_config
+from raycurate.experiments.compare import needs_of, seconds_of
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.grid import Trial, grid
 from raycurate.experiments.engine.measure import Reference, count_shared, measure_selection
@@ -30,7 +31,6 @@ from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
-from raycurate.stages.compare import needs_of, seconds_of
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe, map_here
 from raycurate.stages.select import select, select_inputs

@@ -86,7 +86,7 @@ _ROWS = (
     Stage("score_net", 1, owner="finetune"),
     Stage("predict", 1, makes=("predictions",), owner="evaluate"),
     Stage("evaluate", 2, "stages.evaluate:evaluate", "evaluation.config:EvaluateConfig", ("scores",)),
-    Stage("compare", 1, "stages.compare:compare", "evaluation.config:CompareConfig", ("scoreboard",)),
+    Stage("compare", 1, "experiments.compare:compare", "evaluation.config:CompareConfig", ("scoreboard",)),
     Stage(
         "individual-select",
         1,

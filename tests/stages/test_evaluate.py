@@ -11,9 +11,9 @@ from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.evaluation import METRICS
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
+from raycurate.experiments.compare import compare
 from raycurate.run.store import Run
 from raycurate.stages import evaluate as stage
-from raycurate.stages.compare import compare
 from raycurate.stages.evaluate import evaluate
 from raycurate.stages.workers.evaluate import key_hash
 from tests.nouns import read_all

@@ -10,7 +10,7 @@ import transformers as hf
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
-from raycurate.training.bench import _Rows
+from jobs.bench_trainer import _Rows
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
 from raycurate.training.head_losses import HeadLosses
 from raycurate.training.network import add_lora, projector_paths

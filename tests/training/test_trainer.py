@@ -159,7 +159,7 @@ class MaskedRows(torch.utils.data.Dataset):
     num_rows = 4
 
     def __init__(self, model: str) -> None:
-        from raycurate.training.bench import _Rows
+        from jobs.bench_trainer import _Rows
 
         self.rows = _Rows(load_processor(model), 4, side=28, answer_words=3, seed=0).rows
         for number in (1, 2):

@@ -25,9 +25,9 @@ import torch
 import torch.distributed
 from transformers import TrainingArguments
 
+from jobs.bench_trainer import PlainTrainer
 from raycurate.run.store import Noun
 from raycurate.training import head_losses, loop
-from raycurate.training.bench import PlainTrainer
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenSource
 from raycurate.training.loop import LoopSettings

@@ -24,12 +24,12 @@ from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
+from raycurate.experiments.compare import training_seconds
 from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_gpus
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Noun, Run, fingerprint_of
-from raycurate.stages.compare import training_seconds
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_tasks
 from raycurate.stages.engine.training_rows import sample_labels
