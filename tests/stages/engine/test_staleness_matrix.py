@@ -468,7 +468,7 @@ AGAIN: list[tuple[str, Any, str]] = [
 
 
 def _title(value: Any) -> str | None:
-    return value.__name__ if callable(value) else str(value)
+    return value.__name__ if callable(value) else "" if isinstance(value, set) else str(value)
 
 
 @pytest.mark.parametrize(("stage", "change", "expected"), AGAIN, ids=_title)
