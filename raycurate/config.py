@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.names import plain_label
-from raycurate.run.paths import LocalPath, ModelName, TaskMapName
+from raycurate.run.paths import RUN_BALANCE, LocalPath, ModelName, TaskMapName, TaskWeightsSource
 
 Label = Annotated[str, AfterValidator(plain_label)]
 """The name of a noun inside a run."""
@@ -249,7 +249,10 @@ class ClusterConfig(NounConfig):
 class RankConfig(NounConfig):
     """``rank``: regroup rows; the full order of every group, and with greedy MMD the density of every cluster."""
 
-    order: str = Field("mmd", description="mmd, or a method that orders groups: semdedup, d2_pruning, self_filter, ...")
+    order: str = Field(
+        "mmd",
+        description="mmd; mmd_by_task: of each task in a cluster; or a method: semdedup, d2_pruning, self_filter, ...",
+    )
     options: dict[str, Any] = Field(default={}, description="of that method, for example {neighbours: 5}")
     sigma: float = Field(1.0, gt=0, description="width of the Gaussian kernel of mmd")
     max_rows: int = Field(16_384, ge=2, description="largest cluster that mmd ranks whole; beyond it hashed chunks")
@@ -263,6 +266,36 @@ class RankConfig(NounConfig):
     max_tasks: int = execution(64, ge=1)
 
 
+class EnvelopeConfig(BaseModel):
+    """Bounds on what a method takes from each task, and a part of it that is drawn (`selection/envelope.py`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    floor: float = Field(0.5, ge=0, le=1, description="least part of its share that a task keeps")
+    cap: float | None = Field(2.0, ge=1, description="most times its share that a task keeps; null: no bound")
+    random_share: float = Field(0.3, ge=0, le=1, description="part of each task's rows that is drawn at random")
+
+
+def _envelope(value: Any) -> Any:
+    """The bounds as fields, from ``0.5,2,0.3``, a list, ``on`` or ``off``."""
+    if isinstance(value, str) and value.strip().lower() in ("on", "off", "none"):
+        value = value.strip().lower() == "on"
+    if isinstance(value, bool):
+        return {} if value else None
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if isinstance(value, int | float):
+        value = [value]
+    names = tuple(EnvelopeConfig.model_fields)
+    if isinstance(value, list | tuple):
+        if len(value) > len(names):
+            raise ValueError(f"{', '.join(map(str, value))} are more than {', '.join(names)}, for example 0.5,2,0.3")
+        value = dict(zip(names, value, strict=False))
+    if isinstance(value, dict) and "cap" in value and str(value["cap"]).lower() in ("inf", "none", "null"):
+        value = {**value, "cap": None}
+    return value
+
+
 class SelectConfig(NounConfig):
     """``select``: which rows stay."""
 
@@ -270,18 +303,37 @@ class SelectConfig(NounConfig):
         "method",
         "ratio",
         "seed",
+        "task_power",
+        "task_weights",
     )
 
-    method: Annotated[str, OfMethods()] = Field("coincide", description="a method's name or package.module:object")
+    method: Annotated[str, OfMethods()] = Field("balanced", description="a method's name or package.module:object")
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples to keep")
     seed: Seed = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
+    envelope: Annotated[EnvelopeConfig | None, BeforeValidator(_envelope)] = Field(
+        None, description="floor, cap and random share of every task, for example 0.5,2,0.3; null: the method alone"
+    )
+    task_power: float | None = Field(
+        None, ge=0, le=1, description="shares of tasks follow their rows to this power: 1 (default), 0.5, 0 = alike"
+    )
+    task_weights: TaskWeightsSource | None = Field(
+        None, description="weights of the shares: JSON of task -> weight, or balance/LABEL of this run"
+    )
     samples: Label = "main"
     clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")
     features: Label | None = Field(None, description="of methods that order all rows together; default: the method's")
     scores: Label = Field("main", description="label of the scores")
     label: Label = execution("main")
     max_tasks: int = execution(64, ge=1)
+
+    @property
+    def balance(self) -> str | None:
+        """The label of this run's `balance` that the weights are of."""
+        if not isinstance(self.task_weights, str):
+            return None
+        noun, _, label = self.task_weights.partition("/")
+        return label if noun == RUN_BALANCE else None
 
 
 class ExportConfig(StageConfig):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from raycurate.config import RankConfig
 from raycurate.recipe import CURATION, Recipe
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Manifest, Run
@@ -14,6 +15,8 @@ from raycurate.stages.table import STAGES, Stage, stage_of
 Report = Callable[[Manifest, float], None]
 TEST_SETS = ("validation", "test")
 """Sections that ingest rows for others to read; they come after the curation, before what is trained and scored."""
+WEIGHING = ("validation", "balance")
+"""Sections that come before `select` where it reads the weights that they make."""
 SECTIONS = (
     *CURATION,
     *TEST_SETS,
@@ -51,23 +54,42 @@ def run_recipe(recipe: Recipe, report: Report | None = None, *, sections: Sequen
 
 def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
     """The sections of a recipe in their order, the stage of each and its settings."""
-    for name in SECTIONS:
+    for name in _order(recipe):
         config = recipe.section(name)
-        if config is None or (name == "rank" and not _is_ranked_before(recipe)):
+        if config is None:
             continue
         stage = stage_of("ingest" if name in TEST_SETS else name)
+        if name == "rank":
+            yield from ((name, stage, each) for each in _rankings(recipe, config))
+            continue
         yield name, stage, config
         if name == "cluster":
             yield from ((name, stage, more) for more in recipe.more_clusters)
 
 
-def _is_ranked_before(recipe: Recipe) -> bool:
-    """Whether `rank` is a step of its own: other methods rank for themselves, or not at all."""
+def _order(recipe: Recipe) -> tuple[str, ...]:
+    """The sections in their order: a selection whose weights a balance of the recipe makes comes after that."""
+    select, balance = recipe.section("select"), recipe.section("balance")
+    if select is None or balance is None or select.balance != balance.label:
+        return SECTIONS
+    rest = [name for name in SECTIONS if name not in WEIGHING]
+    place = rest.index("select")
+    return (*rest[:place], *WEIGHING, *rest[place:])
+
+
+def _rankings(recipe: Recipe, config: RankConfig) -> list[RankConfig]:
+    """What `rank` makes before the selection: other methods than those of greedy orders rank for themselves, or not."""
     from raycurate.selection import build_selector
     from raycurate.selection.ranked import Ranked
+    from raycurate.stages.engine.names import BY_TASK_NEED, by_task_label
 
-    config = recipe.section("select")
-    if config is None:
-        return True
-    selector = build_selector(config.method, config.options)
-    return "ranking" in selector.needs and not isinstance(selector, Ranked)
+    select = recipe.section("select")
+    if select is None:
+        return [config]
+    selector = build_selector(select.method, select.options)
+    if isinstance(selector, Ranked):
+        return []
+    made = [config] if "ranking" in selector.needs else []
+    if BY_TASK_NEED in selector.needs:
+        made.append(config.model_copy(update={"order": "mmd_by_task", "label": by_task_label(config.clusters)}))
+    return made

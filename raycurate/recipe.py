@@ -13,6 +13,7 @@ from raycurate.config import ClusterConfig, IngestConfig, SessionConfig, StageCo
 from raycurate.errors import UserError
 from raycurate.run.paths import LocalPath
 from raycurate.selection import build_selector
+from raycurate.stages.selecting.weights import check_shares
 from raycurate.stages.table import STAGES
 
 CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
@@ -80,7 +81,7 @@ class _Recipe(StageConfig):
         config = self.section("select")
         if config is not None:
             try:
-                build_selector(config.method, config.options)
+                check_shares(config, build_selector(config.method, config.options))
             except UserError as error:
                 raise ValueError(f"select: {error}") from None
         return self

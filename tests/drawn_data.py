@@ -57,7 +57,7 @@ def recipe_values(out: str, data: str, model: Path, **changes: dict[str, Any]) -
             "cpus_per_loader": 1,  # few: the start of each is what takes time
         },
         "cluster": {"clusters": 12, "iterations": 8, "tolerance": 0, "workers": 2, "cpus_per_worker": 0.5},
-        "select": {"ratio": 0.25, "options": {"temperature": 0.1}},
+        "select": {"method": "coincide", "ratio": 0.25, "options": {"temperature": 0.1}},
         "export": {"out": f"{out}/coreset.json"},
     }
     for section, values in changes.items():

@@ -94,7 +94,7 @@ def test_every_wrong_setting_is_one_readable_part(kind, values, message):
 def test_a_methods_options_are_checked_when_a_recipe_is_read(tmp_path):
     """Not after hours of extraction; the methods that have the option are named."""
     (tmp_path / "recipe.yaml").write_text("run: r\nselect: {method: el2n, options: {temperature: 0.1}}\n")
-    with pytest.raises(UserError, match="select: unknown option.*Methods that have it: coincide"):
+    with pytest.raises(UserError, match="select: unknown option.*Methods that have it: balanced, coincide"):
         load_recipe(tmp_path / "recipe.yaml")
 
 

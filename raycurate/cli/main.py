@@ -35,7 +35,7 @@ def main(debug: bool, quiet: bool) -> None:
       raycurate ingest train.json --images images/ --out runs/mine
       raycurate extract runs/mine --model tiny
       raycurate cluster runs/mine --clusters 100
-      raycurate select runs/mine --method coincide --ratio 0.2
+      raycurate select runs/mine --ratio 0.2
       raycurate export runs/mine --format llava --out coreset.json
     """
     set_up_logging(debug=debug, quiet=quiet)
@@ -108,17 +108,26 @@ def rank(run: str, config: Any) -> None:
 
 @stage_command("select")
 @click.option("--temperature", "options__temperature", type=float, help="Of the budget's softmax (method coincide).")
+@click.option(
+    "--envelope",
+    is_flag=False,
+    flag_value="on",
+    metavar="FLOOR,CAP,RANDOM",
+    help="Bound what the method takes of each task to parts of its share, and draw a part of it; alone: 0.5,2,0.3.",
+)
 def select(run: str, config: SelectConfig) -> None:
     """Decide which samples stay.
 
     \b
     Example:
-      raycurate select runs/llava --method coincide --ratio 0.2 --temperature 0.1
+      raycurate select runs/llava --ratio 0.2 --task-power 0.5
+      raycurate select runs/llava --method coincide --ratio 0.2 --temperature 0.1 --envelope 0.5,2,0.3
       raycurate select runs/llava --method d2_pruning --ratio 0.2 --set options.gamma_r=0.4 --label d2
     """
     from raycurate.selection import build_selector
+    from raycurate.stages.selecting.weights import check_shares
 
-    build_selector(config.method, config.options)  # a wrong option is told before Ray starts
+    check_shares(config, build_selector(config.method, config.options))  # what is wrong is told before Ray starts
     run_stage("select", run, config)
 
 

@@ -113,7 +113,7 @@ def needs_of(run: Run, config: SelectConfig) -> list[Noun]:
     """What a selection reads beside the samples, checked, in the order that it is made."""
     sources = sources_of(run, config, build_selector(config.method, config.options))
     check_sources(sources, required(run.noun("samples", config.samples)))
-    return [*sources.made_before, *([sources.ranking] if sources.ranking else [])]
+    return [*sources.made_before, *(noun for noun in (sources.measured, sources.ranking) if noun is not None)]
 
 
 def _select_settings(config: CompareConfig, method: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from raycurate.run.filesystem import absolute
 
 MODEL_FILES = ("config.json", "adapter_config.json")
 RUN_MODELS = "models"
+RUN_BALANCE = "balance"
 
 
 def absolute_model(model: str) -> str:
@@ -39,6 +40,15 @@ def absolute_model(model: str) -> str:
 def absolute_task_map(name: str) -> str:
     """A task map's file as an absolute path; the name of a shipped one as it is."""
     return absolute(name) if "/" in name or name.lower().endswith((".yaml", ".yml")) or not name else name
+
+
+def absolute_weights(source: Any) -> Any:
+    """A file of task weights as an absolute path; ``balance/LABEL`` of a run as it is, unless that is a file."""
+    if not isinstance(source, str):
+        return source
+    parts = source.split("/")
+    of_run = len(parts) == 2 and parts[0] == RUN_BALANCE and not os.path.isfile(source)
+    return source if of_run else absolute(source)
 
 
 def absolute_deepspeed(name: str) -> str:
@@ -89,5 +99,6 @@ LocalPath = Annotated[str, AfterValidator(absolute)]
 ModelName = Annotated[str, AfterValidator(absolute_model)]
 TaskMapName = Annotated[str, AfterValidator(absolute_task_map)]
 DeepSpeedName = Annotated[str, AfterValidator(absolute_deepspeed)]
+TaskWeightsSource = Annotated[dict[str, float] | str, AfterValidator(absolute_weights)]
 Command = Annotated[str, AfterValidator(absolute_command)]
 Settings = Annotated[dict[str, Any], AfterValidator(absolute_settings)]

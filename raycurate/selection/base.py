@@ -10,14 +10,15 @@ A method never sees the whole dataset. It works in two steps:
 Where the rows to keep in a group follow from a score that no stage has ranked, the plan says so
 (`plan.needs_cut`) and the method gives each row's place with `order(plan, rows)`. The caller then finds the
 exact cuts by streaming counts (`threshold.CutSearch`) and hands them to the plan before `decide`;
-`local.select_rows` shows the three steps.
+`local.select_rows` shows the three steps. A selector whose plan itself needs counts of the rows, such as the
+envelope around another one (`enveloped.py`), has `plan_by_counting`.
 
 Rows travel as `pyarrow.Table` blocks with at least the columns in `method.columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,7 +28,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raycurate.errors import UserError
+from raycurate.selection.cells import CellTable
 from raycurate.selection.keys import Keys
+
+EachBlock = Callable[[Callable[[pa.Table], Any]], Iterator[Any]]
+"""Calls a function with every block of rows and gives the results, in any order."""
 
 REASONS: Mapping[str, str] = {
     "within_quota": "kept: ranked within the quota of its cluster",
@@ -36,6 +41,8 @@ REASONS: Mapping[str, str] = {
     "not_drawn": "dropped: not drawn by the seeded hash of its key",
     "within_range": "kept: its score lies in the part of the ranking that is kept",
     "outside_range": "dropped: its score lies outside the part of the ranking that is kept",
+    "within_budget": "kept: among the method's first rows of its task, within the task's budget",
+    "over_budget": "dropped: the budget of its task was filled by rows that the method puts first",
     "no_features": "dropped: no features could be extracted from it",
     "no_score": "dropped: no score could be computed for it",
     "no_group": "dropped: it belongs to no cluster or task of the plan",
@@ -44,19 +51,27 @@ REASONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """How much to keep, and the seed of every draw.
+    """How much to keep, of which tasks, and the seed of every draw.
 
     Attributes:
         ratio: part of all rows to keep, in (0, 1].
         seed: any integer.
+        task_power: the shares of tasks follow their sizes to this power, in [0, 1] (`shares.py`).
+        task_weights: and these weights, where given.
     """
 
     ratio: float
     seed: int = 0
+    task_power: float = 1.0
+    task_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
             raise UserError(f"ratio is {self.ratio}; it must be above 0 and at most 1, for example 0.2")
+        if not 0 <= self.task_power <= 1:
+            raise UserError(
+                f"task_power is {self.task_power}; it must be from 0 (all tasks alike) to 1 (as the rows they have)"
+            )
 
     def target(self, num_rows: int) -> int:
         """Return round(ratio * num_rows)."""
@@ -88,12 +103,14 @@ class SelectionTables:
         num_rows: rows in all; the target is a part of these.
         tasks: rows of each task, where the method needs them.
         clusters: the cluster table, where the method needs it.
+        cells: rows by task and cluster, where the method needs them.
         num_usable: rows that can be kept, for what the method needs to know of them; None where that is all rows.
     """
 
     num_rows: int
     tasks: Mapping[str, int] | None = None
     clusters: ClusterTable | None = None
+    cells: CellTable | None = None
     num_usable: int | None = None
 
 
@@ -197,7 +214,8 @@ class Selector(Protocol):
 
     Attributes:
         needs: nouns of the run directory that it reads: `samples`, `clusters`, `ranking`, or `noun/label`, for
-            example `row_scores/token_losses`, or `clusters/mean_token` where those are its usual clusters.
+            example `row_scores/token_losses`, `clusters/mean_token` where those are its usual clusters, or
+            `ranking/by-task` for an order of the rows of each task in a cluster.
         columns: columns of the rows that `decide` and `order` read.
     """
 
@@ -217,6 +235,15 @@ class Selector(Protocol):
 
     def decide(self, plan: Plan, rows: pa.Table) -> Decisions:
         """Keep or drop each row of a block."""
+        ...
+
+
+@runtime_checkable
+class PlansByCounting(Protocol):
+    """What a selector has besides, if it must look at the rows to make its plan."""
+
+    def plan_by_counting(self, tables: SelectionTables, goal: Goal, each_block: EachBlock) -> Plan:
+        """Return the plan with all its cuts found."""
         ...
 
 
@@ -243,6 +270,8 @@ def decide_by_cut(
 def _up_to(cut: Boundaries, order: RowOrder) -> NDArray[np.bool_]:
     """Say which rows come no later in their group than its boundary, bool [N]."""
     known_N = order.group_N >= 0
+    if not known_N.any():
+        return known_N
     group_N = np.where(known_N, order.group_N, 0)
     word_N = cut.word_G[group_N]
     before_N = (order.word_N < word_N) | ((order.word_N == word_N) & (order.key_N <= cut.key_G[group_N]))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from raycurate.errors import UserError
 
-Weighting = Literal["both", "transferability", "density", "equal"]
+Weighting = Literal["both", "transferability", "density", "equal", "size"]
 
 # One unit of the kernel's fixed point: a density below it cannot be told from zero.
 SMALLEST_DENSITY = 2.0**-31
@@ -73,6 +73,7 @@ def cluster_scores(
     """Return the exponent's numerator z with P = softmax(z / tau), float64 [K].
 
     `both` is S / D; `transferability` is S; `density` is 1 / D; `equal` is 0 (the ablations of the paper's Table 3b).
+    `size` has no such score: its P is the cluster's part of the rows (`size_scores`).
 
     Raises:
         UserError: S or D is not finite.
@@ -87,6 +88,11 @@ def cluster_scores(
     if weighting == "transferability":
         return transferability_K.astype(np.float64)
     return (transferability_K if weighting == "both" else 1.0) / floor_K
+
+
+def size_scores(size_K: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return z with softmax(z) in proportion to the sizes, float64 [K]; for a temperature of 1."""
+    return np.log(np.maximum(size_K, 1))
 
 
 def softmax(score_K: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:

@@ -58,20 +58,22 @@ class ClusterRanking:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GreedyMmd:
-    """The ranking of COINCIDE (a `ranked.Ranked` without a selector of its own).
+    """The ranking of COINCIDE and of `balanced` (a `ranked.Ranked` without a selector of its own).
 
     Attributes:
         sigma: width of the Gaussian kernel.
         kernel_bytes: the most memory for a kernel; a larger one is kept in a temporary file.
+        by_task: order the rows of each task in a cluster by themselves, as `balanced` wants them.
     """
 
     sigma: float = 1.0
     kernel_bytes: int = DEFAULT_KERNEL_BYTES
+    by_task: bool = False
 
     @property
     def rank_grouping(self) -> Grouping:
-        """One cluster, or one chunk of it, at a time."""
-        return "cluster"
+        """One cluster, or one task in it, or one chunk of either, at a time."""
+        return "cell" if self.by_task else "cluster"
 
     @property
     def rank_features(self) -> str:

@@ -1,8 +1,8 @@
 """Methods that must look at a whole group of rows before any budget: what they are given and what they give.
 
-A `Ranked` method orders the rows of one group at once: of one cluster, or of the whole dataset. Every ratio is then a
-prefix of one order and costs a pass over small rows. A stage keeps the rank and the value of each row. There are two
-ways to an order:
+A `Ranked` method orders the rows of one group at once: of one cluster, of one task in it, or of the whole dataset.
+Every ratio is then a prefix of one order and costs a pass over small rows. A stage keeps the rank and the value of each
+row. There are two ways to an order:
 
 - `RankedInGroups`: the group's rows are brought to one task, which calls `rank_group`.
 - `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
@@ -23,7 +23,8 @@ from raycurate.selection.density import Density
 from raycurate.selection.keys import Keys
 from raycurate.selection.neighbours import Neighbours
 
-Grouping = Literal["cluster", "all"]
+Grouping = Literal["cluster", "cell", "all"]
+"""A cell is the rows of one task in one cluster."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

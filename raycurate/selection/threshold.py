@@ -8,8 +8,8 @@ the key's bytes: exact for any ties, and independent of shards, blocks and worke
 are merged.
 
 Cost: 2 passes over (key, group, score) for scores that differ, more only where many rows tie; a summary is at
-most MAX_COUNTERS * 8 = 8 MiB, or COLLECT_ROWS rows. Many groups share the counters, so each pass then refines
-fewer bits (10,000 groups: 6 bits a pass).
+most MAX_COUNTERS * 8 = 8 MiB, or COLLECT_ROWS rows (ROWS_A_GROUP for each group, where that is more). Many
+groups share the counters, so each pass then refines fewer bits (10,000 groups: 6 bits a pass).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from raycurate.selection.keys import key_word
 MAX_COUNTERS = 2**20
 MAX_BITS = 16
 COLLECT_ROWS = 2**16
+ROWS_A_GROUP = 4
 WORD_BITS = 64
 # Keys are unique, so their bytes tell rows apart; beyond this many words (256 bytes) collect whatever is left.
 MAX_WORDS = 32
@@ -142,7 +143,8 @@ class CutSearch:
         """What to ask of every shard next, or None when the cuts are found."""
         if not self._active_G.any():
             return None
-        few = int(self._matching_G.sum()) <= COLLECT_ROWS
+        # Every group that is searched has a row at least, so many groups are never few rows.
+        few = int(self._matching_G.sum()) <= max(COLLECT_ROWS, ROWS_A_GROUP * int(self._active_G.sum()))
         return CutRequest(
             collect=few or self._prefix_WG.shape[0] > MAX_WORDS,
             active_G=self._active_G.copy(),

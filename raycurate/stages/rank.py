@@ -2,11 +2,11 @@
 
     features (+ clusters, scores) --map--> rows by group --rank--> rows by sample shard --commit--> ranking
 
-A group is a cluster, a hashed chunk of a large one, or all rows, as the method asks (``selection/ranked.py``). Orders
-are nested, so one full order per group serves every temperature and ratio: ``select`` keeps ``rank < quota``. Two
-shuffles: the first carries the feature rows once to their group, the second carries ranks back to the shard that the
-rows came from, so that every noun of a run lines up with ``samples``. Rows without a score, where one is needed, take
-no part.
+A group is a cluster, a task in one, a hashed chunk of either, or all rows, as the method asks (``ranking/groups.py``).
+Orders are nested, so one full order per group serves every temperature and ratio: ``select`` keeps ``rank < quota``.
+Two shuffles: the first carries the feature rows once to their group, the second carries ranks back to the shard that
+the rows came from, so that every noun of a run lines up with ``samples``. Rows without a score, where one is needed,
+take no part.
 
 Cost: N * D * 2 bytes written and read once; per group what its method says (greedy MMD: n^2 * D FLOP for the kernel).
 Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy MMD bounds it by ``kernel_mb`` and
@@ -18,7 +18,7 @@ regrouped and the graph is made in parts (``rank_graph.py``).
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from raycurate.ray_session import in_session, largest_node_cpus
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection import build_selector
-from raycurate.selection.chunks import chunk_of, interleaved_ranks, num_chunks
+from raycurate.selection.chunks import interleaved_ranks
 from raycurate.selection.density import Density, merge_densities
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import GreedyMmd
@@ -50,54 +50,18 @@ from raycurate.stages.engine.shards import (
 )
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, write_bucket_file
 from raycurate.stages.ranking.graph import rank_on_graph
+from raycurate.stages.ranking.groups import Groups
 from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
 
-GREEDY_MMD = "mmd"
-NO_LIMIT = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """What is ranked on its own: every cluster, or every chunk of a large one. Unit ids follow cluster ids.
-
-    Attributes:
-        first_K: id of each cluster's first unit, int64 [K].
-        chunks_K: number of chunks of each cluster, int64 [K].
-    """
-
-    first_K: np.ndarray
-    chunks_K: np.ndarray
-
-    @staticmethod
-    def of(size_K: np.ndarray, max_rows: int) -> Units:
-        """Units of clusters of these sizes."""
-        chunks_K = np.array([num_chunks(int(size), max_rows) for size in size_K], dtype=np.int64)
-        return Units(np.concatenate([[0], np.cumsum(chunks_K)[:-1]]).astype(np.int64), chunks_K)
-
-    @property
-    def count(self) -> int:
-        """Units in all."""
-        return int(self.chunks_K.sum())
-
-    def cluster_of(self, unit: int) -> int:
-        """The cluster of a unit."""
-        return int(np.searchsorted(self.first_K, unit, side="right")) - 1
-
-    def unit_of_rows(self, cluster_N: np.ndarray, keys_N: np.ndarray) -> np.ndarray:
-        """The unit of each row, int64 [N]."""
-        unit_N = self.first_K[cluster_N].copy()
-        for cluster in np.unique(cluster_N[self.chunks_K[cluster_N] > 1]):
-            rows = np.flatnonzero(cluster_N == cluster)
-            unit_N[rows] += chunk_of(keys_N[rows], int(self.chunks_K[cluster]))
-        return unit_N
+GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
 
 
 @in_session
 def rank(run: Run, config: RankConfig) -> Manifest:
     """Write the ``ranking`` noun: per row its rank in its group, and what is behind it.
 
-    With greedy MMD also ``clusters.parquet``: size, S and D per cluster.
+    With greedy MMD also ``clusters.parquet``: size, S and D per cluster; by task ``cells.parquet``: the sizes of cells.
 
     Raises:
         UserError: an order that is no method's, inputs that are missing or stale, a group that is too large.
@@ -113,18 +77,23 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done
-    size_K, units = _groups(inputs, config, feature_manifest)
-    memory = _memory(config, method, int(feature_manifest.metrics["dimension"]), size_K, units)
+    dim = int(feature_manifest.metrics["dimension"])
+    if inputs.samples is not None:  # counting its cells is work already
+        begin(noun, description, replace=config.replace)
+    groups = Groups.of(noun, inputs, config, feature_manifest, in_chunks=isinstance(method, GreedyMmd))
+    memory = _memory(config, method, dim, groups)
     begin(noun, description, replace=config.replace)
     densities: list[dict[str, int]] = []
     if isinstance(method, RankedOnGraph):
         files = rank_on_graph(noun, inputs, config, method, feature_manifest, memory)
     else:
-        densities, files = _order(noun, inputs, config, method, units, feature_manifest)
-    if densities:
+        densities, files = _order(noun, inputs, config, method, groups, feature_manifest)
+    if groups.cells is not None:
+        noun.write_table("cells.parquet", groups.cells.to_table())
+    elif densities:
         assert inputs.clusters is not None, "densities are of clusters"
-        table = _density_table(densities, size_K)
-        for reading, values_K in _transferabilities(inputs.clusters, size_K, feature_manifest).items():
+        table = _density_table(densities, groups.size_G)
+        for reading, values_K in _transferabilities(inputs.clusters, groups.size_G, feature_manifest).items():
             table = table.append_column(f"transferability_{reading}", pa.array(values_K))
         noun.write_table("clusters.parquet", table)
     ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(files)]
@@ -138,13 +107,15 @@ def rank(run: Run, config: RankConfig) -> Manifest:
         max_tasks=config.max_tasks,
     )
     delete_folder(noun.filesystem, f"{noun.folder}/work")
-    return noun.finish(metrics={"clusters": len(size_K), "chunked_clusters": int((units.chunks_K > 1).sum())})
+    kind = "clusters" if groups.cells is None else "cells"
+    return noun.finish(metrics={kind: len(groups.size_G), f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())})
 
 
 def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph:
     """The method that orders the rows of a group; raises UserError for one that orders none."""
-    if config.order == GREEDY_MMD:
-        return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20)
+    if config.order in (GREEDY_MMD, BY_TASK):
+        by_task = config.order == BY_TASK
+        return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20, by_task=by_task)
     selector = build_selector(config.order, config.options)
     if not isinstance(selector, RankedInGroups | RankedOnGraph):
         raise UserError(
@@ -153,18 +124,9 @@ def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph:
     return selector
 
 
-def _groups(inputs: RankInputs, config: RankConfig, features: Manifest) -> tuple[np.ndarray, Units]:
-    """Rows of each group, and what is ranked on its own."""
-    if inputs.clusters is None:
-        size_K = np.array([features.rows_out], dtype=np.int64)
-        return size_K, Units.of(size_K, NO_LIMIT)
-    size_K = inputs.clusters.read_table("centroids.parquet", columns=["size"])["size"].to_numpy()
-    return size_K, Units.of(size_K, config.max_rows if config.order == GREEDY_MMD else NO_LIMIT)
-
-
-def _memory(config: RankConfig, method: Ranked, dim: int, size_K: np.ndarray, units: Units) -> int:
+def _memory(config: RankConfig, method: Ranked, dim: int, groups: Groups) -> int:
     """Bytes that the largest group takes in a task; raises UserError where that is above ``memory_gb``."""
-    largest = int((-(-size_K // units.chunks_K)).max(initial=0))
+    largest = int((-(-groups.size_G // groups.units.chunks_G)).max(initial=0))
     needed = largest * method.rank_bytes_per_row(dim)
     if needed > config.memory_gb * 2**30:
         raise UserError(
@@ -177,13 +139,13 @@ def _memory(config: RankConfig, method: Ranked, dim: int, size_K: np.ndarray, un
 
 
 def _order(
-    noun: Noun, inputs: RankInputs, config: RankConfig, method: RankedInGroups, units: Units, manifest: Manifest
+    noun: Noun, inputs: RankInputs, config: RankConfig, method: RankedInGroups, groups: Groups, manifest: Manifest
 ) -> tuple[list[dict[str, int]], int]:
     """Bring the rows of each unit to one task and order them; kernel sums of units that have them, files written."""
-    rows_U = np.zeros(units.count, dtype=np.int64)
+    rows_U = np.zeros(groups.units.count, dtype=np.int64)
     densities: list[dict[str, int]] = []
     with stage_progress("rank", noun, 3 * manifest.rows_out, "row passes") as progress:
-        scatter = functools.partial(_scatter_shard, noun, inputs, units)
+        scatter = functools.partial(_scatter_shard, noun, inputs, groups)
         shards = [(shard,) for shard in range(manifest.shards)]
         for _, routed in resumable_steps(noun, "routed", scatter, shards, max_tasks=config.max_tasks):
             rows_U[routed["units"]] += routed["rows"]
@@ -191,7 +153,7 @@ def _order(
         row_bytes = 2 * int(manifest.metrics["dimension"])
         ranges = _unit_ranges(rows_U, row_bytes, config.bucket_mb << 20)
         routed_uris = [noun.uri_of(step_name("routed", shard, "arrow")) for shard in range(manifest.shards)]
-        order = functools.partial(_rank_units, noun, routed_uris, units, rows_U, method)
+        order = functools.partial(_rank_units, noun, routed_uris, groups, rows_U, method)
         # Half of a node, so that a caller that holds some of its CPUs itself does not wait for ever.
         cpus = max(1.0, largest_node_cpus() // 2) if inputs.clusters is None else 1.0
         steps = resumable_steps(noun, "ranked", order, ranges, num_cpus=cpus, max_tasks=config.max_tasks)
@@ -201,7 +163,7 @@ def _order(
     return densities, len(ranges)
 
 
-def _scatter_shard(noun: Noun, inputs: RankInputs, units: Units, number: int, shard: int) -> dict[str, Any]:
+def _scatter_shard(noun: Noun, inputs: RankInputs, groups: Groups, number: int, shard: int) -> dict[str, Any]:
     """Map task: the rows of one features part, grouped by unit."""
     rows = inputs.features.read_part(shard)
     if inputs.clusters is None:
@@ -210,7 +172,7 @@ def _scatter_shard(noun: Noun, inputs: RankInputs, units: Units, number: int, sh
     else:
         assigned = inputs.clusters.read_part(shard)
         assert rows["key"].equals(assigned["key"]), f"features and clusters differ in shard {shard}"
-        unit_N = units.unit_of_rows(assigned["cluster"].to_numpy(), key_array(rows["key"]))
+        unit_N = groups.unit_of_rows(inputs, shard, rows, assigned["cluster"])
         similarity = assigned["similarity"]
     table = pa.table(
         {
@@ -246,7 +208,7 @@ def _unit_ranges(rows_U: np.ndarray, row_bytes: int, max_bytes: int) -> list[tup
 def _rank_units(
     noun: Noun,
     uris: list[str],
-    units: Units,
+    groups: Groups,
     rows_U: np.ndarray,
     method: RankedInGroups,
     number: int,
@@ -260,31 +222,31 @@ def _rank_units(
     bounds = np.searchsorted(routed["unit"].to_numpy(), np.arange(low, high + 1))
     for unit, start, end in zip(range(low, high), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         if end > start:
-            part, density = _rank_unit(routed.slice(start, end - start), unit, units, rows_U, method)
+            part, density = _rank_unit(routed.slice(start, end - start), unit, groups, rows_U, method)
             parts.append(part)
-            if density is not None:
-                densities.append({"cluster": units.cluster_of(unit), **asdict(density)})
+            if density is not None and groups.cells is None:
+                densities.append({"cluster": groups.units.group_of(unit), **asdict(density)})
     table = pa.concat_tables(parts)
     write_ranked(noun, number, table)
     return {"rows": table.num_rows, "densities": densities}
 
 
 def _rank_unit(
-    rows: pa.Table, unit: int, units: Units, rows_U: np.ndarray, method: RankedInGroups
+    rows: pa.Table, unit: int, groups: Groups, rows_U: np.ndarray, method: RankedInGroups
 ) -> tuple[pa.Table, Density | None]:
-    cluster = units.cluster_of(unit)
-    first, count = int(units.first_K[cluster]), int(units.chunks_K[cluster])
-    group = GroupRows(
+    group = groups.units.group_of(unit)
+    first, count = int(groups.units.first_G[group]), int(groups.units.chunks_G[group])
+    held = GroupRows(
         features_ND=features_of_table(rows),
         keys_N=key_array(rows["key"]),
         similarity_N=rows["similarity"].cast(pa.float64()).to_numpy(),
         score_N=rows["score"].to_numpy(),
     )
-    made = method.rank_group(group)
+    made = method.rank_group(held)
     if count > 1:
         rank_N = interleaved_ranks(made.rank_N, unit - first, rows_U[first : first + count].tolist())
         made = replace(made, rank_N=rank_N)
-    return ranked_rows(rows, cluster if method.rank_grouping == "cluster" else None, made), made.density
+    return ranked_rows(rows, groups.cluster_of(unit), made), made.density
 
 
 def _transferabilities(clusters: Noun, size_K: np.ndarray, features: Manifest) -> dict[str, np.ndarray]:

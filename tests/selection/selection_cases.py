@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raycurate.selection.base import ClusterTable, SelectionTables
+from raycurate.selection.base import ClusterTable, Goal, SelectionTables
+from raycurate.selection.cells import CellTable
 from raycurate.selection.exact import squared_norms
 from raycurate.selection.kernel import Kernel, gaussian_kernel
 from raycurate.selection.keys import key_array
+from raycurate.selection.local import select_rows
 from raycurate.selection.mmd import rank_cluster
 from raycurate.selection.transferability import transferability
 
@@ -94,3 +97,65 @@ def clustered_case(seed: int, *, rows: int = 60, clusters: int = 5, layers: int 
 def _shares(random: np.random.Generator, clusters: int) -> NDArray[np.float64]:
     weights = random.exponential(size=clusters) + 0.05
     return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class TaskedCase:
+    """A clustered data set whose rows have tasks of very unequal size, with what every kind of method reads.
+
+    Attributes:
+        tables: of clusters, tasks and cells.
+        by_cluster: the rows, their ranks within their cluster.
+        by_cell: the same rows, their ranks within their task and cluster.
+        case: features and clusters.
+        tasks: task of each row.
+    """
+
+    tables: SelectionTables
+    by_cluster: pa.Table
+    by_cell: pa.Table
+    case: Case
+    tasks: list[str]
+
+
+def tasked_case(seed: int, *, rows: int = 160, clusters: int = 5) -> TaskedCase:
+    """One task has a cluster to itself, one is in a single cluster, one has three rows."""
+    case = clustered_case(seed, rows=rows, clusters=clusters)
+    tables, table = case.tables_and_rows(1.0)
+    random = np.random.default_rng(seed + 1000)
+    tasks = random.choice(["vqa", "ocr", "chat"], rows, p=[0.7, 0.2, 0.1]).tolist()
+    for row in np.flatnonzero(case.labels == 0).tolist():
+        tasks[row] = "parity"
+    for row in np.flatnonzero(case.labels != 0)[:3].tolist():
+        tasks[row] = "few"
+    key_bytes, rank = key_array(pa.array(case.keys)), np.empty(rows, dtype=np.int64)
+    counts: dict[tuple[str, int], int] = {}
+    for task in sorted(set(tasks)):
+        for cluster in range(clusters):
+            at = np.array([i for i in range(rows) if tasks[i] == task and case.labels[i] == cluster], dtype=np.int64)
+            counts[task, cluster] = at.size
+            if at.size:
+                rank[at] = rank_cluster(case.features[at], key_bytes[at]).rank_N
+    table = table.append_column("task", pa.array(tasks, pa.string()))
+    table = table.append_column("el2n", pa.array(random.choice([0.1, 0.4, 0.9, 1.2], rows)))
+    return TaskedCase(
+        tables=replace(tables, tasks=dict(Counter(tasks)), cells=CellTable.of(counts)),
+        by_cluster=table,
+        by_cell=table.set_column(table.column_names.index("rank"), "rank", pa.array(rank)),
+        case=case,
+        tasks=tasks,
+    )
+
+
+def kept_keys(selector: object, tables: SelectionTables, goal: Goal, blocks: list[pa.Table]) -> set[str]:
+    """The keys that a selector keeps of some blocks."""
+    kept: set[str] = set()
+    for rows, made in select_rows(selector, tables, goal, lambda: blocks):
+        kept |= {key for key, keep in zip(rows["key"].to_pylist(), made.kept_N, strict=True) if keep}
+    return kept
+
+
+def in_blocks(table: pa.Table, size: int, seed: int = 0) -> list[pa.Table]:
+    """The rows in another order, cut into blocks."""
+    mixed = table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
+    return [mixed.slice(start, size) for start in range(0, table.num_rows, size)]

@@ -21,14 +21,14 @@ def test_an_unknown_name_gets_the_nearest() -> None:
     """The message names the nearest method and all others."""
     with pytest.raises(UserError, match="unknown method 'coincdie'. Did you mean 'coincide'") as error:
         get_method("coincdie")
-    assert "Available: clip_score, coincide" in str(error.value)
+    assert "Available: balanced, clip_score, coincide" in str(error.value)
 
 
 def test_an_unknown_option_gets_the_nearest() -> None:
     """A misspelt option is not ignored."""
     with pytest.raises(UserError, match="unknown option of method 'coincide' 'temprature'. Did you mean 'temperature'"):
         build_selector("coincide", {"temprature": 0.1})
-    with pytest.raises(UserError, match="Available: keep. Methods that have it: coincide"):
+    with pytest.raises(UserError, match="Available: keep. Methods that have it: balanced, coincide"):
         build_selector("el2n", {"temperature": 0.1})
     with pytest.raises(UserError, match="option 'density' of method 'coincide' is 'papper'"):
         build_selector("coincide", {"density": "papper"})

@@ -26,7 +26,7 @@ def _run(folder, case, *, shards: int, clusters: bool = True) -> Run:
 
 
 def _select(run: Run, **settings) -> tuple[set[str], object]:
-    manifest = select(run, make_config(SelectConfig, settings))
+    manifest = select(run, make_config(SelectConfig, {"method": "coincide", **settings}))
     table = read_all(run.noun("selection", settings.get("label", "main")))
     return set(table.filter(table["kept"])["key"].to_pylist()), manifest
 
@@ -61,7 +61,7 @@ def test_the_division_of_the_work_changes_nothing(ray_cluster, tmp_path):
     for number, (shards, bucket_mb) in enumerate(((1, 256), (5, 1), (3, 256))):
         run = _run(tmp_path / str(number), case, shards=shards)
         rank(run, make_config(RankConfig, {"bucket_mb": bucket_mb}))
-        select(run, make_config(SelectConfig, {"ratio": 0.4}))
+        select(run, make_config(SelectConfig, {"method": "coincide", "ratio": 0.4}))
         table = read_all(run.noun("selection")).select(["key", "kept", "cluster", "rank", "score", "reason"])
         tables.append(table.sort_by("key"))
     assert tables[0].equals(tables[1])

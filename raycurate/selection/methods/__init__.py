@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from raycurate.errors import UserError, unknown_name
 from raycurate.plugins import find_plugin
 from raycurate.selection.base import Selector
+from raycurate.selection.methods.balanced import Balanced
 from raycurate.selection.methods.clip_score import ClipScore
 from raycurate.selection.methods.coincide import Coincide
 from raycurate.selection.methods.d2_pruning import D2Pruning
@@ -25,6 +26,7 @@ from raycurate.selection.methods.stratified import Stratified
 Method = Callable[..., Selector]
 
 METHODS: Mapping[str, Method] = {
+    "balanced": Balanced,
     "clip_score": ClipScore,
     "coincide": Coincide,
     "d2_pruning": D2Pruning,

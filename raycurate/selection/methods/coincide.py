@@ -32,7 +32,7 @@ from raycurate.selection.base import (
     order_word,
     reasons,
 )
-from raycurate.selection.budget import Guards, Weighting, allocate, cluster_scores
+from raycurate.selection.budget import Guards, Weighting, allocate, cluster_scores, size_scores
 from raycurate.selection.keys import key_array
 from raycurate.selection.methods.random import hash_order
 
@@ -48,7 +48,8 @@ class Coincide:
         temperature: tau of the softmax; 0.1 in the paper.
         transferability: reading of S.
         density: reading of D.
-        weighting: what the budget follows: `both`, or an ablation (`transferability`, `density`, `equal`).
+        weighting: what the budget follows: `both`, an ablation (`transferability`, `density`, `equal`), or `size`, in
+            proportion to the rows of a cluster, whatever the temperature.
         order: which rows of a cluster come first.
         min_cluster_keep: rows that each cluster gives at least.
         max_keep_fraction: the largest part of a cluster that may be kept.
@@ -70,7 +71,7 @@ class Coincide:
     @property
     def needs(self) -> frozenset[str]:
         """The ranking with its cluster table; the clusters alone if neither order nor budget uses it."""
-        ranked = self.order_by == "mmd" or self.weighting != "equal"
+        ranked = self.order_by == "mmd" or self.weighting not in ("equal", "size")
         return frozenset({"ranking" if ranked else "clusters"})
 
     @property
@@ -88,13 +89,14 @@ class Coincide:
         if tables.clusters is None:
             raise UserError("method 'coincide' needs a cluster table; run the stages up to `rank` first")
         clusters = tables.clusters
-        transferability_K, density_K = self._numbers(clusters)
+        transferability_K, density_K = self.numbers(clusters)
         target = goal.target(tables.num_rows)
+        by_size = self.weighting == "size"
         given = allocate(
-            cluster_scores(transferability_K, density_K, self.weighting),
+            size_scores(clusters.size_K) if by_size else cluster_scores(transferability_K, density_K, self.weighting),
             clusters.size_K,
             target,
-            temperature=self.temperature,
+            temperature=1.0 if by_size else self.temperature,
             guards=self._guards(),
         )
         return Plan(
@@ -125,7 +127,7 @@ class Coincide:
         The score is the rank (`mmd`), 1 - similarity (`nearest`), or the hash in [0, 1) (`random`).
         """
         if self.order_by == "mmd":
-            return _decide_by_rank(plan, rows)
+            return decide_by_rank(plan, rows)
         order = self.order(plan, rows)
         nearest = self.order_by == "nearest"
         score_N = 1.0 - _column(rows, "similarity") if nearest else order.word_N / 2.0**64
@@ -134,7 +136,7 @@ class Coincide:
     def _guards(self) -> Guards:
         return Guards(min_cluster_keep=self.min_cluster_keep, max_keep_fraction=self.max_keep_fraction)
 
-    def _numbers(self, clusters: ClusterTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def numbers(self, clusters: ClusterTable) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return S and D in the readings asked for; ones where the weighting does not use them."""
         unused_K = np.ones(clusters.cluster_K.shape[0])
         wanted = (
@@ -152,7 +154,7 @@ class Coincide:
         return found[0], found[1]
 
 
-def _decide_by_rank(plan: Plan, rows: pa.Table) -> Decisions:
+def decide_by_rank(plan: Plan, rows: pa.Table) -> Decisions:
     group_N = plan.group_index(rows)
     known_N = group_N >= 0
     rank_N = _column(rows, "rank")

@@ -3,13 +3,14 @@
     n_t = M N_t / N, rounded by largest remainder: floors first, the rows still missing go to the largest
     fractional parts, ties to the task that sorts first. The quotas add up to exactly M = round(ratio N).
 
+With a task power or task weights the shares follow those (`shares.py`), and a task never gives more than it has.
 Within a task the draw is that of `random`. Cost: as `random`; the task table is small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,18 @@ import pyarrow as pa
 from raycurate.errors import UserError
 from raycurate.selection.base import Decisions, Goal, Plan, RowOrder, SelectionTables
 from raycurate.selection.methods.random import decide_by_hash, hash_order
+from raycurate.selection.shares import task_shares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stratified:
-    """Selector `stratified`; it has no options."""
+    """Selector `stratified`; it has no options.
+
+    Attributes:
+        has_task_shares: it follows the power and the weights of tasks.
+    """
+
+    has_task_shares: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[str]:
@@ -45,7 +53,7 @@ class Stratified:
             raise UserError(f"method 'stratified' has {counted} for {tables.num_rows} rows; every row needs a task")
         target = goal.target(tables.num_rows)
         names = sorted(tasks)
-        quotas = proportional_quotas(tasks, target)
+        quotas = task_shares(tasks, target, goal).rows
         return Plan(
             goal=goal,
             target=target,
@@ -63,14 +71,3 @@ class Stratified:
     def decide(self, plan: Plan, rows: pa.Table) -> Decisions:
         """Keep the smallest hashes of each task; the score is the hash as a number in [0, 1)."""
         return decide_by_hash(plan, rows)
-
-
-def proportional_quotas(sizes: Mapping[str, int], target: int) -> dict[str, int]:
-    """Divide `target` in proportion to `sizes` by largest remainder, in integers; never above a size."""
-    total = sum(sizes.values())
-    quotas = {name: target * size // total for name, size in sizes.items()}
-    missing = target - sum(quotas.values())
-    by_remainder = sorted(sizes, key=lambda name: (-(target * sizes[name] % total), name))
-    for name in by_remainder[:missing]:
-        quotas[name] += 1
-    return quotas

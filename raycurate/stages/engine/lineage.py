@@ -43,6 +43,7 @@ INPUT_NAMES = {
     "image_backend": "images are resized by another library",
     "method": "the file of the method has changed",
     "program": "the files that the command names have changed",
+    "task_weights": "the weights of the tasks have changed",
     "own_metrics": "the file of a metric has changed",
 }
 

@@ -9,6 +9,8 @@ from raycurate.stages.table import maker_of
 
 ROW_SCORES = "row_scores"
 SCORE_NET = "score_net"
+BY_TASK = "by-task"
+BY_TASK_NEED = f"ranking/{BY_TASK}"
 EMBEDDINGS = ("last_token", "mean_token", "clip")
 CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
 
@@ -26,6 +28,11 @@ def command_for(noun: Noun) -> str:
     if noun.noun == "clusters" and noun.label != "main":
         return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
     return maker_of(noun.noun)
+
+
+def by_task_label(clusters: str) -> str:
+    """The label of the order of each task's rows in a clustering."""
+    return BY_TASK if clusters == "main" else f"{BY_TASK}-{clusters}"
 
 
 def score_label(label: str, group: str) -> str:

@@ -11,7 +11,14 @@ from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection import Selector
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.engine.lineage import required
-from raycurate.stages.engine.names import ROW_SCORES, ranking_label, score_label
+from raycurate.stages.engine.names import (
+    BY_TASK,
+    ROW_SCORES,
+    by_task_label,
+    command_for,
+    ranking_label,
+    score_label,
+)
 
 READABLE = ("clusters", "ranking", ROW_SCORES, "samples")
 
@@ -24,6 +31,7 @@ class Sources:
         features: what the clusters, or the ranking, are made from.
         clusters: cluster and similarity of each row.
         ranking: order of the rows of each group.
+        measured: the ranking of the clusters, for their numbers, where `ranking` is another.
         ranking_scores: scores that the ranking is made from.
         scores: scores that the selection reads itself.
     """
@@ -31,6 +39,7 @@ class Sources:
     features: Noun | None = None
     clusters: Noun | None = None
     ranking: Noun | None = None
+    measured: Noun | None = None
     ranking_scores: Noun | None = None
     scores: tuple[Noun, ...] = ()
 
@@ -39,6 +48,11 @@ class Sources:
         """What is joined to the samples."""
         grouped = self.ranking or self.clusters
         return (*((grouped,) if grouped else ()), *self.scores)
+
+    @property
+    def read(self) -> tuple[Noun, ...]:
+        """What the selection reads beside the samples."""
+        return (*self.joined, *((self.measured,) if self.measured else ()))
 
     @property
     def made_before(self) -> tuple[Noun, ...]:
@@ -70,11 +84,33 @@ def sources_of(run: Run, config: SelectConfig, selector: Selector) -> Sources:
             return Sources(**own, features=run.noun("features", config.features or selector.rank_features))
     if ranked or {"clusters", "ranking"} & set(labels):
         clusters = run.noun("clusters", config.clusters or next(iter(labels.get("clusters", ())), "") or "main")
+        if clusters.manifest() is None and BY_TASK in labels.get("ranking", ()):
+            raise UserError(
+                f"method '{config.method}' needs 'clusters/{clusters.label}', which are not there: run `raycurate "
+                f"extract` and `raycurate {command_for(clusters)}`. `--method stratified` is the same idea without "
+                "features"
+            )
         manifest = required(clusters)
         own |= {"clusters": clusters, "features": run.noun("features", manifest.description["config"]["features"])}
         if "ranking" in labels and not ranked:
-            own["ranking"] = run.noun("ranking", clusters.label)
+            own |= _rankings(run, labels["ranking"], clusters.label)
     return Sources(**own)
+
+
+def _rankings(run: Run, wanted: list[str], clusters: str) -> dict[str, Noun]:
+    """The greedy orders that a method reads: of clusters, of the tasks in them, or the second and numbers of the first.
+
+    Raises:
+        UserError: an order that there is none of.
+    """
+    for label in wanted:
+        if label not in ("", BY_TASK):
+            raise UserError(f"there is no 'ranking/{label}'; a method can need 'ranking' and 'ranking/{BY_TASK}'")
+    whole = run.noun("ranking", clusters)
+    if BY_TASK not in wanted:
+        return {"ranking": whole}
+    by_task = run.noun("ranking", by_task_label(clusters))
+    return {"ranking": by_task, "measured": whole} if "" in wanted else {"ranking": by_task}
 
 
 def check_sources(sources: Sources, samples: Manifest) -> None:

@@ -17,26 +17,32 @@ from raycurate.stages.engine.names import ROW_SCORES, score_label
 
 @dataclass(frozen=True, slots=True)
 class RankInputs:
-    """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column."""
+    """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column.
+
+    ``samples`` are read where each task in a cluster is ordered by itself.
+    """
 
     features: Noun
-    clusters: Noun | None
-    scores: Noun | None
-    column: str | None
+    clusters: Noun | None = None
+    scores: Noun | None = None
+    column: str | None = None
+    samples: Noun | None = None
 
     @staticmethod
     def of(run: Run, config: RankConfig, method: Ranked) -> RankInputs:
         """What a method reads; raises UserError for nouns that are missing, stale or of different samples."""
-        features, clusters = run.noun("features", config.features), None
-        if method.rank_grouping == "cluster":
+        features, clusters, with_tasks = run.noun("features", config.features), None, None
+        if method.rank_grouping in ("cluster", "cell"):
             clusters = run.noun("clusters", config.clusters)
             if required(clusters).description["inputs"].get("features") != required(features).fingerprint:
                 raise UserError(
                     f"'clusters/{clusters.label}' are not of 'features/{features.label}': name those features, or run "
                     "`raycurate cluster` on these"
                 )
+        if method.rank_grouping == "cell":
+            with_tasks = run.noun("samples", required(features).description["config"].get("samples") or "main")
         if method.rank_score is None:
-            return RankInputs(features, clusters, None, None)
+            return RankInputs(features, clusters, samples=with_tasks)
         group, column = method.rank_score
         scores = run.noun(ROW_SCORES, score_label(config.scores, group))
         samples = required(features).description["inputs"]["samples"]
@@ -45,12 +51,19 @@ class RankInputs:
                 f"'{scores.noun}/{scores.label}' and 'features/{features.label}' are of different samples; make both "
                 "again"
             )
-        return RankInputs(features, clusters, scores, column)
+        return RankInputs(features, clusters, scores, column, with_tasks)
 
     def manifests(self) -> list[Manifest]:
         """Those of what is read."""
-        nouns = (self.features, self.clusters, self.scores)
+        nouns = (self.features, self.clusters, self.scores, self.samples)
         return [required(noun) for noun in nouns if noun is not None]
+
+    def tasks_of(self, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray:
+        """The task of each row of a shard."""
+        assert self.samples is not None, "tasks are read where cells are ranked"
+        found = self.samples.read_part(shard, ["key", "task"])
+        where = pc.index_in(keys, value_set=found["key"].combine_chunks())
+        return found["task"].take(where.combine_chunks())
 
     def scores_of(self, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         """The score of each row of a shard, null where there is none."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raycurate.errors import UserError
 from raycurate.selection import Goal, SelectionTables
 from raycurate.selection.local import select_rows
-from raycurate.selection.methods.stratified import Stratified, proportional_quotas
+from raycurate.selection.methods.stratified import Stratified
 from tests.selection.selection_cases import sample_keys
 
 
@@ -20,16 +20,28 @@ from tests.selection.selection_cases import sample_keys
     ratio=st.floats(0.001, 1),
 )
 def test_quotas_are_proportional_and_exact(sizes: dict[str, int], ratio: float) -> None:
-    """Within one row of the exact share, never above the task, and the target in all."""
+    """Floors, and a row more for the largest remainders, ties to the task that sorts first."""
     total = sum(sizes.values())
     if total == 0:
         return
     target = round(ratio * total)
-    quotas = proportional_quotas(sizes, target)
-    assert sum(quotas.values()) == target
-    for task, size in sizes.items():
-        assert abs(quotas[task] - target * size / total) < 1
-        assert quotas[task] <= size
+    plan = Stratified().plan(SelectionTables(num_rows=total, tasks=sizes), Goal(ratio=ratio))
+    expected = {task: target * size // total for task, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda task: (-(target * sizes[task] % total), task))
+    for task in by_remainder[: target - sum(expected.values())]:
+        expected[task] += 1
+    assert dict(zip(plan.groups.to_pylist(), plan.quota_G.tolist(), strict=True)) == expected
+
+
+def test_a_power_and_weights_move_the_shares() -> None:
+    """Equal shares until a small task is used up; weights on top."""
+    tables = SelectionTables(num_rows=100, tasks={"big": 80, "mid": 16, "small": 4})
+    for goal, quotas in (
+        (Goal(ratio=0.3, task_power=0.0), [13, 13, 4]),
+        (Goal(ratio=0.3, task_power=0.5), [18, 8, 4]),
+        (Goal(ratio=0.3, task_power=0.0, task_weights={"big": 1.0, "mid": 2.0, "small": 0.5}), [10, 16, 4]),
+    ):
+        assert Stratified().plan(tables, goal).quota_G.tolist() == quotas
 
 
 def test_each_task_gives_its_share_for_any_blocks() -> None:
