@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.names import plain_label
-from raycurate.run.paths import RUN_BALANCE, LocalPath, ModelName, TaskMapName, TaskWeightsSource
+from raycurate.run.paths import LocalPath, ModelName, TaskMapName, TaskWeightsSource
 
 Label = Annotated[str, AfterValidator(plain_label)]
 """The name of a noun inside a run."""
@@ -326,14 +326,6 @@ class SelectConfig(NounConfig):
     scores: Label = Field("main", description="label of the scores")
     label: Label = execution("main")
     max_tasks: int = execution(64, ge=1)
-
-    @property
-    def balance(self) -> str | None:
-        """The label of this run's `balance` that the weights are of."""
-        if not isinstance(self.task_weights, str):
-            return None
-        noun, _, label = self.task_weights.partition("/")
-        return label if noun == RUN_BALANCE else None
 
 
 class ExportConfig(StageConfig):

@@ -9,6 +9,7 @@ from typing import Any
 from raycurate.config import RankConfig
 from raycurate.recipe import CURATION, Recipe
 from raycurate.run.lock import run_lock
+from raycurate.run.paths import balance_of
 from raycurate.run.store import Manifest, Run
 from raycurate.stages.table import STAGES, Stage, stage_of
 
@@ -70,7 +71,7 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
 def _order(recipe: Recipe) -> tuple[str, ...]:
     """The sections in their order: a selection whose weights a balance of the recipe makes comes after that."""
     select, balance = recipe.section("select"), recipe.section("balance")
-    if select is None or balance is None or select.balance != balance.label:
+    if select is None or balance is None or balance_of(select.task_weights) != balance.label:
         return SECTIONS
     rest = [name for name in SECTIONS if name not in WEIGHING]
     place = rest.index("select")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, PoolConfig, Seed, execution
 from raycurate.run.paths import Command, LocalPath, ModelName, Settings
+from raycurate.selection import METHODS
 
 FULL = "full"
 
@@ -60,6 +62,30 @@ class EvaluateConfig(PoolConfig):
         return self
 
 
+SET_BY_EXPERIMENT = ("ratio", "seed", "samples", "label", "replace")
+"""Settings of `select` that an experiment gives to each of its lines itself."""
+
+
+def check_variants(variants: Mapping[str, Mapping[str, Any]] | None, methods: Sequence[str]) -> None:
+    """Raise ValueError for a variant that is not asked for, that hides a method, or that sets what it may not."""
+    for name, settings in (variants or {}).items():
+        if name in METHODS or name == FULL:
+            raise ValueError(f"variant '{name}' has the name of a method; give it another, for example {name}-2")
+        if name not in methods:
+            raise ValueError(f"variant '{name}' is not among the methods {list(methods)}")
+        if found := sorted(set(SET_BY_EXPERIMENT) & set(settings)):
+            raise ValueError(f"variants.{name}.{found[0]} is set by the experiment itself for each line")
+
+
+def settings_of_line(
+    name: str, options: Mapping[str, Mapping[str, Any]], variants: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Any]:
+    """Settings of `select` for a line of an experiment: a method with its options, or a variant."""
+    if variants and name in variants:
+        return dict(variants[name])
+    return {"method": name, "options": dict(options.get(name, {}))}
+
+
 class CompareConfig(NounConfig):
     """``compare``: select, finetune and evaluate for every method and seed, then the scoreboard."""
 
@@ -77,6 +103,9 @@ class CompareConfig(NounConfig):
     seeds: tuple[Seed, ...] = Field((0, 1, 2), min_length=1, description="of the selection and of the training")
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples that a method keeps")
     options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
+    variants: dict[str, Settings] | None = Field(
+        None, description="further names among the methods -> settings of `select`, such as {root: {task_power: 0.5}}"
+    )
     finetune: Settings = Field({}, description="settings of `finetune`, the same for every line")
     evaluate: Settings = Field({}, description="settings of `evaluate`, the same for every line")
     data: Label = Field("test", description="label of the test set's samples")
@@ -96,6 +125,7 @@ class CompareConfig(NounConfig):
         for name, values in (("methods", self.methods), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} {list(values)} has a value twice")
+        check_variants(self.variants, self.methods)
         taken = {"finetune": ("selection", "samples", "seed", "label"), "evaluate": ("model", "data", "label")}
         for section, names in taken.items():
             if found := sorted(set(names) & set(getattr(self, section))):

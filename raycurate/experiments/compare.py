@@ -21,7 +21,7 @@ from typing import Any
 
 from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
-from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig
+from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig, settings_of_line
 from raycurate.ray_session import in_session
 from raycurate.run.names import as_label
 from raycurate.run.store import Manifest, Noun, Run
@@ -118,11 +118,10 @@ def needs_of(run: Run, config: SelectConfig) -> list[Noun]:
 
 def _select_settings(config: CompareConfig, method: str) -> dict[str, Any]:
     return {
-        "method": method,
-        "ratio": config.ratio,
-        "options": config.options.get(method, {}),
-        "samples": config.samples,
         "clusters": config.clusters,
+        **settings_of_line(method, config.options, config.variants),
+        "ratio": config.ratio,
+        "samples": config.samples,
     }
 
 

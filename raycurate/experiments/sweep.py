@@ -34,6 +34,7 @@ from raycurate.selection.coverage import jaccard
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe, map_here
 from raycurate.stages.select import select, select_inputs
+from raycurate.stages.selecting.weights import check_shares
 from raycurate.stages.sketch import SketchConfig, sketch
 from raycurate.stages.table import version_of
 
@@ -77,7 +78,8 @@ def _check(run: Run, trial: Trial) -> None:
         if "command" not in trial.sweep.evaluate:
             required(run.noun("samples", trial.sweep.data))
     if not trial.is_full:
-        build_selector(trial.method, trial.options)
+        config = trial.select_config
+        check_shares(config, build_selector(config.method, config.options))
 
 
 def _reference(run: Run, config: SweepConfig) -> Reference | None:

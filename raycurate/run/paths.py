@@ -51,6 +51,12 @@ def absolute_weights(source: Any) -> Any:
     return source if of_run else absolute(source)
 
 
+def balance_of(source: Any) -> str | None:
+    """The label of a run's `balance` that task weights are of; None for those of a file or by hand."""
+    noun, _, label = source.partition("/") if isinstance(source, str) else ("", "", "")
+    return label if noun == RUN_BALANCE else None
+
+
 def absolute_deepspeed(name: str) -> str:
     """A DeepSpeed JSON file as an absolute path; 'zero2' and 'zero3' as they are."""
     return absolute(name) if "/" in name or name.endswith(".json") or not name else name
@@ -84,7 +90,7 @@ def absolute_settings(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-SETTINGS: dict[str, Callable[[str], str]] = {
+SETTINGS: dict[str, Callable[[str], Any]] = {
     "annotations": absolute,
     "command": absolute_command,
     "deepspeed": absolute_deepspeed,
@@ -92,6 +98,7 @@ SETTINGS: dict[str, Callable[[str], str]] = {
     "model": absolute_model,
     "scratch": absolute,
     "task_map": absolute_task_map,
+    "task_weights": absolute_weights,
 }
 """The settings that are paths, of the stages whose settings other configs hold."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution
-from raycurate.evaluation.config import FULL
+from raycurate.evaluation.config import FULL, check_variants
 from raycurate.run.paths import Settings
 
 # A probe's model is deleted with its logs.
@@ -37,6 +37,9 @@ class SweepConfig(NounConfig):
     ratios: tuple[float, ...] = Field((0.2,), min_length=1, description="parts of all samples to keep")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="of the selection, and of the training")
     options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
+    variants: dict[str, Settings] | None = Field(
+        None, description="further names among the methods -> settings of `select`, such as {root: {task_power: 0.5}}"
+    )
     samples: Label = "main"
     clusters: Label = "main"
     frequencies: int = Field(256, ge=2, le=16_384, description="random Fourier features of MMD^2")
@@ -61,6 +64,7 @@ class SweepConfig(NounConfig):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} {list(values)} has a value twice")
+        check_variants(self.variants, self.methods)
         for ratio in self.ratios:
             if not 0 < ratio <= 1:
                 raise ValueError(f"ratio {ratio} must be above 0 and at most 1, for example 0.2")

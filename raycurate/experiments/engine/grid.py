@@ -10,15 +10,17 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from raycurate.config import SelectConfig, make_config
-from raycurate.evaluation.config import FULL
+from raycurate.evaluation.config import FULL, settings_of_line
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.run.store import fingerprint_of
 from raycurate.selection import get_method
+from raycurate.selection.methods.balanced import Balanced
 from raycurate.training.config import FinetuneConfig
 
 log = logging.getLogger("raycurate")
@@ -29,6 +31,7 @@ class Trial:
     """One point of the grid.
 
     Attributes:
+        method: a method's name, or that of a variant.
         temperature: None for a method without one, and where the method's own default is used.
         options: the method's options, the temperature among them.
     """
@@ -49,12 +52,12 @@ class Trial:
     def select_config(self) -> SelectConfig:
         """The settings of the trial's selection, its label among them."""
         values = {
-            "method": self.method,
+            "clusters": self.sweep.clusters,
+            **settings_of_line(self.method, self.sweep.options, self.sweep.variants),
             "ratio": self.ratio,
             "seed": self.seed,
             "options": self.options,
             "samples": self.sweep.samples,
-            "clusters": self.sweep.clusters,
         }
         config = make_config(SelectConfig, values, "select")
         return config.model_copy(update={"label": f"{self._name}-{fingerprint_of(config.determining())[:8]}"})
@@ -101,9 +104,10 @@ def grid(sweep: SweepConfig) -> list[Trial]:
         if method == FULL:
             trials += [Trial(sweep, FULL, None, 1.0, seed, {}) for seed in sweep.seeds]
             continue
-        options = sweep.options.get(method, {})
+        settings = settings_of_line(method, sweep.options, sweep.variants)
+        options = settings.get("options", {})
         temperatures: tuple[float | None, ...] = (None,)
-        multiplied = has_temperature(method)
+        multiplied = has_temperature(settings.get("method", SelectConfig.model_fields["method"].default), options)
         if sweep.temperatures and multiplied:
             temperatures = sweep.temperatures
         elif sweep.temperatures:
@@ -116,10 +120,12 @@ def grid(sweep: SweepConfig) -> list[Trial]:
     return trials
 
 
-def has_temperature(method: str) -> bool:
-    """Whether a method takes an option `temperature`.
+def has_temperature(method: str, options: Mapping[str, Any]) -> bool:
+    """Whether a method takes an option `temperature` that its other options leave in use.
 
     Raises:
         UserError: an unknown method.
     """
-    return "temperature" in inspect.signature(get_method(method)).parameters
+    made = get_method(method)
+    used = made is not Balanced or options.get("within") == "coincide"
+    return used and "temperature" in inspect.signature(made).parameters

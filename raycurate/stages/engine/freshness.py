@@ -23,6 +23,7 @@ from raycurate.stages.engine.checkpoints import ADAPTER_FILE, fingerprint_of_par
 from raycurate.stages.engine.lineage import INPUT_NAMES, lost_files, why_stale
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.engine.source_check import source_changed
+from raycurate.stages.selecting.weights import weights_changed
 
 MODEL_STAGES = ("extract", "score", "tokenize", "finetune")
 """Stages whose descriptions have the hash of `config.model` among their inputs."""
@@ -77,6 +78,10 @@ def _outside(noun: Noun, manifest: Manifest) -> str:
     for setting, known in (("given", inputs.get("given")), ("annotations", inputs.get("annotations"))):
         if known is not None and _file_changed(config.get(setting), known):
             return f"{name}: {INPUT_NAMES[setting]}"
+    if "task_weights" in inputs and weights_changed(
+        Run(noun.run_uri), config.get("task_weights"), inputs["task_weights"]
+    ):
+        return f"{name}: {INPUT_NAMES['task_weights']}"
     if "program" in inputs and _program_changed(config["command"], inputs["program"]):
         return f"{name}: {INPUT_NAMES['program']}"
     return ""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
+from raycurate.run.paths import balance_of
 from raycurate.run.store import Manifest, Run, fingerprint_of
 from raycurate.selection import Goal, Selector
 from raycurate.stages.engine.lineage import required
@@ -18,7 +20,7 @@ def goal_of(run: Run, config: SelectConfig, selector: Selector, tasks: Mapping[s
     Raises:
         UserError: weights that cannot be read or do not fit the tasks; shares of tasks for a method that has none.
     """
-    weights = _weights(run, config)
+    weights = _weights(run, config.task_weights)
     if weights is not None:
         weights_of(tuple(tasks), weights)
     check_shares(config, selector)
@@ -38,18 +40,34 @@ def check_shares(config: SelectConfig, selector: Selector) -> None:
 
 def weights_read(run: Run, config: SelectConfig) -> tuple[dict[str, str], list[Manifest]]:
     """What a selection's fingerprint holds of its weights: their content, and the balance that made them."""
-    weights = _weights(run, config)
+    weights = _weights(run, config.task_weights)
     if weights is None:
         return {}, []
-    made = [] if config.balance is None else [required(run.noun("balance", config.balance))]
-    return {"task_weights": fingerprint_of(dict(sorted(weights.items())))}, made
+    label = balance_of(config.task_weights)
+    made = [] if label is None else [required(run.noun("balance", label))]
+    return {"task_weights": _hash(weights)}, made
 
 
-def _weights(run: Run, config: SelectConfig) -> dict[str, float] | None:
-    if config.balance is not None:
-        noun = run.noun("balance", config.balance)
+def weights_changed(run: Run, source: Any, known: str) -> bool:
+    """Whether the weights that a selection was made with are others now; those that cannot be read say nothing."""
+    try:
+        weights = _weights(run, source)
+    except UserError:
+        return False
+    return weights is not None and _hash(weights) != known
+
+
+def _hash(weights: Mapping[str, float]) -> str:
+    return fingerprint_of(dict(sorted(weights.items())))
+
+
+def _weights(run: Run, source: Any) -> dict[str, float] | None:
+    """The weights of a setting `task_weights`."""
+    label = balance_of(source)
+    if label is not None:
+        noun = run.noun("balance", label)
         required(noun)
-        return check_numbers((noun.read_json("weights.json") or {}).get("weights"), f"balance/{config.balance}")
-    if isinstance(config.task_weights, str):
-        return read_weights(config.task_weights)
-    return None if config.task_weights is None else check_numbers(config.task_weights, "task_weights")
+        return check_numbers((noun.read_json("weights.json") or {}).get("weights"), f"balance/{label}")
+    if isinstance(source, str):
+        return read_weights(source)
+    return None if source is None else check_numbers(source, "task_weights")

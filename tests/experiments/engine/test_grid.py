@@ -40,9 +40,34 @@ def test_labels_follow_the_selection():
     assert one.finetune_config.determining() != two.finetune_config.determining()
 
 
+def test_variants_are_methods_with_other_settings():
+    """A method inside and outside of an envelope, and two powers, are lines of one sweep under their own names."""
+    found = trials(
+        methods=["coincide", "inside", "root"],
+        temperatures=[0.1, 0.2],
+        variants={"inside": {"method": "coincide", "envelope": "0.5,2,0"}, "root": {"task_power": 0.5}},
+    )
+    assert [(t.method, t.temperature) for t in found] == [
+        ("coincide", 0.1),
+        ("coincide", 0.2),
+        ("inside", 0.1),
+        ("inside", 0.2),
+        ("root", None),
+    ]
+    inside, root = found[2].select_config, found[4].select_config
+    assert (inside.method, inside.options, inside.envelope.cap) == ("coincide", {"temperature": 0.1}, 2.0)
+    assert (root.method, root.task_power) == ("balanced", 0.5)
+    assert found[0].select_config.envelope is None
+    assert len({t.label for t in found}) == 5
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"variants": {"random": {}}}, "variant 'random' has the name of a method"),
+        ({"variants": {"other": {}}}, "variant 'other' is not among the methods"),
+        ({"methods": ["x"], "variants": {"x": {"ratio": 0.1}}}, "variants.x.ratio is set by the experiment itself"),
+        ({"methods": ["x"], "variants": {"x": {"envelop": 1}}}, "Did you mean 'envelope'"),
         ({"ratios": [0.2, 1.2]}, "ratio 1.2 must be above 0 and at most 1"),
         ({"temperatures": [0]}, "temperature 0.0 must be a positive number"),
         ({"seeds": [1, 1]}, "has a value twice"),
@@ -55,7 +80,7 @@ def test_labels_follow_the_selection():
 def test_a_wrong_setting_is_explained(values, message):
     """Every mistake names the value and what is allowed."""
     with pytest.raises(UserError, match=message):
-        trials(**values)
+        assert [trial.select_config for trial in trials(**values)]
 
 
 def test_the_front_has_the_points_that_nothing_beats():

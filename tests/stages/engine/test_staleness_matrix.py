@@ -36,13 +36,13 @@ from raycurate.config import (
 )
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
+from raycurate.experiments import compare as compare_stage
 from raycurate.experiments.engine import trials
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.probes import Probe, _key
 from raycurate.experiments.sweep import sweep
 from raycurate.models.source import image_backend, model_fingerprint
 from raycurate.run.store import Noun, Run, fingerprint_of
-from raycurate.stages import compare as compare_stage
 from raycurate.stages.cluster import cluster
 from raycurate.stages.engine import lineage
 from raycurate.stages.engine.shards import map_here
@@ -111,6 +111,10 @@ class Made:
         own = {"method": "matrix_method:Own", "label": "own", "ratio": 0.5, **settings}
         return select(self.run, make_config(SelectConfig, own), map_here)
 
+    def select_weighed(self, **settings):
+        weights = {"task_weights": str(self.files / "weights.json"), "envelope": "0.5,2,0.3", **settings}
+        return select(self.run, make_config(SelectConfig, {"label": "weighed", "ratio": 0.5, **weights}))
+
     def export(self, **settings):
         return export(self.run, make_config(ExportConfig, {"out": str(self.files / "out.json"), **settings}))
 
@@ -151,6 +155,7 @@ CHAIN = (
     "cluster",
     "select",
     "select_own",
+    "select_weighed",
     "export",
     "finetune",
     "evaluate",
@@ -185,6 +190,7 @@ def base(ray_cluster, tmp_path_factory) -> Iterator[Made]:
     _write_rows(files / "rows.json", 0, ROWS)
     _write_rows(files / "test.json", 50, 4)
     (files / "matrix_method.py").write_text(METHOD)
+    (files / "weights.json").write_text(json.dumps({"a": 1.0, "b": 2.0}))
     (files / "matrix_metric.py").write_text(METRIC)
     (files / "judge.py").write_text(JUDGE)
     (files / "annotations.jsonl").write_text(json.dumps({"id": "50", "references": ["it is 50"]}) + "\n")
@@ -413,6 +419,12 @@ AGAIN: list[tuple[str, Any, str]] = [
     ("select", lost("clusters/main", "centroids.parquet"), NOT_WHOLE.format("clusters/main")),
     ("select", {"ratio": 0.25}, "selection/main"),
     ("select_own", file("matrix_method.py", b"pass", b"1234"), "selection/own"),
+    ("select_weighed", file("weights.json", b"2.0", b"3.0"), "selection/weighed"),
+    ("select_weighed", {"envelope": None}, "selection/weighed"),
+    ("select_weighed", {"task_power": 0.5}, "selection/weighed"),
+    ("select_weighed", otherwise("ranking/by-task"), "selection/weighed"),
+    ("select_weighed", otherwise("clusters/main"), "ranking/by-task"),
+    ("select_weighed", lost("ranking/by-task", "cells.parquet", "emptied"), "ranking/by-task"),
     ("export", otherwise("samples/main"), EARLIER.format("samples/main")),
     ("export", version("select"), ORPHANED.format("select")),
     ("export", lost("selection/main", "part-00000.parquet"), NOT_WHOLE.format("selection/main")),
@@ -557,6 +569,7 @@ OUTSIDE: list[tuple[Change, set[str], str]] = [
     (WEIGHTS, READ_MODEL, "the files of the model have changed"),
     (TEMPLATE, READ_MODEL, "the files of the model have changed"),
     (numbers, {"row_scores/given"}, "the file of given numbers has changed"),
+    (file("weights.json", b"2.0", b"3.0"), {"selection/weighed"}, "the weights of the tasks have changed"),
     (file("annotations.jsonl", b"it is 50", b"it is 05"), {"scores/main"}, "the annotations have changed"),
     (file("judge.py", b"0.5", b"0.6"), {"scores/outside"}, "the files that the command names have changed"),
 ]
