@@ -208,11 +208,18 @@ def _refuse_what_took_long(noun: Noun, settings: Sequence[str]) -> None:
 
 
 def changed_settings(noun: Noun, description: Mapping[str, Any]) -> list[str]:
-    """Each setting in which what is there differs from what is asked for: ``name old -> new``."""
+    """Each setting in which what is there differs from what is asked for: ``name old -> new``.
+
+    A description without ``made_from`` is of code that did not name all of today's settings: only those count that it
+    names, or a new name would be taken for an option that was forgotten.
+    """
     old = _description_of(noun)
     if old is None:
         return []
-    return differences(old.get("config") or {}, description.get("config") or {})
+    asked = description.get("config") or {}
+    if "made_from" not in old:
+        asked = {name: value for name, value in asked.items() if name in (old.get("config") or {})}
+    return differences(old.get("config") or {}, asked)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
