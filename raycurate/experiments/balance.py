@@ -35,6 +35,7 @@ from raycurate.config import make_config
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.engine.balance_figures import draw_balance
+from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.results import to_csv
 from raycurate.experiments.engine.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
@@ -66,7 +67,7 @@ def balance(run: Run, config: BalanceProbesConfig) -> Manifest:
     groups = _groups(config, sizes)
     planned = plan_probes(sizes, config, groups)
     begin(noun, _description(run, config), replace=config.replace)
-    evaluation = config.evaluate if "command" in config.evaluate else {**config.evaluate, "data": config.validation}
+    evaluation = evaluation_on(config.evaluate, config.validation)
     probes = [
         Probe(
             name=name,

@@ -6,9 +6,8 @@
 'full' is a finetune on all rows, once per seed: the reference of Rel.% and of the cost share. The lines differ in what
 they are trained on and in nothing else: same model, settings, test rows.
 
-Cost of a line = its selection, tokenisation and training. What a method needs beforehand (features, clusters, ranking,
-scores) is charged to every one of its lines whole, as if that line had been made alone, although the run makes it once.
-Evaluation is not part of a line's cost. Seconds are those of the manifests, all attempts added up.
+What a method needs beforehand (features, clusters, ranking, scores) is charged to every one of its lines whole, as if
+that line had been made alone, although the run makes it once. Evaluation is not part of a line's cost.
 """
 
 from __future__ import annotations
@@ -20,17 +19,22 @@ from statistics import fmean
 from typing import Any
 
 from raycurate.config import SelectConfig, make_config
-from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
+from raycurate.evaluation import Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig, settings_of_line
+from raycurate.experiments.engine.lines import (
+    columns_of,
+    evaluation_on,
+    make_line,
+    needs_of,
+    scores_on,
+    seconds_of,
+    training_seconds,
+)
 from raycurate.ray_session import in_session
 from raycurate.run.names import as_label
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.selection import build_selector
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe
-from raycurate.stages.engine.sources import check_sources, sources_of
-from raycurate.stages.evaluate import SCORES_FILE, evaluate
-from raycurate.stages.finetune import finetune
 from raycurate.stages.select import select
 from raycurate.training.config import FinetuneConfig
 
@@ -109,13 +113,6 @@ def _needs(run: Run, config: CompareConfig, method: str) -> list[Noun]:
     return [] if method == FULL else needs_of(run, make_config(SelectConfig, _select_settings(config, method)))
 
 
-def needs_of(run: Run, config: SelectConfig) -> list[Noun]:
-    """What a selection reads beside the samples, checked, in the order that it is made."""
-    sources = sources_of(run, config, build_selector(config.method, config.options))
-    check_sources(sources, required(run.noun("samples", config.samples)))
-    return [*sources.made_before, *(noun for noun in (sources.measured, sources.ranking) if noun is not None)]
-
-
 def _select_settings(config: CompareConfig, method: str) -> dict[str, Any]:
     return {
         "clusters": config.clusters,
@@ -123,19 +120,6 @@ def _select_settings(config: CompareConfig, method: str) -> dict[str, Any]:
         "ratio": config.ratio,
         "samples": config.samples,
     }
-
-
-def seconds_of(needs: Sequence[Noun]) -> dict[str, float]:
-    """Wall clock by noun; what one pass made together is charged once."""
-    seconds: dict[str, float] = {}
-    passes: set[str] = set()
-    for noun in needs:
-        manifest = required(noun)
-        name = noun.noun if noun.noun not in seconds else f"{noun.noun}/{noun.label}"
-        shared = manifest.metrics.get("shared_pass")
-        seconds[name] = 0.0 if shared in passes else manifest.seconds
-        passes |= {shared} if shared is not None else set()
-    return seconds
 
 
 def _finetune_config(config: CompareConfig, method: str, seed: int) -> FinetuneConfig:
@@ -153,11 +137,9 @@ def _finetune_config(config: CompareConfig, method: str, seed: int) -> FinetuneC
 def _evaluate_config(config: CompareConfig, method: str, seed: int) -> EvaluateConfig:
     label = line_label(config, method, seed)
     own: dict[str, Any] = {"model": f"models/{label}", "label": label, "replace": config.replace}
-    if "command" not in config.evaluate:
-        own["data"] = config.data
     if config.max_test_rows is not None:
         own["max_rows"] = config.max_test_rows
-    return make_config(EvaluateConfig, {**config.evaluate, **own}, "evaluate")
+    return make_config(EvaluateConfig, {**evaluation_on(config.evaluate, config.data), **own}, "evaluate")
 
 
 def _line(
@@ -171,12 +153,9 @@ def _line(
         settings = {**_select_settings(config, method), "seed": seed, "label": label}
         selected = select(run, make_config(SelectConfig, settings, "select"))
         selection_seconds = {**seconds_of(needs), "selection": selected.seconds}
-    log.info("compare: %s: finetune", label)
-    trained = finetune(run, _finetune_config(config, method, seed))
-    log.info("compare: %s: evaluate", label)
-    scored = evaluate(run, _evaluate_config(config, method, seed))
-    scores = run.noun("scores", label).read_json(SCORES_FILE)
-    assert scores is not None, "evaluate wrote its scores"
+    log.info("compare: %s: train and score", label)
+    trained, scored = make_line(run, _finetune_config(config, method, seed), _evaluate_config(config, method, seed))
+    assert scored.manifest is not None, "every line is scored"
     record = LineRecord(
         method=method,
         seed=seed,
@@ -185,43 +164,28 @@ def _line(
         steps=int(trained.metrics["steps"]),
         selection_seconds=selection_seconds,
         training_seconds=training_seconds(run, trained),
-        evaluation_seconds=float(scored.metrics.get("generation_seconds", scored.seconds)),
-        scores=scores,
-        headlines=scored.metrics["headlines"],
+        evaluation_seconds=scored.seconds,
+        scores=scored.scores,
+        headlines=scored.headlines,
     )
-    return record, scored
-
-
-def training_seconds(run: Run, trained: Manifest) -> float:
-    """Tokenisation and training; a short training is not seen by its progress line, so its own clock counts too."""
-    fingerprint = trained.description["inputs"]["tokens"]
-    selection = trained.description["config"].get("selection") or "all"
-    tokens = run.noun("tokens", f"{selection}-{fingerprint[:8]}").manifest()
-    own = max(trained.seconds, float(trained.metrics["seconds"]))
-    return own + (tokens.seconds if tokens is not None else 0.0)
+    return record, scored.manifest
 
 
 def _board(config: CompareConfig, lines: Sequence[LineRecord]) -> Scoreboard:
-    columns = {
-        (task, metric): Column(task, metric, higher)
-        for line in lines
-        for task, metrics in line.headlines.items()
-        for metric, higher in metrics.items()
-    }
+    columns = columns_of(line.headlines for line in lines)
     price = config.price_per_hour
     results = [
         Result(
             method=line.method,
             seed=line.seed,
-            scores={key: line.scores[key[0]][key[1]] for key in columns if key[1] in line.scores.get(key[0], {})},
+            scores=scores_on(columns, line.scores),
             wall_seconds=line.seconds,
             cost=line.seconds / 3600 * (1.0 if price is None else price),
         )
         for line in lines
     ]
-    ordered = [columns[key] for key in sorted(columns)]
     reference = FULL if FULL in config.methods else None
-    return build_scoreboard(ordered, results, reference=reference, cost_unit="hours" if price is None else "money")
+    return build_scoreboard(columns, results, reference=reference, cost_unit="hours" if price is None else "money")
 
 
 def cost_table(lines: Sequence[LineRecord]) -> str:

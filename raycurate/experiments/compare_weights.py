@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
+from raycurate.experiments.engine.lines import columns_of, evaluation_on
 from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.task_rows import mixture_config, part_of, task_sizes
 from raycurate.experiments.engine.weights_config import COTBAL, CompareWeightsConfig
@@ -92,7 +93,7 @@ def _plan(
 ) -> list[tuple[Key, Probe]]:
     """Every training with its line; the long ones first."""
     rows = part_of(sizes, config.part)
-    evaluation = config.evaluate if "command" in config.evaluate else {**config.evaluate, "data": config.data}
+    evaluation = evaluation_on(config.evaluate, config.data)
     planned = []
     for seed in config.seeds:
         given = {"seed": seed, "rows_seed": config.rows_seed}
@@ -112,11 +113,7 @@ def _plan(
 def build_board(lines: Mapping[Key, Sequence[ProbeResult]]) -> Scoreboard:
     """The scoreboard; STL first, its scores each from the model of that task."""
     ordered = sorted(lines.items(), key=lambda line: line[0][0] != STL)
-    headlines: dict[str, Mapping[str, bool]] = {}
-    for _, own in ordered:
-        for probe in own:
-            headlines |= probe.headlines
-    columns = [Column(t, metric, higher) for t in sorted(headlines) for metric, higher in sorted(headlines[t].items())]
+    columns = columns_of(probe.headlines for _, own in ordered for probe in own)
     results = [
         Result(
             method=method,

@@ -41,6 +41,7 @@ from raycurate.experiments.engine.candidates import Dataset, prepare_candidates
 from raycurate.experiments.engine.config import PROBE_DEFAULTS
 from raycurate.experiments.engine.individual_config import IndividualSelectConfig
 from raycurate.experiments.engine.individual_results import Outcome, Point, Trial, write_outcome
+from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.soup import make_soups
 from raycurate.experiments.engine.subsets import trainable_rows
@@ -133,9 +134,7 @@ class _Trainer:
         parts = [{"samples": self.config.samples}, *(self.datasets[name].part for name in sorted(names))]
         own = {"mixture": parts, "mixture_seed": self.config.seeds[0], "seed": seed}
         finetune = make_config(FinetuneConfig, {**self.settings, **own}, "finetune")
-        evaluate = dict(self.config.evaluate)
-        if "command" not in evaluate:
-            evaluate["data"] = self.config.data
+        evaluate = evaluation_on(self.config.evaluate, self.config.data)
         kept = bool(self.config.soup) and len(names) == 1 and seed == self.config.seeds[0]
         return Probe(name=f"{'+'.join(names)} {seed}", finetune=finetune, evaluate=evaluate, keep_model=kept)
 

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from raycurate.config import make_config
 from raycurate.experiments.engine.benchmarks import benchmarks_of
 from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.experiments.engine.measuring_config import ScalingConfig
 from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.results import Row
@@ -70,10 +71,7 @@ def _probe(config: ScalingConfig, available: dict[str, int], size: int, seed: in
     part = {"samples": config.samples, "rows": proportional_rows(available, size)}
     own = {"mixture": [part], "mixture_seed": seed, "seed": seed}
     finetune = make_config(FinetuneConfig, {**config.settings, **own}, "finetune")
-    evaluate = dict(config.evaluate)
-    if "command" not in evaluate:
-        evaluate["data"] = config.data
-    return Probe(name=f"{size} {seed}", finetune=finetune, evaluate=evaluate)
+    return Probe(name=f"{size} {seed}", finetune=finetune, evaluate=evaluation_on(config.evaluate, config.data))
 
 
 def summarize(rows: Sequence[Row]) -> list[Row]:

@@ -20,12 +20,12 @@ import time
 from typing import Any
 
 from raycurate.config import make_config
-from raycurate.experiments.compare import needs_of, seconds_of
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.grid import Trial, grid
+from raycurate.experiments.engine.lines import needs_of, seconds_of
 from raycurate.experiments.engine.measure import Reference, count_shared, measure_selection
-from raycurate.experiments.engine.probes import Probe, run_probes
-from raycurate.experiments.engine.results import Outcome, Scores, Sweep, write_results
+from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.engine.results import Outcome, Sweep, write_results
 from raycurate.experiments.engine.trials import result_of, run_trials
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Run, fingerprint_of
@@ -65,8 +65,16 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
     nouns = [run.noun("selection", trial.label) for trial in chosen]
     overlap = jaccard(count_shared(nouns, samples.shards)).tolist() if nouns else []
     found = {trial.label: value for trial, value in zip(chosen, measured, strict=True)}
-    scores = _train(run, config, trials)
-    outcomes = [Outcome(trial, found.get(trial.label), scores.get(trial.label)) for trial in trials]
+    trained = _train(run, config, trials)
+    outcomes = [
+        Outcome(
+            trial,
+            found.get(trial.label),
+            trained.get(trial.label),
+            _shared_seconds(run, trial) if trained else {},
+        )
+        for trial in trials
+    ]
     write_results(noun, Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"])))
     return noun.finish(metrics={"trials": len(trials), "config": config.determining()})
 
@@ -147,8 +155,8 @@ def _measure(
     )
 
 
-def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, Scores]:
-    """Finetune and evaluate each trial's selection; the scores by the label of its selection."""
+def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, ProbeResult]:
+    """Finetune and evaluate each trial's selection; the results by the label of its selection."""
     if config.finetune is None:
         return {}
     probes = [
@@ -156,18 +164,7 @@ def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, Scor
     ]
     noun = run.noun("sweeps", config.label)
     found = run_probes(run, noun, TRAINED, probes, max_concurrent=config.max_concurrent)
-    return {
-        trial.label: Scores(
-            rows=result.rows,
-            steps=result.steps,
-            scores=result.scores,
-            headlines=result.headlines,
-            training_seconds=result.training_seconds,
-            evaluation_seconds=result.evaluation_seconds,
-            shared_seconds=_shared_seconds(run, trial),
-        )
-        for trial, result in zip(trials, found, strict=True)
-    }
+    return {trial.label: result for trial, result in zip(trials, found, strict=True)}
 
 
 def _shared_seconds(run: Run, trial: Trial) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import Any
 from raycurate.config import SelectConfig, make_config
 from raycurate.evaluation.config import FULL, settings_of_line
 from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.run.store import fingerprint_of
 from raycurate.selection import get_method
 from raycurate.selection.methods.balanced import Balanced
@@ -89,8 +90,7 @@ class Trial:
     @property
     def evaluate_settings(self) -> dict[str, Any]:
         """The settings of the trial's evaluation, but model and label."""
-        own = {} if "command" in self.sweep.evaluate else {"data": self.sweep.data}
-        return {**self.sweep.evaluate, **own}
+        return evaluation_on(self.sweep.evaluate, self.sweep.data)
 
 
 def grid(sweep: SweepConfig) -> list[Trial]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
-from raycurate.experiments.compare import training_seconds
+from raycurate.experiments.engine.lines import make_line, training_seconds
 from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_gpus
@@ -33,8 +33,8 @@ from raycurate.run.store import Noun, Run, fingerprint_of
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_tasks
 from raycurate.stages.engine.training_rows import sample_labels
-from raycurate.stages.evaluate import SCORES_FILE, evaluate, outside_inputs
-from raycurate.stages.finetune import finetune, fingerprint_model, prepare
+from raycurate.stages.evaluate import outside_inputs
+from raycurate.stages.finetune import fingerprint_model, prepare
 from raycurate.stages.table import version_of
 from raycurate.training.config import FinetuneConfig
 
@@ -207,15 +207,8 @@ def _tokenize_once(run: Run, configs: Sequence[FinetuneConfig]) -> None:
 def _train_and_score(run: Run, probe: Probe, key: str, here: bool) -> ProbeResult:
     label = f"probe-{key}"
     config = probe.finetune.model_copy(update={"label": label})
-    trained = finetune(run, config, in_process=here)
-    scores: dict[str, Any] = {}
-    headlines: dict[str, Any] = {}
-    seconds = 0.0
-    if probe.evaluate is not None:
-        scored = evaluate(run, _evaluate_config(probe, label), in_process=here)
-        scores = run.noun("scores", label).read_json(SCORES_FILE) or {}
-        headlines = scored.metrics["headlines"]
-        seconds = float(scored.metrics.get("generation_seconds", scored.seconds))
+    scored_as = None if probe.evaluate is None else _evaluate_config(probe, label)
+    trained, scored = make_line(run, config, scored_as, in_process=here)
     result = ProbeResult(
         label=label,
         rows=trained.rows_out,
@@ -223,10 +216,10 @@ def _train_and_score(run: Run, probe: Probe, key: str, here: bool) -> ProbeResul
         loss=float(trained.metrics["loss"]),
         tasks=trained.metrics["tasks"],
         held_out=trained.metrics["held_out"],
-        scores=scores,
-        headlines=headlines,
-        training_seconds=training_seconds(run, trained) if config.mixture is None else trained.metrics["seconds"],
-        evaluation_seconds=seconds,
+        scores=scored.scores,
+        headlines=scored.headlines,
+        training_seconds=training_seconds(run, trained),
+        evaluation_seconds=scored.seconds,
     )
     for name in ("predictions", "scores", *(() if probe.keep_model else ("models",))):
         noun = run.noun(name, label)

@@ -12,15 +12,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard
+from raycurate.evaluation import Result, Scoreboard, build_scoreboard
 from raycurate.evaluation.config import FULL
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.figures import draw_figures
 from raycurate.experiments.engine.grid import Trial
+from raycurate.experiments.engine.lines import columns_of, scores_on
+from raycurate.experiments.engine.probes import ProbeResult
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Noun
 from raycurate.selection.diversity import task_diversity
@@ -28,35 +30,21 @@ from raycurate.selection.diversity import task_diversity
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """What a trial's training and evaluation brought.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a trial.
 
     Attributes:
-        rows: rows trained on.
-        scores: task -> name -> number.
-        headlines: task -> metric -> whether higher is better.
-        training_seconds: tokenisation and finetune.
-        evaluation_seconds: generation, not part of the cost.
+        trial: the point of the grid.
+        measured: what its selection is like; None for 'full'.
+        trained: its training and scores; None in a sweep that selects only.
         shared_seconds: by noun, what the selection needs beforehand; charged to every trial whole.
     """
 
-    rows: int
-    steps: int
-    scores: Mapping[str, Mapping[str, float]]
-    headlines: Mapping[str, Mapping[str, bool]]
-    training_seconds: float
-    evaluation_seconds: float
-    shared_seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A trial, what its selection is like (None for 'full'), and its scores where it was trained."""
-
     trial: Trial
     measured: Mapping[str, Any] | None
-    scores: Scores | None
+    trained: ProbeResult | None
+    shared_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +100,10 @@ def result_rows(sweep: Sweep) -> list[Row]:
             overlaps = [value for other, value in enumerate(sweep.overlap[place]) if other != place]
             place += 1
         row |= _statistics(outcome, sweep.tasks) | {"mean_jaccard": fmean(overlaps) if overlaps else None}
-        if board is not None and outcome.scores is not None:
+        if board is not None and outcome.trained is not None:
             line = board.lines[number]
             names = [f"{column.task}/{column.metric}" for column in board.columns]
-            row |= {"trained_rows": outcome.scores.rows, "steps": outcome.scores.steps}
+            row |= {"trained_rows": outcome.trained.rows, "steps": outcome.trained.steps}
             row |= dict(zip(names, line.scores, strict=True)) | {"rel_percent": line.figures["rel_percent"]}
         rows.append(row)
     return rows
@@ -180,11 +168,11 @@ def timing_rows(sweep: Sweep) -> list[Row]:
             "selection_seconds": round(own.get("selection", 0.0), 3),
             "statistics_seconds": round(own.get("statistics", 0.0), 3),
         }
-        if outcome.scores is not None:
+        if outcome.trained is not None:
             seconds = _cost_seconds(outcome)
-            row["shared_seconds"] = round(sum(outcome.scores.shared_seconds.values()), 3)
-            row["training_seconds"] = round(outcome.scores.training_seconds, 3)
-            row["evaluation_seconds"] = round(outcome.scores.evaluation_seconds, 3)
+            row["shared_seconds"] = round(sum(outcome.shared_seconds.values()), 3)
+            row["training_seconds"] = round(outcome.trained.training_seconds, 3)
+            row["evaluation_seconds"] = round(outcome.trained.evaluation_seconds, 3)
             row["cost_seconds"] = round(seconds, 3)
             if price is not None:
                 row["cost"] = round(seconds / 3600 * price, 6)
@@ -193,24 +181,20 @@ def timing_rows(sweep: Sweep) -> list[Row]:
 
 
 def _cost_seconds(outcome: Outcome) -> float:
-    assert outcome.scores is not None, "a trial that was not trained has no cost"
+    assert outcome.trained is not None, "a trial that was not trained has no cost"
     selection = outcome.measured["seconds"]["selection"] if outcome.measured is not None else 0.0
-    return float(selection + sum(outcome.scores.shared_seconds.values()) + outcome.scores.training_seconds)
+    return float(selection + sum(outcome.shared_seconds.values()) + outcome.trained.training_seconds)
 
 
 def scoreboard(sweep: Sweep) -> Scoreboard | None:
     """The scores of all trials with Rel.% against the trials of 'full', if there are any; None without training."""
-    columns: dict[tuple[str, str], Column] = {}
-    results = []
-    for outcome in sweep.outcomes:
-        if outcome.scores is None:
-            return None
-        for task, metrics in outcome.scores.headlines.items():
-            columns |= {(task, metric): Column(task, metric, higher) for metric, higher in metrics.items()}
-    for outcome in sweep.outcomes:
-        assert outcome.scores is not None, "all trials were trained or none"
-        scores = outcome.scores.scores
-        found = {(task, metric): scores[task][metric] for task, metric in columns if metric in scores.get(task, {})}
-        results.append(Result(method=outcome.trial.group, seed=outcome.trial.seed, scores=found))
+    trained = [(outcome.trial, outcome.trained) for outcome in sweep.outcomes if outcome.trained is not None]
+    if not trained:
+        return None
+    columns = columns_of(result.headlines for _, result in trained)
+    results = [
+        Result(method=trial.group, seed=trial.seed, scores=scores_on(columns, result.scores))
+        for trial, result in trained
+    ]
     reference = FULL if FULL in sweep.config.methods else None
-    return build_scoreboard([columns[key] for key in sorted(columns)], results, reference=reference)
+    return build_scoreboard(columns, results, reference=reference)

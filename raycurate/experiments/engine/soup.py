@@ -29,6 +29,7 @@ from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.engine.benchmarks import benchmarks_of
 from raycurate.experiments.engine.individual_config import IndividualSelectConfig
+from raycurate.experiments.engine.lines import evaluation_on, score_model
 from raycurate.experiments.engine.probes import ProbeResult
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.trials import run_trials
@@ -38,7 +39,7 @@ from raycurate.run.filesystem import list_files
 from raycurate.run.store import Noun, Run, fingerprint_of
 from raycurate.stages.engine.checkpoints import base_of, find_checkpoint, local_source
 from raycurate.stages.engine.lineage import required
-from raycurate.stages.evaluate import SCORES_FILE, evaluate, outside_inputs
+from raycurate.stages.evaluate import outside_inputs
 from raycurate.stages.table import version_of
 
 
@@ -83,7 +84,7 @@ def _greedy(ranked: Sequence[str], tried: Any) -> list[str]:
 def _score(run: Run, noun: Noun, config: IndividualSelectConfig, models: Mapping[str, str]) -> float:
     """The mean benchmark of the average of some models, from the table or made now."""
     labels = sorted(models.values())
-    given = dict(config.evaluate) if "command" in config.evaluate else {**config.evaluate, "data": config.data}
+    given = evaluation_on(config.evaluate, config.data)
     inputs = [run.noun("models", label).require("finetune").fingerprint for label in labels]
     data = required(run.noun("samples", config.data)).fingerprint if "data" in given else None
     versions = [version_of(stage) for stage in ("soup", "predict", "evaluate")]
@@ -95,11 +96,10 @@ def _score(run: Run, noun: Noun, config: IndividualSelectConfig, models: Mapping
         label = f"soup-{key}"
         average(run, labels, label)
         asked = make_config(EvaluateConfig, {**given, "model": f"models/{label}", "label": label}, "evaluate")
-        scored = evaluate(run, asked, in_process=True)
-        found = run.noun("scores", label).read_json(SCORES_FILE) or {}
+        scored = score_model(run, asked, in_process=True)
         for name in ("predictions", "scores", "models"):
             run.noun(name, label).clear()
-        return {"scores": found, "headlines": scored.metrics["headlines"]}
+        return {"scores": scored.scores, "headlines": scored.headlines}
 
     (found,) = run_trials(noun, "soups", [key], work, cpus=1.0, gpus=float(cluster_gpus() > 0))
     result = ProbeResult(label=key, rows=0, steps=0, loss=0.0, **found)

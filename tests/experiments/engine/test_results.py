@@ -8,20 +8,22 @@ from raycurate.config import make_config
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.figures import draw_figures
 from raycurate.experiments.engine.grid import grid
-from raycurate.experiments.engine.results import Outcome, Scores, Sweep, result_rows, task_rows, timing_rows, to_csv
+from raycurate.experiments.engine.probes import ProbeResult
+from raycurate.experiments.engine.results import Outcome, Sweep, result_rows, task_rows, timing_rows, to_csv
 
 TASKS = {"vqa": 60, "caption": 30, "text": 10}
 
 
-def _scores(vqa: float, error: float, seconds: float) -> Scores:
-    return Scores(
+def _trained(vqa: float, error: float, seconds: float) -> ProbeResult:
+    return ProbeResult(
+        label="probe",
         rows=10,
         steps=2,
+        loss=1.0,
         scores={"vqa": {"exact_match": vqa, "other": 0.5}, "caption": {"error": error}},
         headlines={"vqa": {"exact_match": True}, "caption": {"error": False}},
         training_seconds=seconds,
         evaluation_seconds=5.0,
-        shared_seconds={"features": 8.0},
     )
 
 
@@ -36,9 +38,9 @@ def swept() -> Sweep:
     ten = {**measured, "kept": 10, "target": 10, "clusters_covered": 3, "tasks": {"vqa": 5, "caption": 5}}
     twenty = {**measured, "kept": 20, "target": 20, "clusters_covered": 4, "tasks": {"vqa": 20, "caption": 0}}
     outcomes = [
-        Outcome(full, None, _scores(0.5, 0.2, 100.0)),
-        Outcome(tenth, ten, _scores(0.4, 0.2, 10.0)),
-        Outcome(fifth, twenty, _scores(0.5, 0.1, 20.0)),
+        Outcome(full, None, _trained(0.5, 0.2, 100.0), {"features": 8.0}),
+        Outcome(tenth, ten, _trained(0.4, 0.2, 10.0), {"features": 8.0}),
+        Outcome(fifth, twenty, _trained(0.5, 0.1, 20.0), {"features": 8.0}),
     ]
     return Sweep(config, outcomes, [[1.0, 0.25], [0.25, 1.0]], TASKS)
 
