@@ -1,7 +1,12 @@
-"""Every command line that the README and the help texts print is one that the program takes."""
+"""Every command line that the README, the pages beside the code and the help texts print is one that is taken.
+
+Lines of `raycurate` and of the jobs are read by the program itself, up to the first work; targets of `make` are there;
+what needs a cluster stands in the page about clusters and nowhere else. The Python of the README is run.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -9,8 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from raycurate.cli import support
 from raycurate.cli.main import main
@@ -40,6 +48,9 @@ PAGES = (
     "cluster_configs/README.md",
     "jobs/RESULTS.md",
 )
+CLUSTER_PAGE = "cluster_configs/README.md"
+CLUSTER_PROGRAMS = ("ray", "export")
+"""What a line of a block begins with that needs a cluster."""
 README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 LINES = sorted({*printed_lines(README), *lines_of_the_help()})
 
@@ -85,7 +96,85 @@ def test_a_command_in_the_text_has_the_options_that_it_is_said_to_have(text):
     """With words such as STAGE in the place of values, and `...` for the rest."""
     _, name, *words = shlex.split(text.replace("...", ""))
     command = main.commands[name]
-    command.make_parser(click.Context(command)).parse_args(words)  # raises for an option that is not there
+    read, left, _ = command.make_parser(click.Context(command)).parse_args(list(words))
+    taken = {flag for given in command.params if given.name in read for flag in given.opts}
+    assert {word.split("=")[0] for word in words if word.startswith("--")} <= taken
+    assert left == []
+
+
+def lines_of_blocks(page: str) -> list[list[str]]:
+    """The words of each command of an indented block, without comments and variables, continued lines in one."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL).replace("\\\n", " ")
+    blocks = re.findall(r"^ {4}(?=[a-zA-Z])(.*)$", text, re.MULTILINE)
+    split = [shlex.split(re.sub(r"^\w+=\S+ ", "", line), comments=True) for line in blocks if "'" not in line]
+    return [words for words in split if len(words) > 1 and "/" not in words[0]]
+
+
+def job_lines() -> list[list[str]]:
+    """Every `python jobs/...` of the pages: in blocks, submitted or not, and in the text."""
+    found = [words for page in PAGES for words in lines_of_blocks(page)]
+    submitted = [words[words.index("--") + 1 :] if words[0] == "ray" and "--" in words else words for words in found]
+    inline = [shlex.split(text) for text in re.findall(r"`(python jobs/[^`]*)`", README)]
+    return [words for words in (*submitted, *inline) if words[0] == "python"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_line_of_a_block_is_of_a_program_that_is_checked(page):
+    """`raycurate` and `python jobs/...` by the tests beside; `make` here; what needs a cluster is on its page."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for program, *words in lines_of_blocks(page):
+        if program in CLUSTER_PROGRAMS:
+            assert page == CLUSTER_PAGE, (page, program)
+        elif program == "make":
+            assert words[0] in targets, (page, words)
+        else:
+            assert program in ("raycurate", "python"), (page, program, words)
+    for target in re.findall(r"`make ([a-z-]+)`", (ROOT / page).read_text(encoding="utf-8")):
+        assert target in targets, (page, target)
+
+
+@pytest.mark.parametrize(
+    "words", [list(words) for words in sorted({tuple(words) for words in job_lines()})], ids=" ".join
+)
+def test_a_printed_job_takes_its_options(words, monkeypatch):
+    """The script is there, and so is every option and every recipe that is named."""
+    monkeypatch.syspath_prepend(ROOT / "jobs")  # as Python does for a script
+    _, script, *options = words
+    command = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
+    read, left, _ = command.make_parser(click.Context(command)).parse_args(list(options))
+    assert left == []
+    assert all((ROOT / word).exists() for word in options if word.startswith("jobs/"))
+    assert len(read) == len({word for word in options if word.startswith("--")})
+
+
+def test_the_jobs_are_printed():
+    """Those that are submitted, and the benches behind the figures."""
+    scripts = {words[1] for words in job_lines()}
+    assert {"jobs/bench.py", "jobs/curate.py", "jobs/finetune.py", "jobs/balance.py"} <= scripts
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, ray_cluster):
+    """From a source to a selection, in a folder that has what it names."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "images" / "red.png")
+    rows = [
+        {
+            "id": number,
+            "task": "ab"[number % 2],
+            **({"image": "red.png"} if number % 8 == 0 else {}),
+            "conversations": [
+                {"from": "human", "value": f"{'<image>' if number % 8 == 0 else ''}What is {number}?"},
+                {"from": "gpt", "value": f"It is {number}."},
+            ],
+        }
+        for number in range(120)
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    kept = pa.concat_tables(Run("runs/mine").noun("selection").iter_parts(["kept"]))["kept"]
+    assert (len(kept), pc.sum(kept).as_py()) == (120, 24)
 
 
 def test_the_face_fits_two_screens_and_leads_on():
