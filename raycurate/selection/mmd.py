@@ -20,7 +20,7 @@ Cost: n^2 D FLOP for the kernel, n^2 integer operations for the full order; 4 n^
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,9 @@ class GreedyMmd:
         by_task: order the rows of each task in a cluster by themselves, as `balanced` wants them.
     """
 
+    rank_features: ClassVar[str] = "main"
+    rank_score: ClassVar[tuple[str, str] | None] = None
+
     sigma: float = 1.0
     kernel_bytes: int = DEFAULT_KERNEL_BYTES
     by_task: bool = False
@@ -74,16 +77,6 @@ class GreedyMmd:
     def rank_grouping(self) -> Grouping:
         """One cluster, or one task in it, or one chunk of either, at a time."""
         return "cell" if self.by_task else "cluster"
-
-    @property
-    def rank_features(self) -> str:
-        """The activations."""
-        return "main"
-
-    @property
-    def rank_score(self) -> tuple[str, str] | None:
-        """None."""
-        return None
 
     def rank_bytes_per_row(self, dim: int) -> int:
         """Return the rows twice (sorting copies them); the kernel is bounded by `kernel_bytes`."""

@@ -65,9 +65,11 @@ class Balanced:
         has_task_shares: it follows the power and the weights of tasks.
     """
 
+    has_task_shares: ClassVar[bool] = True
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "task", "cluster", "rank"})
+
     within: Literal["size", "coincide"] = "size"
     temperature: float | None = None
-    has_task_shares: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.temperature is None:
@@ -84,11 +86,6 @@ class Balanced:
     def needs(self) -> frozenset[str]:
         """The ranking of cells; for COINCIDE's weights also that of clusters, which has their numbers."""
         return frozenset({"ranking/by-task"} | ({"ranking"} if self.within == "coincide" else set()))
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """Key, cell, and rank in it."""
-        return frozenset({"key", "task", "cluster", "rank"})
 
     def plan(self, tables: SelectionTables, goal: Goal) -> Plan:
         """One group a cell.

@@ -30,16 +30,8 @@ class Stratified:
     """
 
     has_task_shares: ClassVar[bool] = True
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Samples only."""
-        return frozenset({"samples"})
-
-    @property
-    def columns(self) -> frozenset[str]:
-        """The key and the task."""
-        return frozenset({"key", "task"})
+    needs: ClassVar[frozenset[str]] = frozenset({"samples"})
+    columns: ClassVar[frozenset[str]] = frozenset({"key", "task"})
 
     def plan(self, tables: SelectionTables, goal: Goal) -> Plan:
         """One group a task.
