@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from raycurate.encoding.images import ImageReader
 from raycurate.encoding.tokens import RowTokenizer, TokenRow, image_token_ids, labels_of
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
@@ -72,7 +73,7 @@ def measure_step(
         `plain_seconds`, `vitw_seconds`, `ratio`, `tokens_per_second` (of the weighted trainer).
     """
     processor = load_processor(model)
-    rows = _Rows(processor, batch_rows * accumulation, side=side, answer_words=answer_words, seed=seed)
+    rows = MadeUpRows(processor, batch_rows * accumulation, side=side, answer_words=answer_words, seed=seed)
     network = load_network(model, dtype=torch.float32)
     freeze(network, projector=projector_paths(network), train_projector=True, train_vision=False)
     seconds: dict[str, list[float]] = {"plain": [], "vitw": []}
@@ -119,14 +120,12 @@ def _arguments(folder: str, batch_rows: int, accumulation: int, steps: int, on_g
     )
 
 
-class _Rows(torch.utils.data.Dataset[TrainingRow]):
+class MadeUpRows(torch.utils.data.Dataset[TrainingRow]):
     """Made-up rows, ready in memory: questions on noise images with answers of a few words."""
 
     has_images = True
 
     def __init__(self, processor: Any, count: int, *, side: int, answer_words: int, seed: int) -> None:
-        from raycurate.encoding.images import ImageReader
-
         generator = np.random.default_rng(seed)
         reader = ImageReader(processor, torch.float32)
         tokenizer = RowTokenizer(processor, max_length=1 << 20)

@@ -54,11 +54,6 @@ class DemoSummary:
         return sum(self.train_tasks.values())
 
     @property
-    def test_rows(self) -> int:
-        """Return the number of rows in test.json."""
-        return sum(self.test_tasks.values())
-
-    @property
     def reused(self) -> bool:
         """Return whether the dataset was there already."""
         return self.seconds == 0.0

@@ -15,10 +15,10 @@ from raycurate.encoding.tokens import RowTokenizer, image_token_ids, labels_of
 from raycurate.errors import UserError
 from raycurate.features.token_scores import TokenScorer, token_statistics
 from raycurate.models.adapter import VLM, load_vlm
-from raycurate.selection.methods.el2n import el2n_from_probs
 from raycurate.training.collate import Collator
 from raycurate.training.data import TrainingRow
 from tests.features.conftest import make_image, make_sample
+from tests.selection import naive_baselines
 from tests.tiny_vlms import FAMILIES
 
 
@@ -70,7 +70,7 @@ def plain(vlm: VLM, sample: dict[str, Any]) -> dict[str, Any]:
     hidden_TH = made.hidden_states[-1][0].double().numpy()
     return {
         "loss": float(made.loss),
-        "el2n": el2n_from_probs(probs_TV, labels),
+        "el2n": naive_baselines.el2n(probs_TV, labels),
         "aum": float((probs_TV[np.arange(len(labels)), labels] - others.max(axis=1)).mean()),
         "answer_tokens": len(labels),
         "last_token": hidden_TH[-1] / np.linalg.norm(hidden_TH[-1]),

@@ -7,6 +7,11 @@ import math
 import numpy as np
 
 
+def el2n(probs: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over tokens of the distance between the distribution and the answer."""
+    return float(np.linalg.norm(probs - np.eye(probs.shape[1])[labels], axis=1).mean())
+
+
 def window(scores: list[float], keys: list[str], target: int, keep: str) -> set[str]:
     """Sort by (score, key) and cut."""
     sign = -1.0 if keep == "high" else 1.0

@@ -10,7 +10,7 @@ import transformers as hf
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
-from jobs.bench_trainer import _Rows
+from jobs.bench_trainer import MadeUpRows
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
 from raycurate.training.head_losses import HeadLosses
 from raycurate.training.network import add_lora, projector_paths
@@ -39,7 +39,7 @@ class Headless(hf.LlavaForConditionalGeneration):
 def batch_of(family: str) -> dict[str, torch.Tensor]:
     """Six rows of the family's processor, one of them without labels."""
     processor = make_processor(family)
-    rows = _Rows(processor, 6, side=28, answer_words=3, seed=0)
+    rows = MadeUpRows(processor, 6, side=28, answer_words=3, seed=0)
     batch = Collator(processor, rows)(rows.rows)
     batch["labels"][2] = -100
     batch.pop(TASK_IDS)

@@ -159,9 +159,9 @@ class MaskedRows(torch.utils.data.Dataset):
     num_rows = 4
 
     def __init__(self, model: str) -> None:
-        from jobs.bench_trainer import _Rows
+        from jobs.bench_trainer import MadeUpRows
 
-        self.rows = _Rows(load_processor(model), 4, side=28, answer_words=3, seed=0).rows
+        self.rows = MadeUpRows(load_processor(model), 4, side=28, answer_words=3, seed=0).rows
         for number in (1, 2):
             row = self.rows[number]
             self.rows[number] = TrainingRow(row.ids_T, np.full_like(row.labels_T, -100), row.task, row.images)

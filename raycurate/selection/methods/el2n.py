@@ -2,9 +2,9 @@
 
     ||p - onehot(y)||_2 = sqrt(sum_v p_v^2 - 2 p_y + 1) = sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2)
 
-so two numbers a token are enough and no [T, V] one-hot is made. The second form is the one computed: the first
-cancels where the model is sure, and is then wrong by up to 1e-8 in float64 and 3e-4 in float32. Cost: T * V.
-Limits: a sample without answer tokens has no score (NaN), and must not be ranked as easy.
+so two numbers a token are enough and no [T, V] one-hot is made. The second form is the one computed, in
+`features/token_scores.py`: the first cancels where the model is sure, and is then wrong by up to 1e-8 in float64 and
+3e-4 in float32. Cost: T * V, in the forward pass that all token losses share.
 
 Selection keeps the middle of the ranking, as in COINCIDE's comparison (Table 4): `by_score.py`. Deviations from its
 public code: scores are float32 (float16 ties rows), and a row without a finite score is quarantined instead of
@@ -39,19 +39,3 @@ class El2n(ByScore):
     def score(self, rows: pa.Table) -> NDArray[np.float64]:
         """Return EL2N, [N]."""
         return number_column(rows, "el2n")
-
-
-def el2n_from_moments(other_square_T: NDArray[np.floating], label_prob_T: NDArray[np.floating]) -> float:
-    """Return EL2N from sum_{v != y} p_v^2 and p_y of each answer token, both [T]; NaN for T = 0."""
-    if other_square_T.shape[0] == 0:
-        return float("nan")
-    return float(np.sqrt(other_square_T.astype(np.float64) + (1.0 - label_prob_T.astype(np.float64)) ** 2).mean())
-
-
-def el2n_from_probs(probs_TV: NDArray[np.floating], labels_T: NDArray[np.integer]) -> float:
-    """Return EL2N from token distributions [T, V] and label ids [T]; NaN for T = 0."""
-    others_TV = probs_TV.astype(np.float64)
-    token = np.arange(others_TV.shape[0])
-    label_T = others_TV[token, labels_T]
-    others_TV[token, labels_T] = 0.0
-    return el2n_from_moments(np.einsum("tv,tv->t", others_TV, others_TV), label_T)
