@@ -74,6 +74,21 @@ def test_a_bucket_that_is_not_there_is_one_message(s3):
     assert "no-such-bucket" in result.stderr
 
 
+def test_a_noun_on_s3_that_lost_a_file_is_not_done(s3):
+    """Its files are listed by their names below its folder, those in folders inside it too."""
+    noun = Run("s3://bucket/lost/run").noun("models")
+    noun.begin({"stage": "x"})
+    noun.write_bytes("final/model.safetensors", b"weights")
+    noun.write_json("history.json", [])
+    first = noun.finish()
+    assert noun.is_done(first.description)
+    assert set(noun.read_json("files.json")) == {"final/model.safetensors", "history.json"}
+    noun.write_bytes("final/model.safetensors", b"we")
+    noun.filesystem.delete_file(f"{noun.folder}/history.json")
+    assert noun.lost_files(first) == ["final/model.safetensors", "history.json"]
+    assert not noun.is_done(first.description)
+
+
 def test_an_export_is_one_object_without_a_copy(s3):
     """What fails midway leaves the object of before; what ends replaces it, and nothing else lies beside it."""
     target = "s3://bucket/export/out.jsonl"
