@@ -6,11 +6,12 @@ committed together, in the order of its samples.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -18,9 +19,11 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, ShardRecord
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.engine.checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, processor_source
-from raycurate.stages.workers.fragments import EXCERPT, accepted_images, as_samples
+from raycurate.stages.workers.fragments import EXCERPT, actor_device, lines_of, loaded_windows
 from raycurate.stages.workers.preparers import preparer_of
-from raycurate.stages.workers.windows import windows_of
+
+if TYPE_CHECKING:
+    from raycurate.evaluation.prompts import QuestionBatch
 
 OUT_OF_MEMORY = "out_of_memory"
 ROW_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
@@ -105,44 +108,35 @@ def load_questions(
         config.batch_rows,
         facts[1],
     )
-    limits = accepted_images(samples)
-    for shard in table["shard"].to_pylist():
-        rows = wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
-        windows = windows_of(rows, config.window_rows, facts.image_bytes, config.window_mb)
-        for window, (start, stop) in enumerate(windows):
-            part = rows.slice(start, stop - start).to_pylist()
-            batches, rejects = preparer.prepare_questions(as_samples(part, images, limits))
-            rejected = [[start + r.position, r.reason, r.detail] for r in rejects]
-            count = max(1, len(batches))
-            for number in range(count):  # each is packed when it is its turn, and held no longer than that
-                made = batches.pop(0) if batches else None
-                asked = [[start + q.position, q.turn] for q in made.questions] if made else []
-                line = {
-                    "shard": shard,
-                    "window": window,
-                    "windows": len(windows),
-                    "batch": number,
-                    "batches": count,
-                    "questions": json.dumps(asked),
-                    "rejects": json.dumps(rejected if number == 0 else []),
-                    "payload": made.batch.to_bytes() if made else None,
-                }
-                yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+
+    def read(samples: Noun, shard: int) -> pa.Table:
+        return wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
+
+    for place, window in loaded_windows(samples, config, facts.image_bytes, images, table, read):
+        batches, rejects = preparer.prepare_questions(window)
+        rejected = [[place["start"] + r.position, r.reason, r.detail] for r in rejects]
+        yield from lines_of(place, batches, functools.partial(_packed, place["start"], rejected), BATCH_SCHEMA)
+
+
+def _packed(start: int, rejected: list[list[Any]], number: int, made: QuestionBatch | None) -> dict[str, Any]:
+    """The columns of a batch of questions; the rejects of its window travel with the first one."""
+    asked = [[start + q.position, q.turn] for q in made.questions] if made else []
+    return {
+        "questions": json.dumps(asked),
+        "rejects": json.dumps(rejected if number == 0 else []),
+        "payload": made.batch.to_bytes() if made else None,
+    }
 
 
 class AnsweringActor:
     """Actor: the model on its device; a batch of questions in, its answers as JSON out."""
 
     def __init__(self, checkpoint: Checkpoint, facts: CheckpointFacts, config: EvaluateConfig, on_gpu: bool) -> None:
-        from raycurate.device import use_device
         from raycurate.evaluation.generate import Generator
-        from raycurate.models.cpu import prepare_cpu
 
-        if not on_gpu:
-            prepare_cpu(config.threads)
         vlm = load_checkpoint(
             checkpoint,
-            device=use_device(on_gpu, "evaluate").type,
+            device=actor_device("evaluate", on_gpu, config.threads),
             dtype=facts[1],
             trust_remote_code=config.trust_remote_code,
         )

@@ -6,9 +6,10 @@ with a fragment file. The merge puts the fragments of a shard in the order of it
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +22,18 @@ from raycurate.stages.engine.model_facts import ModelFacts
 from raycurate.stages.engine.rejects import check_some_good
 from raycurate.stages.workers.fragments import (
     SOURCE_COLUMNS,
-    accepted_images,
-    as_samples,
+    actor_device,
     delete_fragments,
+    lines_of,
+    loaded_windows,
     read_fragments,
     rejects_of,
     write_fragment,
 )
 from raycurate.stages.workers.preparers import preparer_of
-from raycurate.stages.workers.windows import windows_of
+
+if TYPE_CHECKING:
+    from raycurate.encoding.batch import PreparedBatch
 
 BATCH_SCHEMA = pa.schema(
     [
@@ -60,43 +64,30 @@ def load_shards(
         config.batch_rows,
         facts.dtype,
     )
-    limits = accepted_images(samples)
-    for shard in table["shard"].to_pylist():
-        rows = samples.read_part(shard, ["key", "messages", "images"])
-        windows = windows_of(rows, config.window_rows, facts.image_bytes, config.window_mb)
-        for window, (start, stop) in enumerate(windows):
-            part = rows.slice(start, stop - start).to_pylist()
-            prepared = preparer.prepare(as_samples(part, images, limits))
-            failures = [[start + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
-            count = max(1, len(prepared.batches))
-            for number in range(count):  # each is packed when it is its turn, and held no longer than that
-                line = {
-                    "shard": shard,
-                    "start": start,
-                    "window": window,
-                    "batch": number,
-                    "batches": count,
-                    "windows": len(windows),
-                    "failures": json.dumps(failures if number == 0 else []),
-                    "payload": prepared.batches.pop(0).to_bytes() if prepared.batches else None,
-                }
-                yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+    for place, window in loaded_windows(samples, config, facts.image_bytes, images, table):
+        prepared = preparer.prepare(window)
+        failures = [[place["start"] + f.row, f.key, f.reason, f.detail] for f in prepared.failures]
+        yield from lines_of(place, prepared.batches, functools.partial(_packed, failures), BATCH_SCHEMA)
+
+
+def _packed(failures: list[list[Any]], number: int, batch: PreparedBatch | None) -> dict[str, Any]:
+    """The columns of a batch; the failures of its window travel with the first one."""
+    return {
+        "failures": json.dumps(failures if number == 0 else []),
+        "payload": None if batch is None else batch.to_bytes(),
+    }
 
 
 class ExtractionActor:
     """Actor: the model on its device; a batch in, a fragment file and a line of counts out."""
 
     def __init__(self, noun: Noun, config: ExtractConfig, facts: ModelFacts, on_gpu: bool) -> None:
-        from raycurate.device import use_device
         from raycurate.features.extractor import ActivationExtractor
         from raycurate.models.adapter import load_vlm
-        from raycurate.models.cpu import prepare_cpu
 
-        if not on_gpu:
-            prepare_cpu(config.threads)
         vlm = load_vlm(
             config.model,
-            device=use_device(on_gpu, "extract").type,
+            device=actor_device("extract", on_gpu, config.threads),
             dtype=facts.dtype.removeprefix("torch."),
             trust_remote_code=config.trust_remote_code,
         )

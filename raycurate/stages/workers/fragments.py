@@ -1,4 +1,5 @@
-"""What loaders and actors of a forward pass share: samples as models take them, and the fragments of a shard.
+"""What loaders and actors of a forward pass share: windows of samples as models take them, the lines that batches
+travel in, the device, and the fragments of a shard.
 
 An actor writes the rows of a batch as one Arrow file beside the noun that is being made; when a shard has all of them,
 a task reads them, puts their rows in the order of its samples and commits the part. `row` is a row's place in its
@@ -8,8 +9,8 @@ shard; `reason` and `detail` say why it has no numbers, null where it has.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,24 @@ import pyarrow as pa
 from raycurate.run.filesystem import read_bytes, write_bytes
 from raycurate.run.store import Noun
 from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.workers.windows import windows_of
 
 if TYPE_CHECKING:
     from raycurate.samples.images import ImageLimits
+
+Batch = TypeVar("Batch")
+ReadShard = Callable[[Noun, int], pa.Table]
+
+
+class WindowSettings(Protocol):
+    """The settings that bound a window."""
+
+    @property
+    def window_rows(self) -> int: ...
+
+    @property
+    def window_mb(self) -> int | None: ...
+
 
 SOURCE_COLUMNS = ["key", "source_id", "source_file", "source_row", "messages"]
 EXCERPT = 500
@@ -56,6 +72,69 @@ def as_samples(
         }
 
     return [as_sample(row) for row in rows]
+
+
+def read_rows(samples: Noun, shard: int) -> pa.Table:
+    """What a model reads of a shard."""
+    return samples.read_part(shard, ["key", "messages", "images"])
+
+
+def loaded_windows(
+    samples: Noun,
+    config: WindowSettings,
+    image_bytes: int,
+    images: str | None,
+    table: pa.Table,
+    read: ReadShard = read_rows,
+) -> Iterator[tuple[dict[str, int], list[dict[str, Any]]]]:
+    """Its place and its samples, for each window of the shards in `table`.
+
+    Args:
+        samples: the noun.
+        config: how large a window may be.
+        image_bytes: of a processed image.
+        images: the image root.
+        table: what Ray Data hands to a loader, with the column `shard`.
+        read: the rows of a shard.
+    """
+    limits = accepted_images(samples)
+    for shard in table["shard"].to_pylist():
+        rows = read(samples, shard)
+        windows = windows_of(rows, config.window_rows, image_bytes, config.window_mb)
+        for window, (start, stop) in enumerate(windows):
+            place = {"shard": shard, "start": start, "window": window, "windows": len(windows)}
+            yield place, as_samples(rows.slice(start, stop - start).to_pylist(), images, limits)
+
+
+def lines_of(
+    place: Mapping[str, int],
+    batches: list[Batch],
+    packed: Callable[[int, Batch | None], Mapping[str, Any]],
+    schema: pa.Schema,
+) -> Iterator[pa.Table]:
+    """One Arrow row per batch of a window, and one where it has none.
+
+    Args:
+        place: of the window.
+        batches: emptied: each is packed when it is its turn, and held no longer than that.
+        packed: the other columns, from the number of the batch and the batch.
+        schema: of the row.
+    """
+    count = max(1, len(batches))
+    for number in range(count):
+        columns = packed(number, batches.pop(0) if batches else None)
+        line = {**place, "batch": number, "batches": count, **columns}
+        yield pa.Table.from_pylist([line], schema=schema)
+
+
+def actor_device(stage: str, on_gpu: bool, threads: int) -> str:
+    """Where an actor of a stage puts its model; a processor is set up for so many threads."""
+    from raycurate.device import use_device
+    from raycurate.models.cpu import prepare_cpu
+
+    if not on_gpu:
+        prepare_cpu(threads)
+    return use_device(on_gpu, stage).type
 
 
 def _name(shard: int, window: int, batch: int) -> str:

@@ -23,15 +23,15 @@ from raycurate.stages.engine.model_facts import ModelFacts
 from raycurate.stages.engine.rejects import check_some_good
 from raycurate.stages.workers.fragments import (
     SOURCE_COLUMNS,
-    accepted_images,
-    as_samples,
+    actor_device,
     delete_fragments,
+    lines_of,
+    loaded_windows,
     read_fragments,
     rejects_of,
     write_fragment,
 )
 from raycurate.stages.workers.preparers import preparer_of
-from raycurate.stages.workers.windows import windows_of
 
 TOKEN_LOSSES, LAST_TOKEN, MEAN_TOKEN = "token_losses", "last_token", "mean_token"
 CLIP_SCORE, CLIP_EMBEDDING = "clip", "clip_embedding"
@@ -68,7 +68,7 @@ def load_rows(
         config.batch_rows,
         facts.dtype,
     )
-    for place, window in _windows(samples, config, facts, images, table):
+    for place, window in loaded_windows(samples, config, facts.image_bytes, images, table):
         made: list[tuple[bool, Any]] = []
         failures: list[tuple[bool, Failure]] = []
         for blind in (False, True) if losses and config.blind else (False,):
@@ -101,43 +101,26 @@ def load_clip(
     """Loader task: one shard's rows as batches for CLIP; `limits` are `features.clip.ClipFacts`."""
     assert config.clip is not None, "checked by the stage"
     preparer = _clip_preparer(config.clip, config.trust_remote_code, limits, config.clip_rows, facts.dtype)
-    for place, window in _windows(samples, config, facts, images, table):
+    for place, window in loaded_windows(samples, config, facts.image_bytes, images, table):
         batches, rejects = preparer.prepare(window)
         failures = [(False, (place["start"] + r.row, r.reason, r.detail)) for r in rejects]
         yield from _lines(place, [(False, batch) for batch in batches], failures)
 
 
-def _windows(
-    samples: Noun, config: ScoreConfig, facts: ModelFacts, images: str | None, table: pa.Table
-) -> Iterator[tuple[dict[str, int], list[dict[str, Any]]]]:
-    """(shard, window and its first row, samples) of each window of the shards in `table`."""
-    limits = accepted_images(samples)
-    for shard in table["shard"].to_pylist():
-        rows = samples.read_part(shard, ["key", "messages", "images"])
-        windows = windows_of(rows, config.window_rows, facts.image_bytes, config.window_mb)
-        for window, (start, stop) in enumerate(windows):
-            part = rows.slice(start, stop - start).to_pylist()
-            place = {"shard": shard, "start": start, "window": window, "windows": len(windows)}
-            yield place, as_samples(part, images, limits)
-
-
 def _lines(
-    place: Mapping[str, int], batches: Sequence[tuple[bool, Any]], failures: Sequence[tuple[bool, Failure]]
+    place: Mapping[str, int], batches: list[tuple[bool, Any]], failures: Sequence[tuple[bool, Failure]]
 ) -> Iterator[pa.Table]:
-    """One Arrow row per batch of a window, packed when it is its turn; its failures travel with the first one."""
-    waiting = list(batches)
-    count = max(1, len(waiting))
-    for number in range(count):
-        blind, batch = waiting.pop(0) if waiting else (False, None)
-        line = {
-            **place,
-            "batch": number,
-            "batches": count,
+    """One Arrow row per batch of a window; its failures travel with the first one."""
+
+    def packed(number: int, made: tuple[bool, Any] | None) -> dict[str, Any]:
+        blind, batch = made or (False, None)
+        return {
             "blind": blind,
             "failures": json.dumps(failures if number == 0 else []),
             "payload": None if batch is None else batch.to_bytes(),
         }
-        yield pa.Table.from_pylist([line], schema=BATCH_SCHEMA)
+
+    return lines_of(place, batches, packed, BATCH_SCHEMA)
 
 
 # actors
@@ -147,14 +130,9 @@ class _Actor(abc.ABC):
     """What both actors do with a batch's numbers."""
 
     def __init__(self, nouns: Nouns, config: ScoreConfig, on_gpu: bool) -> None:
-        from raycurate.device import use_device
-        from raycurate.models.cpu import prepare_cpu
-
-        if not on_gpu:
-            prepare_cpu(config.threads)
         self.fragments = next(iter(nouns.values()))
         self.config = config
-        self.device = use_device(on_gpu, "score").type
+        self.device = actor_device("score", on_gpu, config.threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._make(row) for row in table.to_pylist()])
