@@ -21,6 +21,25 @@ def check_section(name: str, values: Mapping[str, Any], taken: Sequence[str]) ->
         raise ValueError(f"{name}.{found[0]} is set by the experiment itself for each training")
 
 
+def several_processes(finetune: Mapping[str, Any]) -> bool:
+    """Whether trainings with these settings are of several processes, which Ray Train starts."""
+    return finetune.get("workers", 1) != 1 or finetune.get("deepspeed") is not None
+
+
+class TrainingsConfig(NounConfig):
+    """What the experiments have in common whose trainings run as probes."""
+
+    finetune: Settings = Field({}, description="settings of `finetune`, the same for every training")
+
+    label: Label = execution("main")
+    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
+
+    @property
+    def needs_dashboard(self) -> bool:
+        """Whether a training is one of several processes."""
+        return several_processes(self.finetune)
+
+
 class SweepConfig(NounConfig):
     """``sweep``: every method at every temperature, ratio and seed."""
 
@@ -87,8 +106,3 @@ class SweepConfig(NounConfig):
             if found := sorted(set(names) & set(getattr(self, section) or {})):
                 raise ValueError(f"{section}.{found[0]} is set by the sweep itself for each trial")
         return self
-
-
-def several_processes(finetune: Mapping[str, Any]) -> bool:
-    """Whether trainings with these settings are of several processes, which Ray Train starts."""
-    return finetune.get("workers", 1) != 1 or finetune.get("deepspeed") is not None

@@ -7,16 +7,16 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycurate.balancing.individual_select import Rule
-from raycurate.config import Label, NounConfig, Seed, execution
+from raycurate.config import Label, Seed
 from raycurate.errors import UserError, unknown_name
-from raycurate.experiments.engine.config import check_section, several_processes
+from raycurate.experiments.engine.config import TrainingsConfig, check_section
 from raycurate.run.paths import LocalPath, ModelName, Settings
 
 SoupKind = Literal["greedy", "average", "maximum"]
 FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
 
 
-class IndividualSelectConfig(NounConfig):
+class IndividualSelectConfig(TrainingsConfig):
     """``individual-select``: the candidates, the rule, and how to train and score. The paper's thresholds are unknown.
 
     Raises:
@@ -58,17 +58,8 @@ class IndividualSelectConfig(NounConfig):
     samples: Label = Field("main", description="label of the baseline's samples")
     data: Label = Field("validation", description="label of the samples to score on, not those of the reported test")
     ingest: Settings = Field({}, description="settings of `ingest` for the candidates")
-    finetune: Settings = Field({}, description="settings of `finetune`, the same for every training")
     evaluate: Settings = Field({}, description="settings of `evaluate`")
     best_values: dict[str, float] = Field({}, description="metric -> best value, for metrics of an external evaluator")
-
-    label: Label = execution("main")
-    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
-
-    @property
-    def needs_dashboard(self) -> bool:
-        """Whether a training is one of several processes."""
-        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check(self) -> IndividualSelectConfig:

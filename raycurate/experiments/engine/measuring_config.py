@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, NounConfig, Seed, execution
-from raycurate.experiments.engine.config import PROBE_DEFAULTS, check_section, several_processes
+from raycurate.config import Label, Seed
+from raycurate.experiments.engine.config import PROBE_DEFAULTS, TrainingsConfig, check_section
 from raycurate.run.paths import Settings
 from raycurate.selection.transferability import TransferabilityReading
 
@@ -15,7 +15,7 @@ OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "
 """Settings of `finetune` that the experiments give themselves."""
 
 
-class TransferabilityConfig(NounConfig):
+class TransferabilityConfig(TrainingsConfig):
     """``transferability``: which clusters, how many rows of each, and how to train."""
 
     command_line = (
@@ -34,18 +34,9 @@ class TransferabilityConfig(NounConfig):
     samples: Label = "main"
     clusters: Label = "main"
     seed: Seed = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
-    finetune: Settings = Field({}, description="settings of `finetune`")
     reading: TransferabilityReading = Field("paper", description="of Eq. 5: paper, or code as the authors' program")
     resamples: int = Field(2000, ge=1, description="of the bootstrap")
     level: float = Field(0.95, gt=0, lt=1, description="part of the resamples that an interval holds")
-
-    label: Label = execution("main")
-    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
-
-    @property
-    def needs_dashboard(self) -> bool:
-        """Whether a training is one of several processes."""
-        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check(self) -> TransferabilityConfig:
@@ -60,7 +51,7 @@ class TransferabilityConfig(NounConfig):
         return self.targets if self.pairs is None else min(self.targets, self.pairs // self.sources)
 
 
-class ScalingConfig(NounConfig):
+class ScalingConfig(TrainingsConfig):
     """``scaling``: how many rows, which stage of training, how to score."""
 
     command_line = (
@@ -75,17 +66,8 @@ class ScalingConfig(NounConfig):
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="of the subsets and of the trainings")
     samples: Label = "main"
     data: Label = Field("test", description="label of the samples to score on")
-    finetune: Settings = Field({}, description="settings of `finetune`")
     evaluate: Settings = Field({}, description="settings of `evaluate`")
     best_values: dict[str, float] = Field({}, description="metric -> best value, for metrics of an external evaluator")
-
-    label: Label = execution("main")
-    max_concurrent: int | None = execution(None, ge=1, description="trainings at once; default: what the cluster holds")
-
-    @property
-    def needs_dashboard(self) -> bool:
-        """Whether a training is one of several processes."""
-        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check(self) -> ScalingConfig:

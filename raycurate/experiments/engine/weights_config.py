@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
-from raycurate.config import Label, NounConfig, Part, Seed, execution
-from raycurate.experiments.engine.config import several_processes
+from raycurate.config import Label, Part, Seed
+from raycurate.experiments.engine.config import TrainingsConfig
 from raycurate.run.paths import Settings
 
 COTBAL = "cotbal"
@@ -30,22 +30,13 @@ FINETUNE_OWN = (
 EVALUATE_OWN = ("model", "data", "tasks", "label")
 
 
-class ProbeSettings(NounConfig):
+class ProbeSettings(TrainingsConfig):
     """What every probe of an experiment has in common."""
 
     samples: Label = Field("main", description="label of the samples to train on")
     rows_per_task: int | None = Field(None, ge=1, description="of each task, use at most this many rows in all")
-    finetune: Settings = Field({}, description="settings of `finetune`, the same for every probe")
     evaluate: Settings = Field({}, description="settings of `evaluate`, the same for every probe")
     scores: dict[str, str] = Field({}, description="task -> the metric that is its score, where it has several")
-
-    label: Label = execution("main")
-    max_concurrent: int | None = execution(None, ge=1, description="probes at once; default: what the cluster carries")
-
-    @property
-    def needs_dashboard(self) -> bool:
-        """Whether a probe is a training of several processes."""
-        return several_processes(self.finetune)
 
     @model_validator(mode="after")
     def _check_sections(self) -> ProbeSettings:
