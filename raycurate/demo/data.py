@@ -26,7 +26,7 @@ from typing import Any
 
 from PIL import Image
 
-from raycurate.demo.sources import SPLITS, Picture, Split, load_pictures, load_scans
+from raycurate.demo.materials import SPLITS, Picture, Split, load_pictures, load_scans
 from raycurate.demo.tasks import MADE_TASKS, Material, Row, easy_vqa_rows
 from raycurate.errors import UserError
 

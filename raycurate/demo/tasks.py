@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from raycurate.demo.sources import COLORS, SHAPES, Picture, Scan, Split, shape_box
+from raycurate.demo.materials import COLORS, SHAPES, Picture, Scan, Split, shape_box
 
 IMAGE_MARK = "<image>"
 SIDE = 64

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from raycurate.demo import FULL_TRAIN_ROWS, DemoSummary, build_demo_dataset, scale_for_rows
-from raycurate.demo.sources import COLORS, SHAPES, load_pictures, load_scans, shape_box
+from raycurate.demo.materials import COLORS, SHAPES, load_pictures, load_scans, shape_box
 from raycurate.demo.tasks import MADE_TASKS
 from raycurate.errors import UserError
 

@@ -28,7 +28,7 @@ from raycurate.training.config import FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
+class Evaluated:
     """What an evaluation came to.
 
     Attributes:
@@ -46,7 +46,7 @@ class Scored:
 
 def make_line(
     run: Run, trained_as: FinetuneConfig, scored_as: EvaluateConfig | None, *, in_process: bool = False
-) -> tuple[Manifest, Scored]:
+) -> tuple[Manifest, Evaluated]:
     """Train, then score; a step that is finished costs nothing.
 
     Args:
@@ -56,16 +56,16 @@ def make_line(
         in_process: in this process instead of workers of the cluster.
     """
     trained = finetune(run, trained_as, in_process=in_process)
-    return trained, Scored() if scored_as is None else score_model(run, scored_as, in_process=in_process)
+    return trained, Evaluated() if scored_as is None else score_model(run, scored_as, in_process=in_process)
 
 
-def score_model(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Scored:
+def score_model(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Evaluated:
     """Evaluate a model and read what it came to."""
     manifest = evaluate(run, config, in_process=in_process)
     scores = run.noun("scores", config.label).read_json(SCORES_FILE)
     assert scores is not None, "evaluate wrote its scores"
     seconds = float(manifest.metrics.get("generation_seconds", manifest.seconds))
-    return Scored(manifest=manifest, scores=scores, headlines=manifest.metrics["headlines"], seconds=seconds)
+    return Evaluated(manifest=manifest, scores=scores, headlines=manifest.metrics["headlines"], seconds=seconds)
 
 
 def evaluation_on(settings: Mapping[str, Any], data: str) -> dict[str, Any]:
