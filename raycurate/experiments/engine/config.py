@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -15,10 +15,12 @@ from raycurate.run.paths import Settings
 PROBE_DEFAULTS: Mapping[str, Any] = {"trackers": ()}
 
 
-def check_section(name: str, values: Mapping[str, Any], taken: Sequence[str]) -> None:
-    """Raise ValueError where a section of settings has one that the experiment gives to each training itself."""
+def check_section(
+    name: str, values: Mapping[str, Any], taken: Collection[str], *, by: str = "experiment", of: str = "training"
+) -> None:
+    """Raise ValueError where a section of settings has one that an experiment gives to each training itself."""
     if found := sorted(set(taken) & set(values)):
-        raise ValueError(f"{name}.{found[0]} is set by the experiment itself for each training")
+        raise ValueError(f"{name}.{found[0]} is set by the {by} itself for each {of}")
 
 
 def several_processes(finetune: Mapping[str, Any]) -> bool:
@@ -101,8 +103,8 @@ class SweepConfig(NounConfig):
 
     @model_validator(mode="after")
     def _check_sections(self) -> SweepConfig:
-        taken = {"finetune": ("selection", "samples", "seed", "label"), "evaluate": ("model", "data", "label")}
-        for section, names in taken.items():
-            if found := sorted(set(names) & set(getattr(self, section) or {})):
-                raise ValueError(f"{section}.{found[0]} is set by the sweep itself for each trial")
+        check_section(
+            "finetune", self.finetune or {}, ("selection", "samples", "seed", "label"), by="sweep", of="trial"
+        )
+        check_section("evaluate", self.evaluate, ("model", "data", "label"), by="sweep", of="trial")
         return self

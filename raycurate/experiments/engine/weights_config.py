@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
 from raycurate.config import Label, Part, Seed
-from raycurate.experiments.engine.config import TrainingsConfig
+from raycurate.experiments.engine.config import TrainingsConfig, check_section
 from raycurate.run.paths import Settings
 
 COTBAL = "cotbal"
@@ -40,8 +39,8 @@ class ProbeSettings(TrainingsConfig):
 
     @model_validator(mode="after")
     def _check_sections(self) -> ProbeSettings:
-        for section, names in (("finetune", FINETUNE_OWN), ("evaluate", EVALUATE_OWN)):
-            _refuse(section, names, getattr(self, section))
+        check_section("finetune", self.finetune, FINETUNE_OWN, of="probe")
+        check_section("evaluate", self.evaluate, EVALUATE_OWN, of="probe")
         return self
 
 
@@ -115,8 +114,3 @@ class CompareWeightsConfig(ProbeSettings):
         if self.data == self.samples:
             raise ValueError(f"data is '{self.data}' as samples: a model would be scored on its own rows")
         return self
-
-
-def _refuse(section: str, names: Collection[str], given: Mapping[str, Any]) -> None:
-    if found := sorted(set(names) & set(given)):
-        raise ValueError(f"{section}.{found[0]} is set by the experiment itself for each probe")
