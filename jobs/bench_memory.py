@@ -87,12 +87,18 @@ def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]
     images = folder / "data"
     build_demo_dataset(images, scale=scale_for_rows(max(rows // 5, 2000)))
     real, made = Run(str(folder / "real")), Run(str(folder / "made"))
+    small = {"bucket_mb": 32, "max_rows": 1024}
     steps: list[tuple[str, Callable[[], Any]]] = [
         ("ingest", lambda: ingest(real, _config(IngestConfig, source=f"{images}/train.json", images=str(images)))),
         ("extract", lambda: extract(real, _config(ExtractConfig, model="tiny"))),
         ("cluster", lambda: cluster(made, _config(ClusterConfig, clusters=200, iterations=3, cache_gb=0.05))),
-        ("rank", lambda: rank(made, _config(RankConfig, bucket_mb=32, max_rows=1024))),
+        ("rank", lambda: rank(made, _config(RankConfig, **small))),
+        ("rank-by-task", lambda: rank(made, _config(RankConfig, order="mmd_by_task", label="by-task", **small))),
         ("select", lambda: select(made, make_config(SelectConfig, {}))),
+        (
+            "select-in-envelope",
+            lambda: select(made, _config(SelectConfig, method="coincide", envelope=True, label="in")),
+        ),
     ]
     write_features(made, rows, dim)
     for name, step in steps:

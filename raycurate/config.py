@@ -304,7 +304,6 @@ class SelectConfig(NounConfig):
         "ratio",
         "seed",
         "task_power",
-        "task_weights",
     )
 
     method: Annotated[str, OfMethods()] = Field("balanced", description="a method's name or package.module:object")

@@ -115,12 +115,17 @@ def rank(run: str, config: Any) -> None:
     metavar="FLOOR,CAP,RANDOM",
     help="Bound what the method takes of each task to parts of its share, and draw a part of it; alone: 0.5,2,0.3.",
 )
+@click.option(
+    "--task-weights",
+    metavar="FILE",
+    help="Weights of the tasks' shares: JSON of task -> weight, or balance/LABEL, which this run's `balance` made.",
+)
 def select(run: str, config: SelectConfig) -> None:
     """Decide which samples stay.
 
     \b
     Example:
-      raycurate select runs/llava --ratio 0.2 --task-power 0.5
+      raycurate select runs/llava --ratio 0.2 --task-power 0.5 --task-weights weights.json
       raycurate select runs/llava --method coincide --ratio 0.2 --temperature 0.1 --envelope 0.5,2,0.3
       raycurate select runs/llava --method d2_pruning --ratio 0.2 --set options.gamma_r=0.4 --label d2
     """

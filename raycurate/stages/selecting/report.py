@@ -67,7 +67,7 @@ def _told(starved: Mapping[str, list[int]]) -> str:
     worst = sorted(starved, key=lambda task: (starved[task][0] / starved[task][1], task))
     told = [f"{task} keeps {starved[task][0]:,} of {starved[task][1]:,} rows" for task in worst[:TOLD_TASKS]]
     if len(worst) > TOLD_TASKS:
-        told.append(f"{len(worst) - TOLD_TASKS} more tasks less than half of their share")
+        told.append(f"{len(worst) - TOLD_TASKS} more tasks keep less than half of their share")
     return f"{', '.join(told)}; --envelope keeps at least half of each task's share"
 
 
