@@ -30,7 +30,7 @@ from raycurate.features.rows import features_of_table
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session, largest_node_cpus
 from raycurate.run.filesystem import delete_folder
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.chunks import interleaved_ranks
 from raycurate.selection.density import Density, merge_densities
@@ -55,6 +55,8 @@ from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
+BATCH_BYTES = 5120
+"""What a batch of rows takes beside the rows; each shard has one for each unit, and units may be of few rows."""
 
 
 @in_session
@@ -151,12 +153,14 @@ def _order(
             rows_U[routed["units"]] += routed["rows"]
             progress.advance(sum(routed["rows"]))
         row_bytes = 2 * int(manifest.metrics["dimension"])
-        ranges = _unit_ranges(rows_U, row_bytes, config.bucket_mb << 20)
+        bytes_U = rows_U * row_bytes + np.minimum(rows_U, manifest.shards) * BATCH_BYTES
+        ranges = _unit_ranges(bytes_U, config.bucket_mb << 20)
+        step = f"ranked-{fingerprint_of({'ranges': ranges})[:8]}"  # another bucket_mb divides the work otherwise
         routed_uris = [noun.uri_of(step_name("routed", shard, "arrow")) for shard in range(manifest.shards)]
         order = functools.partial(_rank_units, noun, routed_uris, groups, rows_U, method)
         # Half of a node, so that a caller that holds some of its CPUs itself does not wait for ever.
         cpus = max(1.0, largest_node_cpus() // 2) if inputs.clusters is None else 1.0
-        steps = resumable_steps(noun, "ranked", order, ranges, num_cpus=cpus, max_tasks=config.max_tasks)
+        steps = resumable_steps(noun, step, order, ranges, num_cpus=cpus, max_tasks=config.max_tasks)
         for _, ranked in steps:
             densities += ranked["densities"]
             progress.advance(ranked["rows"])
@@ -192,16 +196,16 @@ def _scatter_shard(noun: Noun, inputs: RankInputs, groups: Groups, number: int, 
     return {"units": units_B.tolist(), "rows": rows_B.tolist()}
 
 
-def _unit_ranges(rows_U: np.ndarray, row_bytes: int, max_bytes: int) -> list[tuple[int, int]]:
-    """Runs of neighbouring units that hold at most ``max_bytes`` of features (one unit may hold more)."""
+def _unit_ranges(bytes_U: np.ndarray, max_bytes: int) -> list[tuple[int, int]]:
+    """Runs of neighbouring units that hold at most ``max_bytes`` (one unit may hold more)."""
     ranges: list[tuple[int, int]] = []
     start, held = 0, 0
-    for unit, rows in enumerate(rows_U.tolist()):
-        if held and held + rows * row_bytes > max_bytes:
+    for unit, own in enumerate(bytes_U.tolist()):
+        if held and held + own > max_bytes:
             ranges.append((start, unit))
             start, held = unit, 0
-        held += rows * row_bytes
-    ranges.append((start, len(rows_U)))
+        held += own
+    ranges.append((start, len(bytes_U)))
     return ranges
 
 
