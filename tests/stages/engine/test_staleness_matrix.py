@@ -15,7 +15,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ from raycurate.config import (
 )
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
-from raycurate.experiments import compare as compare_stage
-from raycurate.experiments.engine import trials
+from raycurate.experiments.compare import compare
+from raycurate.experiments.engine import lines, trials
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.probes import Probe, _key
 from raycurate.experiments.sweep import sweep
@@ -139,7 +138,7 @@ class Made:
     def compare(self, **settings):
         training = {**TRAINING, "model": str(self.files / "model")}
         values = {"methods": ("random",), "seeds": (0,), "ratio": 0.5, "finetune": training, "evaluate": ANSWERS}
-        return compare_stage.compare(self.run, make_config(CompareConfig, {**values, **settings}))
+        return compare(self.run, make_config(CompareConfig, {**values, **settings}))
 
     def sweep(self, **settings):
         values = {"methods": ["random"], "ratios": [0.25], "frequencies": 4, "label": "matrix", **settings}
@@ -196,8 +195,8 @@ def base(ray_cluster, tmp_path_factory) -> Iterator[Made]:
     (files / "annotations.jsonl").write_text(json.dumps({"id": "50", "references": ["it is 50"]}) + "\n")
     sys.path.insert(0, str(files))
     patch = pytest.MonkeyPatch()
-    patch.setattr(compare_stage, "finetune", partial(finetune, in_process=True))
-    patch.setattr(compare_stage, "evaluate", partial(evaluate, in_process=True))
+    patch.setattr(lines, "finetune", lambda run, config, **_: finetune(run, config, in_process=True))
+    patch.setattr(lines, "evaluate", lambda run, config, **_: evaluate(run, config, in_process=True))
     made.ingest()
     (files / "given.parquet").write_bytes(_numbers(read_all(made.run.noun("samples"))["key"], 0))
     for stage in CHAIN[1:]:
@@ -549,9 +548,9 @@ def test_what_was_lost_is_seen_and_made_again(made):
         sizes = json.loads(Path(noun.folder, "files.json").read_text("utf-8"))
         path = Path(noun.folder, max(sizes, key=lambda name: (sizes[name], name)))
         path.unlink() if number % 2 else os.truncate(path, path.stat().st_size // 2)
-    lines = {line.name: line for line in status(made.run)}
+    shown = {line.name: line for line in status(made.run)}
     for noun in harmed:
-        line = lines[f"{noun.noun}/{noun.label}"]
+        line = shown[f"{noun.noun}/{noun.label}"]
         assert line.state == "stale", line
         assert "is not whole: " in line.why or "has changed" in line.why, line
     for stage in CHAIN:
