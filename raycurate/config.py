@@ -276,7 +276,7 @@ class EnvelopeConfig(BaseModel):
     random_share: float = Field(0.3, ge=0, le=1, description="part of each task's rows that is drawn at random")
 
 
-def _envelope(value: Any) -> Any:
+def envelope_fields(value: Any) -> Any:
     """The bounds as fields, from ``0.5,2,0.3``, a list, ``on`` or ``off``."""
     if isinstance(value, str) and value.strip().lower() in ("on", "off", "none"):
         value = value.strip().lower() == "on"
@@ -310,7 +310,7 @@ class SelectConfig(NounConfig):
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples to keep")
     seed: Seed = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
-    envelope: Annotated[EnvelopeConfig | None, BeforeValidator(_envelope)] = Field(
+    envelope: Annotated[EnvelopeConfig | None, BeforeValidator(envelope_fields)] = Field(
         None, description="floor, cap and random share of every task, for example 0.5,2,0.3; null: the method alone"
     )
     task_power: float | None = Field(

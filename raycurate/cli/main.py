@@ -16,11 +16,23 @@ from raycurate.cli.settings import settings as settings_command
 from raycurate.cli.support import Group, out, plain, print_manifest, run_argument, run_stage, set_up_logging
 from raycurate.cli.sweep import sweep
 from raycurate.cli.training import compare, evaluate, finetune
+from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
 from raycurate.version import __version__
 
 if TYPE_CHECKING:
     from raycurate.config import ExportConfig, SelectConfig
+
+
+def envelope_of(text: str) -> Any:
+    """The value of ``--envelope`` as fields, so that ``--set envelope.cap=`` may change one of them."""
+    from raycurate.config import EnvelopeConfig, envelope_fields
+
+    try:
+        fields = envelope_fields(text)
+        return None if fields is None else {**EnvelopeConfig.model_validate({}).model_dump(), **fields}
+    except ValueError as error:
+        raise UserError(f"--envelope: {error}") from None
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -112,6 +124,7 @@ def rank(run: str, config: Any) -> None:
     "--envelope",
     is_flag=False,
     flag_value="on",
+    callback=lambda _ctx, _param, value: None if value is None else envelope_of(value),
     metavar="FLOOR,CAP,RANDOM",
     help="Bound what the method takes of each task to parts of its share, and draw a part of it; alone: 0.5,2,0.3.",
 )

@@ -112,7 +112,7 @@ class Enveloped:
         budgets = task_budgets(self.envelope, shares=shares, alone=kept, usable=usable)
         while True:
             draw = _draw_plan(goal, budgets)
-            draw = with_cuts(draw, partial(_drawn_order, self.method, alone, draw), each_block)
+            draw = with_cuts(draw, partial(_order_to_draw, self.method, alone, draw), each_block)
             counts: CellCounts = {}
             if tables.clusters is not None or tables.cells is not None:
                 counts = add_counts(each_block(partial(_count_left, self.method, alone, draw)))
@@ -142,7 +142,9 @@ class Enveloped:
         """Order the rows that are not drawn within the groups of their task's plan."""
         assert isinstance(plan, EnvelopePlan)
         usable_N, _ = _alone(self.method, plan.alone, rows)
-        left_N = usable_N & ~_drawn(self.method, plan.alone, plan.draw, rows)
+        return self._order_left(plan, rows, usable_N & ~_drawn(plan.draw, rows, usable_N))
+
+    def _order_left(self, plan: EnvelopePlan, rows: pa.Table, left_N: NDArray[np.bool_]) -> RowOrder:
         task_N = plan.group_index(rows)
         group_N = np.full(rows.num_rows, -1, dtype=np.int64)
         word_N = np.zeros(rows.num_rows, dtype=np.uint64)
@@ -159,8 +161,8 @@ class Enveloped:
         """Keep the drawn rows and the method's; the score is the one that the method gives when it is alone."""
         assert isinstance(plan, EnvelopePlan)
         usable_N, own = _alone(self.method, plan.alone, rows)
-        drawn_N = _drawn(self.method, plan.alone, plan.draw, rows)
-        order = self.order(plan, rows)
+        drawn_N = _drawn(plan.draw, rows, usable_N)
+        order = self._order_left(plan, rows, usable_N & ~drawn_N)
         chosen_N = decide_by_cut(plan.inside, order, own.score_N, kept_reason="", dropped_reason="").kept_N
         untouched_T = np.array([budget.is_untouched for budget in plan.budgets], dtype=bool)
         same_N = untouched_T[np.maximum(plan.group_index(rows), 0)] & usable_N
@@ -264,22 +266,26 @@ def _draw_plan(goal: Goal, budgets: Sequence[TaskBudget]) -> Plan:
     )
 
 
-def _drawn_order(method: Selector, alone: Plan, draw: Plan, rows: pa.Table) -> RowOrder:
+def _order_to_draw(method: Selector, alone: Plan, draw: Plan, rows: pa.Table) -> RowOrder:
+    return _hash_order(draw, rows, _alone(method, alone, rows)[0])
+
+
+def _hash_order(draw: Plan, rows: pa.Table, usable_N: NDArray[np.bool_]) -> RowOrder:
     """Usable rows by task in the order of their hashes."""
-    usable_N, _ = _alone(method, alone, rows)
     order = hash_order(draw, rows)
     return replace(order, group_N=np.where(usable_N, order.group_N, -1))
 
 
-def _drawn(method: Selector, alone: Plan, draw: Plan, rows: pa.Table) -> NDArray[np.bool_]:
-    order = _drawn_order(method, alone, draw, rows)
+def _drawn(draw: Plan, rows: pa.Table, usable_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which rows are drawn, bool [N]."""
+    order = _hash_order(draw, rows, usable_N)
     return decide_by_cut(draw, order, np.zeros(rows.num_rows), kept_reason="", dropped_reason="").kept_N
 
 
 def _count_left(method: Selector, alone: Plan, draw: Plan, rows: pa.Table) -> list[tuple[str, int, int]]:
     """Rows by task and cluster that the method can keep and that are not drawn."""
     usable_N, _ = _alone(method, alone, rows)
-    return count_cells(rows.filter(pa.array(usable_N & ~_drawn(method, alone, draw, rows))))
+    return count_cells(rows.filter(pa.array(usable_N & ~_drawn(draw, rows, usable_N))))
 
 
 def _short(budget: TaskBudget, plan: Plan | None) -> int:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from raycurate.cli.main import main
+from raycurate.cli.options import command_config
 from raycurate.cli.results import print_result
 from raycurate.cli.settings import stage_configs
 from raycurate.cli.support import ReadableCommand
@@ -209,3 +210,22 @@ def test_errors_of_the_system_say_what_to_do(error, told, capsys):
     assert ended.value.code == 1
     assert told in text
     assert type(error).__name__ not in text
+
+
+def test_an_envelope_is_an_option_with_or_without_a_value():
+    """Alone it has its defaults; one bound may be changed beside it; a wrong one is named."""
+    command = main.commands["select"]
+    for given, found in (
+        (["--envelope"], (0.5, 2.0, 0.3)),
+        (["--envelope", "0.4,3"], (0.4, 3.0, 0.3)),
+        (["--envelope", "0,inf,0"], (0.0, None, 0.0)),
+        (["--envelope", "--set", "envelope.cap=4"], (0.5, 4.0, 0.3)),
+        (["--set", "envelope.floor=0.1"], (0.1, 2.0, 0.3)),
+    ):
+        with command.make_context("select", [*given, "--ratio", "0.3", "."]) as context:
+            params = {name: value for name, value in context.params.items() if name not in ("run", "overrides")}
+            made = command_config(params, context.params["overrides"])
+        assert (made.envelope.floor, made.envelope.cap, made.envelope.random_share) == found
+    code, text = invoke("select", ".", "--envelope", "1,2,3,4")
+    assert code == 1
+    assert "--envelope: 1, 2, 3, 4 are more than floor, cap, random_share" in text
