@@ -217,6 +217,8 @@ class Selector(Protocol):
             example `row_scores/token_losses`, `clusters/mean_token` where those are its usual clusters, or
             `ranking/by-task` for an order of the rows of each task in a cluster.
         columns: columns of the rows that `decide` and `order` read.
+
+    One whose plan follows `goal.task_power` and `goal.task_weights` says so by an attribute `has_task_shares`.
     """
 
     @property
