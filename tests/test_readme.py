@@ -58,8 +58,8 @@ LINES = sorted({*printed_lines(README), *lines_of_the_help()})
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
     """A folder with what the lines name: run directories, weights and the recipes."""
-    for name in ("mine", "base", "llava", "demo", "run"):
-        Run(str(tmp_path / "runs" / name)).noun("samples").begin({})
+    for name in ("runs/mine", "runs/base", "runs/llava", "runs/demo", "runs/run", "demo-run/run"):
+        Run(str(tmp_path / name)).noun("samples").begin({})
     (tmp_path / "weights.json").write_text(json.dumps({"task": 1.0}), encoding="utf-8")
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     monkeypatch.chdir(tmp_path)
