@@ -249,7 +249,7 @@ def bench_sweep(folder: Path, rows: int) -> None:
 
     build_demo_dataset(folder / "data", scale=scale_for_rows(rows))
     overrides = [f"run={folder}/run", f"ingest.source={folder}/data/train.json", f"ingest.images={folder}/data"]
-    overrides += [f"export.out={folder}/coreset.json", "test=null", "compare=null"]
+    overrides += [f"export.out={folder}/coreset.json", "test=null", "compare=null", "select.method=coincide"]
     recipe = Path(__file__).parent / "recipes" / "demo.yaml"
     with ray_session():
         began = time.perf_counter()

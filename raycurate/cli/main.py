@@ -113,7 +113,8 @@ def rank(run: str, config: Any) -> None:
 
     \b
     Example:
-      raycurate rank runs/llava --set sigma=1.0
+      raycurate rank runs/llava --set sigma=0.5
+      raycurate rank runs/llava --set order=mmd_by_task --set label=by-task --set sigma=0.5
     """
     run_stage("rank", run, config)
 
