@@ -122,3 +122,21 @@ def test_what_it_does_not_have_is_told() -> None:
         build_selector("balanced", {"temperature": 0.1})
     with pytest.raises(UserError, match="it must be a positive number"):
         build_selector("balanced", {"within": "coincide", "temperature": -1})
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.2])
+def test_it_stands_for_all_rows_better_than_any_draw(ratio: float) -> None:
+    """MMD^2 to all rows, the kernel in full: below COINCIDE and the mean of ten random and of ten stratified draws."""
+    made = tasked_case(12, rows=400, clusters=8)
+    kernel = naive_coincide.kernel(made.case.features, 1.0)
+    place = {key: i for i, key in enumerate(made.case.keys)}
+
+    def distance(selector: object, rows: pa.Table, seed: int = 0) -> float:
+        kept = kept_keys(selector, made.tables, Goal(ratio=ratio, seed=seed), [rows])
+        return naive_coincide.mmd_squared(kernel, [place[key] for key in kept])
+
+    balanced = distance(Balanced(), made.by_cell)
+    assert balanced < distance(build_selector("coincide"), made.by_cluster)
+    for name in ("random", "stratified"):
+        draws = [distance(build_selector(name), made.by_cluster, seed) for seed in range(10)]
+        assert balanced < sum(draws) / len(draws)
