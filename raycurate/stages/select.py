@@ -30,7 +30,7 @@ from raycurate.errors import UserError
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
-from raycurate.selection import Plan, SelectionTables, Selector, build_selector
+from raycurate.selection import Goal, Plan, SelectionTables, Selector, build_selector
 from raycurate.selection.envelope import Envelope
 from raycurate.selection.enveloped import Enveloped
 from raycurate.selection.local import make_plan
@@ -91,18 +91,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     selector = enveloped(method, config)
     read = functools.partial(read_rows, samples, sources, selector.columns)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
-    tables = SelectionTables(
-        num_rows=sample_manifest.rows_out,
-        tasks=tasks,
-        clusters=cluster_table(sources),
-        cells=cell_table(sources),
-        num_usable=_num_usable(method, sources, read, sample_manifest.shards, each_shard),
-    )
-
-    def each_block(function: Callable[[pa.Table], Any]) -> Iterator[Any]:
-        return each_shard(lambda shard: function(read(shard)), ((shard,) for shard in range(sample_manifest.shards)))
-
-    plan = make_plan(selector, tables, goal, each_block)
+    plan = _plan(selector, goal, sources, sample_manifest, read, each_shard)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
         "select",
@@ -118,6 +107,25 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     for note in metrics.get("notes", ()):
         log.warning("%s/%s: %s", noun.noun, noun.label, note)
     return noun.finish(metrics=metrics)
+
+
+def _plan(
+    selector: Selector, goal: Goal, sources: Sources, samples: Manifest, read: Any, each_shard: EachShard
+) -> Plan:
+    """The plan with its cuts, from small tables and passes over the shards."""
+    method = selector.method if isinstance(selector, Enveloped) else selector
+    tables = SelectionTables(
+        num_rows=samples.rows_out,
+        tasks=samples.metrics["tasks"],
+        clusters=cluster_table(sources),
+        cells=cell_table(sources),
+        num_usable=_num_usable(method, sources, read, samples.shards, each_shard),
+    )
+
+    def each_block(function: Callable[[pa.Table], Any]) -> Iterator[Any]:
+        return each_shard(lambda shard: function(read(shard)), ((shard,) for shard in range(samples.shards)))
+
+    return make_plan(selector, tables, goal, each_block)
 
 
 def enveloped(method: Selector, config: SelectConfig) -> Selector:
