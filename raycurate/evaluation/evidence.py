@@ -17,7 +17,7 @@ from typing import Any
 
 from raycurate.evaluation.chance import Chance, chance_of
 from raycurate.evaluation.formats import markdown_table
-from raycurate.evaluation.paired import Difference, Item, Items, difference, task_difference
+from raycurate.evaluation.paired import LEAST_CLUSTERS, Difference, Item, Items, difference, task_difference
 from raycurate.evaluation.relative import Column, Key, relative_percent, task_improvements
 from raycurate.evaluation.scoreboard import Scoreboard, label, summarize
 
@@ -74,12 +74,12 @@ class Evidence:
 
     Attributes:
         yardsticks: method -> what it is compared with.
-        differences: method -> its difference; None where nothing can be compared.
+        differences: method -> its difference.
         rel_without: method -> task -> Rel.% without that task; empty without a reference.
     """
 
     yardsticks: Mapping[str, str]
-    differences: Mapping[str, Difference | None]
+    differences: Mapping[str, Difference]
     rel_without: Mapping[str, Mapping[str, float]]
 
 
@@ -94,6 +94,11 @@ def tasks_at_chance(answers: Answers, columns: Sequence[Column], reference: str)
         found.setdefault(column.task, []).append(chance)
     at_chance = {task: own for task, own in found.items() if all(each is not None and not each.above for each in own)}
     return {task: own[0] for task, own in at_chance.items() if own[0] is not None}
+
+
+def reasons_of(at_chance: Mapping[str, Chance], reference: str) -> dict[str, str]:
+    """Why these tasks do not count, for the notes of a scoreboard."""
+    return {task: f"'{reference}' is not above chance: {chance}" for task, chance in at_chance.items()}
 
 
 def weigh(answers: Answers, board: Scoreboard, yardsticks: Mapping[str, str], left_out: Iterable[str] = ()) -> Evidence:
@@ -115,7 +120,7 @@ def yardstick_of(methods: Sequence[str]) -> str | None:
     return next((name for name in YARDSTICKS if name in methods), None)
 
 
-def _difference(answers: Answers, columns: Sequence[Column], method: str, other: str) -> Difference | None:
+def _difference(answers: Answers, columns: Sequence[Column], method: str, other: str) -> Difference:
     found = {}
     for column in columns:
         first, second = answers.of(method, column), answers.of(other, column)
@@ -157,14 +162,19 @@ def evidence_markdown(evidence: Evidence) -> str:
     """The table to read; '' where there is nothing to compare."""
     rows = []
     for method, found in evidence.differences.items():
-        if found is None:
-            continue
         items = sum(found.by_task[name].items for name in found.tasks)
         images = sum(found.by_task[name].clusters for name in found.tasks)
         interval = found.interval
-        shown = f"{interval[0]:+.1f} to {interval[1]:+.1f}" if interval else "none: a task of too few images"
+        shown = f"{interval[0]:+.1f} to {interval[1]:+.1f}" if interval else _why_none(found)
         resolves = "-" if found.resolves is None else f"{found.resolves:.1f}"
-        cells = [f"{found.percent:+.1f}", shown, resolves, f"{items:,}", f"{images:,}", str(found.seeds)]
+        cells = [
+            "-" if found.percent is None else f"{found.percent:+.1f}",
+            shown,
+            resolves,
+            f"{items:,}",
+            f"{images:,}",
+            str(found.seeds),
+        ]
         rows.append([method, evidence.yardsticks[method], *cells, _range(evidence.rel_without.get(method, {}))])
     if not rows:
         return ""
@@ -172,6 +182,13 @@ def evidence_markdown(evidence: Evidence) -> str:
     note = "Differences are row by row, in percent of the other's scores, all tasks alike; images shared by questions "
     note += "and the seeds are in the intervals. What lies below the resolved difference cannot be told from nothing."
     return f"{markdown_table([*headings, 'Rel.% without one task'], rows)}\n\n{note}\n"
+
+
+def _why_none(found: Difference) -> str:
+    if found.percent is None:
+        return "none: " + "; ".join(f"{task}: {why}" for task, why in found.left_out.items())
+    few = [name for name in found.tasks if found.by_task[name].variance is None]
+    return f"none: fewer than {LEAST_CLUSTERS} images in {', '.join(few)}"
 
 
 def _range(without: Mapping[str, float]) -> str:
@@ -185,8 +202,7 @@ def evidence_record(evidence: Evidence, chance: Mapping[str, Chance]) -> dict[st
     """Plain values for JSON."""
     differences = {}
     for method, found in evidence.differences.items():
-        if found is not None:
-            own = {"against": evidence.yardsticks[method], "interval": found.interval, "resolves": found.resolves}
-            differences[method] = {**asdict(found), **own, "p_better": found.p_better}
+        own = {"against": evidence.yardsticks[method], "interval": found.interval, "resolves": found.resolves}
+        differences[method] = {**asdict(found), **own, "p_better": found.p_better}
     rel = {method: dict(values) for method, values in evidence.rel_without.items()}
     return {"differences": differences, "rel_without": rel, "at_chance": {t: asdict(c) for t, c in chance.items()}}

@@ -71,7 +71,7 @@ class Difference:
     """Two methods over all their common tasks, in percent of the second one's scores.
 
     Attributes:
-        percent: D.
+        percent: D; None where no task can be compared.
         error: sqrt(V); None where a task has too few clusters.
         degrees: of freedom of the error.
         seeds: S.
@@ -80,7 +80,7 @@ class Difference:
         by_task: what each task says.
     """
 
-    percent: float
+    percent: float | None
     error: float | None
     degrees: float
     seeds: int
@@ -91,7 +91,7 @@ class Difference:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of `percent`; None without an error."""
-        if self.error is None:
+        if self.error is None or self.percent is None:
             return None
         half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, self.degrees)) * self.error
         return self.percent - half, self.percent + half
@@ -107,7 +107,7 @@ class Difference:
     @property
     def p_better(self) -> float | None:
         """One-sided p of "the first method is no better"; None without an error."""
-        if self.error is None:
+        if self.error is None or self.percent is None:
             return None
         if self.error == 0:
             return 0.0 if self.percent > 0 else 1.0
@@ -165,14 +165,14 @@ def clustered_mean(value_N: NDArray[np.float64], cluster_N: NDArray[np.int64]) -
     return mean, float((sums_C**2).sum()) * clusters / (clusters - 1) / len(value_N) ** 2
 
 
-def difference(found: Mapping[str, TaskDifference | None]) -> Difference | None:
-    """Put the tasks together; None where none can be compared."""
+def difference(found: Mapping[str, TaskDifference | None]) -> Difference:
+    """Put the tasks together; those that cannot be compared are named."""
     left_out = {task: "no question was answered by both in every seed" for task, each in found.items() if each is None}
     known = {task: each for task, each in found.items() if each is not None}
     left_out |= {task: "its base scores nothing, so there is no ratio" for task, e in known.items() if e.base <= 0}
     used = {task: each for task, each in known.items() if each.base > 0}
     if not used:
-        return None
+        return Difference(None, None, 0.0, 0, (), left_out, known)
     seeds = min(len(each.by_seed) for each in used.values())
     by_seed = [100 * math.fsum(e.by_seed[s] / e.base for e in used.values()) / len(used) for s in range(seeds)]
     error, degrees = _error(list(used.values()), by_seed)

@@ -1,7 +1,7 @@
 """``compare``: methods x seeds, each selected, finetuned and evaluated alike, on one scoreboard.
 
     for method, seed:  select --> finetune --> evaluate         every step is skipped or resumed by its own manifest
-    scoreboard/<label>: scoreboard.md, .csv, .json, lines.json
+    scoreboard/<label>: scoreboard.md, .csv, .json, evidence.json, lines.json
 
 'full' is a finetune on all rows, once per seed: the reference of Rel.% and of the cost share. The lines differ in what
 they are trained on and in nothing else: same model, settings, test rows.
@@ -19,8 +19,17 @@ from statistics import fmean
 from typing import Any
 
 from raycurate.config import SelectConfig, make_config
-from raycurate.evaluation import Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
+from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig, settings_of_line
+from raycurate.evaluation.evidence import (
+    Answers,
+    evidence_markdown,
+    evidence_record,
+    reasons_of,
+    tasks_at_chance,
+    weigh,
+    yardstick_of,
+)
 from raycurate.experiments.engine.lines import (
     columns_of,
     evaluation_on,
@@ -33,6 +42,7 @@ from raycurate.experiments.engine.lines import (
 from raycurate.ray_session import in_session
 from raycurate.run.names import as_label
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.answers import ANSWER_COLUMNS, answer_rows
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe
 from raycurate.stages.select import select
@@ -92,10 +102,16 @@ def compare(run: Run, config: CompareConfig) -> Manifest:
             lines.append(line)
             scored.append(scores)
     lines.sort(key=lambda line: (config.methods.index(line.method), config.seeds.index(line.seed)))
-    board = _board(config, lines)
+    columns = columns_of(line.headlines for line in lines)
+    answers = _answers(run, lines, columns)
+    at_chance = tasks_at_chance(answers, columns, FULL)
+    board = _board(config, lines, columns, reasons_of(at_chance, FULL))
+    found = weigh(answers, board, _yardsticks(config), at_chance)
     inputs = {"scores": {scores.label: scores.fingerprint for scores in scored}}
     begin(noun, describe("compare", config, inputs, scored), replace=True)  # looked at before
-    noun.write_bytes("scoreboard.md", f"{to_markdown(board)}\n{cost_table(lines)}\n".encode())
+    parts = (to_markdown(board), evidence_markdown(found), cost_table(lines))
+    noun.write_bytes("scoreboard.md", ("\n".join(filter(None, parts)) + "\n").encode())
+    noun.write_json("evidence.json", evidence_record(found, at_chance))
     noun.write_bytes("scoreboard.csv", to_csv(board).encode())
     noun.write_bytes("scoreboard.json", to_json(board).encode())
     noun.write_json("lines.json", [asdict(line) for line in lines])
@@ -171,8 +187,24 @@ def _line(
     return record, scored.manifest
 
 
-def _board(config: CompareConfig, lines: Sequence[LineRecord]) -> Scoreboard:
-    columns = columns_of(line.headlines for line in lines)
+def _yardsticks(config: CompareConfig) -> dict[str, str]:
+    """Every method -> the draw that it is compared with."""
+    yardstick = yardstick_of(config.methods)
+    return {} if yardstick is None else {m: yardstick for m in config.methods if m not in (FULL, yardstick)}
+
+
+def _answers(run: Run, lines: Sequence[LineRecord], columns: Sequence[Column]) -> Answers:
+    """What every line answered, question by question; nothing of an external evaluator."""
+    found = Answers()
+    for line in lines:
+        parts = run.noun("scores", line.label).iter_parts(ANSWER_COLUMNS)
+        found.add(line.method, line.seed, answer_rows(parts), columns)
+    return found
+
+
+def _board(
+    config: CompareConfig, lines: Sequence[LineRecord], columns: Sequence[Column], left_out: Mapping[str, str]
+) -> Scoreboard:
     price = config.price_per_hour
     results = [
         Result(
@@ -185,7 +217,8 @@ def _board(config: CompareConfig, lines: Sequence[LineRecord]) -> Scoreboard:
         for line in lines
     ]
     reference = FULL if FULL in config.methods else None
-    return build_scoreboard(columns, results, reference=reference, cost_unit="hours" if price is None else "money")
+    unit = "hours" if price is None else "money"
+    return build_scoreboard(columns, results, reference=reference, cost_unit=unit, left_out=left_out)
 
 
 def cost_table(lines: Sequence[LineRecord]) -> str:

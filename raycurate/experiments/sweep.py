@@ -3,7 +3,8 @@
     features, clusters --once--> ranking, sketches
     trial (Tune): select, in its own process --> selection/<label> --> its statistics
     probe (Tune, with `finetune`): finetune --> evaluate (`probes.py`); its model is not kept
-    sweeps/<label>: results.csv, results.json, tasks.csv, overlap.csv, timings.csv, figures/
+    sweeps/<label>: results.csv, results.json, tasks.csv, overlap.csv, timings.csv, figures/; with `finetune` also
+                    scoreboard.md, evidence.json
 
 A trial's result is kept under the hash of all that determines it: a sweep that was killed, or that is asked for more
 points, runs what is missing only and ends with the same table as one that was not disturbed. Wall-clock seconds are in
@@ -20,15 +21,16 @@ import time
 from typing import Any
 
 from raycurate.config import make_config
+from raycurate.evaluation.evidence import Answers
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.grid import Trial, grid
 from raycurate.experiments.engine.lines import needs_of, seconds_of
 from raycurate.experiments.engine.measure import Reference, count_shared, measure_selection
-from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
+from raycurate.experiments.engine.probes import Probe, ProbeResult, answers_of, run_probes
 from raycurate.experiments.engine.results import Outcome, Sweep, write_results
 from raycurate.experiments.engine.trials import result_of, run_trials
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Run, fingerprint_of
+from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
 from raycurate.stages.engine.lineage import begin, keep_table, required
@@ -75,7 +77,8 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
         )
         for trial in trials
     ]
-    write_results(noun, Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"])))
+    swept = Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"]))
+    write_results(noun, swept, _answers(noun, swept))
     return noun.finish(metrics={"trials": len(trials), "config": config.determining()})
 
 
@@ -165,6 +168,16 @@ def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, Prob
     noun = run.noun("sweeps", config.label)
     found = run_probes(run, noun, TRAINED, probes, max_concurrent=config.max_concurrent)
     return {trial.label: result for trial, result in zip(trials, found, strict=True)}
+
+
+def _answers(noun: Noun, swept: Sweep) -> Answers:
+    """What every trained trial answered, question by question."""
+    found, columns = Answers(), swept.columns
+    for outcome in swept.outcomes:
+        if outcome.trained is not None:
+            rows = answers_of(noun, TRAINED, outcome.trained)
+            found.add(outcome.trial.group, outcome.trial.seed, rows, columns)
+    return found
 
 
 def _shared_seconds(run: Run, trial: Trial) -> dict[str, float]:

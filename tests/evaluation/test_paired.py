@@ -99,7 +99,9 @@ def test_a_task_that_cannot_be_compared_is_named_and_few_images_give_no_interval
     few = difference({"good": good, "few": _task([[1.0] * 20], [[0.5] * 20], [i % 9 for i in range(20)])})
     assert (few.error, few.interval, few.resolves, few.p_better) == (None, None, None, None)
     assert few.percent == pytest.approx(100)
-    assert difference({"lost": None}) is None
+    lost = difference({"lost": None})
+    assert (lost.percent, lost.interval, lost.tasks) == (None, None, ())
+    assert list(lost.left_out) == ["lost"]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])

@@ -134,12 +134,16 @@ def test_a_sweep_trains_its_selections_once(made, tmp_path):
     shutil.copytree(made, folder)
     training = {"method": "full", "max_steps": 2, "batch_rows": 4, "cpus_per_worker": 0.5, "threads": 1, "trackers": []}
     values = {
-        **{"methods": ["random"], "ratios": [0.1], "frequencies": 32, "data": "main"},
+        **{"methods": ["random", "stratified"], "ratios": [0.1], "frequencies": 32, "data": "main"},
         "finetune": training,
         "evaluate": {"max_rows": 8, "max_new_tokens": 2, "cpus_per_actor": 0.5},
     }
     sweep(Run(str(folder)), make_config(SweepConfig, values))
     written = made_by_training(folder)
+    found = Run(str(folder)).noun("sweeps").read_json("evidence.json")["differences"]
+    assert found["random r=0.1"]["against"] == "stratified r=0.1"
+    assert sum(task["items"] for task in found["random r=0.1"]["by_task"].values()) == 8, "all test rows"
+    assert "| random r=0.1 | stratified r=0.1 |" in (folder / "sweeps/main/scoreboard.md").read_text("utf-8")
     trial = Run(str(folder)).noun("sweeps").read_json("results.json")["trials"][0]
     assert trial["trained_rows"] == ROWS // 10
     assert trial["steps"] == 2

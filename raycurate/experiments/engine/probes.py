@@ -12,15 +12,17 @@ A probe's result is kept under the hash of all that determines it: what was kill
 probe that two experiments share is run once. A failed probe is tried again, then reported, after all others finished.
 
 Cost: the trainings. Memory: one model per trial. A model that no one asked to keep is deleted with its answers once
-it has its scores; the table keeps the numbers.
+it has its scores; the table keeps the numbers, and beside it the score of every answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
@@ -28,8 +30,9 @@ from raycurate.experiments.engine.lines import make_line, training_seconds
 from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_gpus
-from raycurate.run.filesystem import delete_folder
+from raycurate.run.filesystem import delete_folder, exists
 from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.stages.engine.answers import ANSWER_COLUMNS, answer_rows
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_tasks
 from raycurate.stages.engine.training_rows import sample_labels
@@ -38,6 +41,8 @@ from raycurate.stages.finetune import fingerprint_model, prepare
 from raycurate.stages.table import version_of
 from raycurate.training.config import FinetuneConfig
 
+LABEL = "probe-"
+"""What the labels of probes begin with; the rest is the key of the result."""
 FINETUNE_OWN = ("label",)
 EVALUATE_OWN = ("model", "label")
 
@@ -120,7 +125,7 @@ def run_probes(
     here = first.workers == 1 and first.deepspeed is None
 
     def work(key: str) -> dict[str, Any]:
-        return asdict(_train_and_score(run, by_key[key], key, here))
+        return asdict(_train_and_score(run, noun, phase, by_key[key], key, here))
 
     if here:
         gpus = first.gpus_per_worker if first.gpus_per_worker is not None else float(cluster_gpus() > 0)
@@ -133,6 +138,17 @@ def run_probes(
     found = run_trials(noun, phase, list(by_key), trial, max_concurrent=max_concurrent, **shape)
     results = {key: ProbeResult(**value) for key, value in zip(by_key, found, strict=True)}
     return [results[key] for key in keys]
+
+
+def answers_of(noun: Noun, phase: str, result: ProbeResult) -> Iterator[dict[str, Any]]:
+    """The answers of a probe question by question; none where they were not kept, as of an external evaluator."""
+    name = _answers_file(phase, result.label.removeprefix(LABEL))
+    if exists(noun.filesystem, f"{noun.folder}/{name}"):
+        yield from answer_rows([noun.read_table(name)])
+
+
+def _answers_file(phase: str, key: str) -> str:
+    return f"answers/{phase}/{key}.parquet"
 
 
 def on_own_cpus(probe: Probe) -> Probe:
@@ -178,7 +194,7 @@ def _key(run: Run, probe: Probe, model: str) -> str:
 def _forget_lost(run: Run, noun: Noun, phase: str, probes: Mapping[str, Probe]) -> None:
     """Drop results whose kept model was deleted or harmed since, so that it is trained again."""
     for key, probe in probes.items():
-        model = run.noun("models", f"probe-{key}")
+        model = run.noun("models", f"{LABEL}{key}")
         if probe.keep_model and result_of(noun, phase, key) is not None:
             manifest = model.manifest()
             if manifest is None or model.lost_files(manifest):
@@ -204,11 +220,13 @@ def _tokenize_once(run: Run, configs: Sequence[FinetuneConfig]) -> None:
             prepare(run, config)
 
 
-def _train_and_score(run: Run, probe: Probe, key: str, here: bool) -> ProbeResult:
-    label = f"probe-{key}"
+def _train_and_score(run: Run, table: Noun, phase: str, probe: Probe, key: str, here: bool) -> ProbeResult:
+    label = f"{LABEL}{key}"
     config = probe.finetune.model_copy(update={"label": label})
     scored_as = None if probe.evaluate is None else _evaluate_config(probe, label)
     trained, scored = make_line(run, config, scored_as, in_process=here)
+    if scored.manifest is not None and (parts := list(run.noun("scores", label).iter_parts(ANSWER_COLUMNS))):
+        table.write_table(_answers_file(phase, key), pa.concat_tables(parts))
     result = ProbeResult(
         label=label,
         rows=trained.rows_out,

@@ -5,6 +5,7 @@ results.json  the same with the settings and the rows of every task
 tasks.csv     one line per trial and task: rows, kept, share before and after
 overlap.csv   Jaccard overlap of each pair of selections
 timings.csv   seconds of each trial by part, and its cost
+scoreboard.md, evidence.json   with `finetune`: the scores, and how sure they are (`evaluation/evidence.py`)
 """
 
 from __future__ import annotations
@@ -16,8 +17,17 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from raycurate.evaluation import Result, Scoreboard, build_scoreboard
+from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_markdown
 from raycurate.evaluation.config import FULL
+from raycurate.evaluation.evidence import (
+    Answers,
+    evidence_markdown,
+    evidence_record,
+    reasons_of,
+    tasks_at_chance,
+    weigh,
+    yardstick_of,
+)
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.figures import draw_figures
 from raycurate.experiments.engine.grid import Trial
@@ -56,10 +66,23 @@ class Sweep:
     overlap: Sequence[Sequence[float]]
     tasks: Mapping[str, int]
 
+    @property
+    def columns(self) -> list[Column]:
+        """The headline metrics of all tasks that were scored."""
+        return columns_of(each.trained.headlines for each in self.outcomes if each.trained is not None)
 
-def write_results(noun: Noun, sweep: Sweep) -> None:
-    """Write all tables and figures into the sweep's folder."""
-    rows, times, tasks = result_rows(sweep), timing_rows(sweep), task_rows(sweep)
+
+def write_results(noun: Noun, sweep: Sweep, answers: Answers) -> None:
+    """Write all tables and figures into the sweep's folder.
+
+    Args:
+        noun: begun.
+        sweep: its outcomes.
+        answers: of the trials that were trained, by group and seed.
+    """
+    at_chance = tasks_at_chance(answers, sweep.columns, FULL)
+    board = scoreboard(sweep, reasons_of(at_chance, FULL))
+    rows, times, tasks = result_rows(sweep, board), timing_rows(sweep), task_rows(sweep)
     labels = [outcome.trial.label for outcome in sweep.outcomes if outcome.measured is not None]
     overlap = [
         {"label": a, **dict(zip(labels, line, strict=True))} for a, line in zip(labels, sweep.overlap, strict=True)
@@ -68,6 +91,10 @@ def write_results(noun: Noun, sweep: Sweep) -> None:
     noun.write_json("results.json", value, sort_keys=False)
     for name, table in (("results", rows), ("tasks", tasks), ("overlap", overlap), ("timings", times)):
         noun.write_bytes(f"{name}.csv", to_csv(table).encode())
+    if board is not None:
+        found = weigh(answers, board, _yardsticks(sweep), at_chance)
+        noun.write_bytes("scoreboard.md", f"{to_markdown(board)}\n{evidence_markdown(found)}".encode())
+        noun.write_json("evidence.json", evidence_record(found, at_chance))
     delete_folder(noun.filesystem, f"{noun.folder}/figures")
     for name, data in draw_figures(rows, times, tasks):
         noun.write_bytes(f"figures/{name}", data)
@@ -82,9 +109,8 @@ def to_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def result_rows(sweep: Sweep) -> list[Row]:
-    """One row per trial, in the order of the grid."""
-    board = scoreboard(sweep)
+def result_rows(sweep: Sweep, board: Scoreboard | None) -> list[Row]:
+    """One row per trial, in the order of the grid, with its line of the scoreboard where there is one."""
     rows, place = [], 0
     for number, outcome in enumerate(sweep.outcomes):
         trial = outcome.trial
@@ -186,15 +212,28 @@ def _cost_seconds(outcome: Outcome) -> float:
     return float(selection + sum(outcome.shared_seconds.values()) + outcome.trained.training_seconds)
 
 
-def scoreboard(sweep: Sweep) -> Scoreboard | None:
-    """The scores of all trials with Rel.% against the trials of 'full', if there are any; None without training."""
+def scoreboard(sweep: Sweep, left_out: Mapping[str, str]) -> Scoreboard | None:
+    """The scores of all trials with Rel.% against the trials of 'full', if there are any; None without training.
+
+    Args:
+        sweep: its outcomes.
+        left_out: tasks that do not count in Rel.%, with why.
+    """
     trained = [(outcome.trial, outcome.trained) for outcome in sweep.outcomes if outcome.trained is not None]
     if not trained:
         return None
-    columns = columns_of(result.headlines for _, result in trained)
+    columns = sweep.columns
     results = [
         Result(method=trial.group, seed=trial.seed, scores=scores_on(columns, result.scores))
         for trial, result in trained
     ]
     reference = FULL if FULL in sweep.config.methods else None
-    return build_scoreboard(columns, results, reference=reference)
+    return build_scoreboard(columns, results, reference=reference, left_out=left_out)
+
+
+def _yardsticks(sweep: Sweep) -> dict[str, str]:
+    """Every group of trials -> the draw of its own ratio that it is compared with."""
+    yardstick = yardstick_of(sweep.config.methods)
+    trials = [outcome.trial for outcome in sweep.outcomes if not outcome.trial.is_full]
+    by_ratio = {trial.ratio: trial.group for trial in trials if trial.method == yardstick}
+    return {trial.group: by_ratio[trial.ratio] for trial in trials if by_ratio and trial.method != yardstick}

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from raycurate.config import make_config
+from raycurate.evaluation import Column
+from raycurate.evaluation.evidence import Answers
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.figures import draw_figures
 from raycurate.experiments.engine.grid import grid
 from raycurate.experiments.engine.probes import ProbeResult
-from raycurate.experiments.engine.results import Outcome, Sweep, result_rows, task_rows, timing_rows, to_csv
+from raycurate.experiments.engine.results import (
+    Outcome,
+    Sweep,
+    result_rows,
+    scoreboard,
+    task_rows,
+    timing_rows,
+    to_csv,
+    write_results,
+)
+from raycurate.run.store import Run
 
 TASKS = {"vqa": 60, "caption": 30, "text": 10}
 
@@ -47,7 +61,7 @@ def swept() -> Sweep:
 
 def test_scores_are_relative_to_full(swept):
     """Rel.% is the mean over tasks, an error counts the other way round, the reference has 100."""
-    rows = result_rows(swept)
+    rows = result_rows(swept, scoreboard(swept, {}))
     assert [row["rel_percent"] for row in rows] == pytest.approx([100.0, 90.0, 125.0])
     assert [row["vqa/exact_match"] for row in rows] == [0.5, 0.4, 0.5]
     assert "vqa/other" not in rows[0]
@@ -55,7 +69,7 @@ def test_scores_are_relative_to_full(swept):
 
 def test_statistics_are_those_of_the_kept_rows(swept):
     """Tasks covered, effective tasks, clusters, overlap; 'full' keeps all and has no selection to overlap."""
-    full, tenth, fifth = result_rows(swept)
+    full, tenth, fifth = result_rows(swept, scoreboard(swept, {}))
     assert [(row["kept"], row["tasks"], row["all_tasks"]) for row in (full, tenth, fifth)] == [
         (100, 3, 3),
         (10, 2, 3),
@@ -77,7 +91,7 @@ def test_cost_is_selection_what_it_needs_and_training(swept):
 
 def test_figures_are_drawn_and_repeatable(swept):
     """Pareto plot, distance plot and a histogram per method, the same bytes each time."""
-    rows, times, tasks = result_rows(swept), timing_rows(swept), task_rows(swept)
+    rows, times, tasks = result_rows(swept, scoreboard(swept, {})), timing_rows(swept), task_rows(swept)
     figures = dict(draw_figures(rows, times, tasks))
     assert set(figures) == {f"{name}.{kind}" for name in ("pareto", "mmd", "tasks-random") for kind in ("png", "svg")}
     assert figures["pareto.png"].startswith(b"\x89PNG")
@@ -87,5 +101,42 @@ def test_figures_are_drawn_and_repeatable(swept):
 
 def test_missing_values_are_empty_cells(swept):
     """A line of 'full' has no distance; the columns are those of the others."""
-    header, full, *_ = to_csv(result_rows(swept)).splitlines()
+    header, full, *_ = to_csv(result_rows(swept, scoreboard(swept, {}))).splitlines()
     assert full.split(",")[header.split(",").index("mmd2")] == ""
+
+
+RIGHT = {"luck": [i % 2 for i in range(200)], "skill": [i % 5 > 0 for i in range(200)]}
+SAID = {"luck": ["no"] * 50 + ["yes"] * 150, "skill": [str(i) for i in range(200)]}
+
+
+def test_groups_are_weighed_against_the_stratified_draw_of_their_ratio(tmp_path):
+    """And a task on which 'full' guesses does not count in Rel.%; both are written where the tables lie."""
+    methods = ["full", "stratified", "random"]
+    config = make_config(SweepConfig, {"methods": methods, "ratios": [0.1, 0.2], "seeds": [0, 1], "finetune": {}})
+    columns = [Column("luck", "exact_match"), Column("skill", "exact_match")]
+    rows = [
+        {
+            **{"key": f"{task}{i}", "turn": 0, "task": task, "image": str(i)},
+            **{"references": [SAID[task][i]], "scores": {"exact_match": float(good)}},
+        }
+        for task, own in RIGHT.items()
+        for i, good in enumerate(own)
+    ]
+    scores = {"luck": {"exact_match": 0.5}, "skill": {"exact_match": 0.8}}
+    headlines = {task: {"exact_match": True} for task in scores}
+    trained = dataclasses.replace(_trained(0, 0, 1), scores=scores, headlines=headlines)
+    measured = {"seconds": {"selection": 1.0, "statistics": 1.0}, "target": 1, "tasks": {"luck": 1}}
+    answers, outcomes = Answers(), []
+    for trial in grid(config):
+        answers.add(trial.group, trial.seed, rows, columns)
+        outcomes.append(Outcome(trial, None if trial.is_full else measured, trained))
+    noun = Run(str(tmp_path / "run")).noun("sweeps")
+    noun.begin({"stage": "sweep"})
+    write_results(noun, Sweep(config, outcomes, [[1.0] * 8 for _ in range(8)], {"luck": 1, "skill": 1}), answers)
+    found = noun.read_json("evidence.json")
+    assert list(found["at_chance"]) == ["luck"]
+    assert {group: each["against"] for group, each in found["differences"].items()} == {
+        f"random r={ratio}": f"stratified r={ratio}" for ratio in (0.1, 0.2)
+    }
+    assert found["differences"]["random r=0.2"]["percent"] == 0
+    assert "left out of Rel.% in every line: luck" in (tmp_path / "run/sweeps/main/scoreboard.md").read_text("utf-8")
