@@ -1,9 +1,10 @@
 """What `ingest` saw of each image below the image root, and whether it is still so.
 
-    path, size (-1: not there), time of change, hash of the content where it was read
+    path, size (-1: not there), time of change, time of change of the entry, hash of the content where it was read
 
-An image counts as the same if its size and time are, or else if its content is: a copied folder is no other one. Where
-the content was not read (``check_images: false``) size and time decide.
+An image counts as the same if its size and both times are, or else if its content is: a copied folder is no other one,
+and an edit whose old time was put back is, as nobody can put back the second one. Object stores have the first alone.
+Where the content was not read (``check_images: false``) size and the first time decide.
 
 Cost: a `stat` per distinct image of a shard; on an object store a request for each, many at a time; the images whose
 time alone has changed are read once, and their new time is noted.
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -24,9 +26,11 @@ from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.schema import ImageRef
 
-SEEN_SCHEMA = pa.schema([("path", pa.string()), ("size", pa.int64()), ("time", pa.int64()), ("digest", pa.string())])
-GONE = (-1, 0)
-State = tuple[int, int]
+SEEN_SCHEMA = pa.schema(
+    [("path", pa.string()), ("size", pa.int64()), ("time", pa.int64()), ("entry", pa.int64()), ("digest", pa.string())]
+)
+State = tuple[int, int, int | None]
+GONE: State = (-1, 0, None)
 
 
 @dataclass(frozen=True)
@@ -44,14 +48,14 @@ class WatchedRoot(ImageRoot):
 
 
 def states_of(root: ImageRoot, paths: Sequence[str]) -> list[State]:
-    """Size and time of change in ns of each image; `GONE` for what cannot be used."""
+    """Size and times of change in ns of each image; `GONE` for what cannot be used."""
     if root.root is None:
         return [GONE] * len(paths)
     filesystem, folder = resolve(root.root)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return [_local_state(root, path) for path in paths]
     infos = filesystem.get_file_info([f"{folder}/{path}" for path in paths])
-    return [(i.size, i.mtime_ns or 0) if i.type == pafs.FileType.File else GONE for i in infos]
+    return [(i.size, i.mtime_ns or 0, None) if i.type == pafs.FileType.File else GONE for i in infos]
 
 
 def _local_state(root: ImageRoot, path: str) -> State:
@@ -59,12 +63,13 @@ def _local_state(root: ImageRoot, path: str) -> State:
         status = os.stat(root.locate(path)[1])
     except (FaultError, OSError, ValueError):
         return GONE
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def seen_table(paths: Sequence[str], states: Sequence[State], root: WatchedRoot) -> pa.Table:
     """What was seen of these images."""
-    columns = [list(paths), [s for s, _ in states], [t for _, t in states], [root.digests.get(path) for path in paths]]
+    sizes, times, entries = ([state[i] for state in states] for i in range(3))
+    columns = [list(paths), sizes, times, entries, [root.digests.get(path) for path in paths]]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SEEN_SCHEMA, strict=True)], schema=SEEN_SCHEMA)
 
 
@@ -85,17 +90,29 @@ def compare(seen: pa.Table, root: ImageRoot, *, moved: bool = False) -> tuple[li
         root: where the images are now.
         moved: the root is not the one of the table: times say nothing, and sizes must do.
     """
-    rows, replaced, moved_in_or_out = seen.to_pylist(), [], []
-    for row, (size, time) in zip(rows, states_of(root, seen["path"].to_pylist()), strict=True):
-        if (size, time) == (row["size"], row["time"]) or (moved and size == row["size"]):
+    rows = seen.to_pylist()
+    replaced: list[str] = []
+    moved_in_or_out: list[str] = []
+    for row, (size, time, entry) in zip(rows, states_of(root, seen["path"].to_pylist()), strict=True):
+        if moved and size == row["size"]:
             continue
-        if GONE[0] in (size, row["size"]):
-            moved_in_or_out.append(row["path"])
-        elif size != row["size"] or row["digest"] is None or _content(root, row["path"], size) != row["digest"]:
+        if size != row["size"]:
+            (moved_in_or_out if GONE[0] in (size, row["size"]) else replaced).append(row["path"])
+        elif _is_other(root, row, time, entry):
             replaced.append(row["path"])
         else:
-            row["time"] = time
+            row["time"], row["entry"] = time, entry
     return replaced, moved_in_or_out, pa.Table.from_pylist(rows, schema=SEEN_SCHEMA)
+
+
+def _is_other(root: ImageRoot, row: Mapping[str, Any], time: int, entry: int | None) -> bool:
+    """Whether an image of the noted size holds something else; it is read where a time of change says that it may."""
+    entries = (entry, row.get("entry"))  # tables of before have no second time
+    if time == row["time"] and (None in entries or entries[0] == entries[1]):
+        return False
+    if row["digest"] is None:
+        return bool(time != row["time"])
+    return _content(root, row["path"], row["size"]) != row["digest"]
 
 
 def _content(root: ImageRoot, path: str, size: int) -> str | None:
