@@ -141,6 +141,8 @@ def test_a_printed_job_takes_its_options(words, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "jobs")  # as Python does for a script
     _, script, *options = words
     command = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
+    if isinstance(command, click.Group):
+        command = command.commands[options.pop(0)]
     read, left, _ = command.make_parser(click.Context(command)).parse_args(list(options))
     assert left == []
     assert all((ROOT / word).exists() for word in options if word.startswith("jobs/"))
