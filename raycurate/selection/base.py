@@ -44,6 +44,7 @@ REASONS: Mapping[str, str] = {
     "within_budget": "kept: among the method's first rows of its task, within the task's budget",
     "over_budget": "dropped: the budget of its task was filled by rows that the method puts first",
     "no_features": "dropped: no features could be extracted from it",
+    "no_gain": "dropped: the image does not help to tell its answer",
     "no_score": "dropped: no score could be computed for it",
     "no_group": "dropped: it belongs to no cluster or task of the plan",
 }

@@ -138,6 +138,11 @@ def tasked_case(seed: int, *, rows: int = 160, clusters: int = 5) -> TaskedCase:
                 rank[at] = rank_cluster(case.features[at], key_bytes[at]).rank_N
     table = table.append_column("task", pa.array(tasks, pa.string()))
     table = table.append_column("el2n", pa.array(random.choice([0.1, 0.4, 0.9, 1.2], rows)))
+    table = table.append_column("loss", pa.array(random.choice([0.5, 1.0, 2.0], rows)))
+    table = table.append_column(
+        "loss_blind", pa.array(random.choice([0.5, 1.0, 2.0, None], rows).tolist(), pa.float64())
+    )
+    table = table.append_column("answer_tokens", pa.array(random.choice([1, 9], rows)))
     return TaskedCase(
         tables=replace(tables, tasks=dict(Counter(tasks)), cells=CellTable.of(counts)),
         by_cluster=table,

@@ -67,6 +67,7 @@ METHODS = {
     "balanced by P": build_selector("balanced", {"within": "coincide"}),
     "random": build_selector("random"),
     "stratified": Stratified(),
+    "visual gain": build_selector("visual_gain"),
     "own": ShortKeys(),
 }
 

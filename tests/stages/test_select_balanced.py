@@ -24,6 +24,7 @@ from tests.nouns import read_all, write_clusters, write_features, write_samples,
 from tests.selection.selection_cases import TaskedCase, kept_keys, sample_keys, tasked_case
 
 ROWS = 160
+SCORES = ("el2n", "loss", "loss_blind", "answer_tokens")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,8 @@ def run_of(folder: Path, made: TaskedCase, *, shards: int, clusters: bool = True
     """The run directory of a case, up to its clusters."""
     run, case = Run(str(folder)), made.case
     write_samples(run, case.keys, made.tasks, shards=shards)
-    write_scores(run, "token_losses", {"key": case.keys, "el2n": made.by_cluster["el2n"].to_pylist()}, shards=shards)
+    scores = {name: made.by_cluster[name].to_pylist() for name in SCORES}
+    write_scores(run, "token_losses", {"key": case.keys, **scores}, shards=shards)
     if clusters:
         write_features(run, case.keys, case.features, shards=shards, block_dim=case.block_dim)
         write_clusters(run, case.keys, case.features, case.labels, case.centroids, shards=shards)
@@ -64,6 +66,8 @@ SETTINGS = {
     "el2n": {"method": "el2n", "envelope": [0.8, 1.5], "task_power": 0.5},
     "stratified": {"method": "stratified", "task_power": 0.25},
     "by size": {"method": "coincide", "options": {"weighting": "size"}},
+    "gain": {"method": "visual_gain", "task_power": 0.5},
+    "gain within": {"method": "visual_gain", "envelope": "0.5,2,0.3"},
 }
 
 
@@ -71,7 +75,7 @@ def expected(name: str, made: TaskedCase) -> set[str]:
     """The same by the functions of arrays, over one block."""
     settings = {"method": "balanced", "options": {}, **SETTINGS[name]}
     selector = build_selector(settings["method"], settings["options"])
-    if name == "coincide":
+    if name in ("coincide", "gain within"):
         selector = Enveloped(method=selector, envelope=Envelope())
     if name == "el2n":
         selector = Enveloped(method=selector, envelope=Envelope(floor=0.8, cap=1.5))

@@ -32,27 +32,12 @@ from raycurate.errors import UserError
 from raycurate.selection.apportion import apportion
 from raycurate.selection.base import Decisions, Goal, Plan, RowOrder, SelectionTables, order_word
 from raycurate.selection.budget import cluster_scores, softmax
+from raycurate.selection.cell_plan import plan_cells
 from raycurate.selection.cells import CellTable
 from raycurate.selection.keys import key_array
 from raycurate.selection.methods.coincide import Coincide, decide_by_rank
-from raycurate.selection.shares import task_shares
 
 TEMPERATURE = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellPlan(Plan):
-    """A plan whose groups are cells; `groups` names the task of each.
-
-    Attributes:
-        cells: the cells.
-    """
-
-    cells: CellTable
-
-    def group_index(self, rows: pa.Table) -> NDArray[np.int64]:
-        """Return the cell of each row, -1 for a row of none, int64 [N]."""
-        return self.cells.index_of(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,25 +81,14 @@ class Balanced:
         if tables.cells is None or not tables.tasks:
             raise UserError("method 'balanced' needs the tables of tasks and cells; run the stages up to `rank` first")
         cells = tables.cells
-        usable = cells.task_rows
-        target = goal.target(tables.num_rows)
-        wanted = task_shares(tables.tasks, min(target, sum(usable.values())), goal, usable=usable).rows
         score_C = self._scores(tables, cells)
-        quota_C = np.zeros(cells.size_C.size, dtype=np.int64)
-        ends_T = np.searchsorted(cells.task_C, np.arange(len(cells.tasks) + 1))
-        for task, start, end in zip(cells.tasks, ends_T[:-1].tolist(), ends_T[1:].tolist(), strict=True):
-            own = slice(start, end)
-            score = None if score_C is None else score_C[own]
-            quota_C[own] = self._divide(wanted[task], cells.size_C[own], score)
-        return CellPlan(
-            goal=goal,
-            target=target,
-            group_column=None,
-            groups=pa.array([cells.tasks[task] for task in cells.task_C.tolist()], pa.string()),
-            size_G=cells.size_C,
-            quota_G=quota_C,
-            cells=cells,
-        )
+        if score_C is None:
+            return plan_cells(tables, cells, goal)
+
+        def by_score(wanted: int, own: slice) -> list[int]:
+            return self._divide(wanted, cells.size_C[own], score_C[own])
+
+        return plan_cells(tables, cells, goal, by_score)
 
     def order(self, plan: Plan, rows: pa.Table) -> RowOrder:
         """Order the rows of each cell by their rank."""
@@ -134,11 +108,8 @@ class Balanced:
         score_K = cluster_scores(*Coincide().numbers(tables.clusters))
         return score_K[np.searchsorted(tables.clusters.cluster_K, cells.cluster_C)]
 
-    def _divide(self, target: int, size_C: NDArray[np.int64], score_C: NDArray[np.float64] | None) -> list[int]:
-        """Rows of each cell of one task."""
-        sizes = [int(size) for size in size_C]
-        if score_C is None:
-            return list(apportion(sizes, target, sizes).rows)
+    def _divide(self, target: int, size_C: NDArray[np.int64], score_C: NDArray[np.float64]) -> list[int]:
+        """Rows of each cell of one task by COINCIDE's weights."""
         quota, left = np.zeros(size_C.size, dtype=np.int64), target
         while left:  # a weight may be too small for a float until the cells above it are full
             roomy = np.flatnonzero(quota < size_C)

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from raycurate.run.store import Noun
 from raycurate.selection import Plan
+from raycurate.selection.cell_plan import CellPlan
 from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.enveloped import EnvelopePlan
-from raycurate.selection.methods.balanced import CellPlan
 from raycurate.selection.shares import task_shares
 
 STARVED = 2

@@ -14,29 +14,8 @@ from raycurate.selection import Goal, SelectionTables, build_selector
 from raycurate.selection.cells import CellTable
 from raycurate.selection.methods.balanced import Balanced
 from tests.selection import naive_coincide
+from tests.selection.naive_cells import largest_remainders
 from tests.selection.selection_cases import TaskedCase, in_blocks, kept_keys, tasked_case
-
-
-def largest_remainders(weights: list[float], target: int, sizes: list[int]) -> list[int]:
-    """Floors and largest remainders in floats; what is above a size goes round again among the others."""
-    rows, free = [0] * len(weights), set(range(len(weights)))
-    left = target
-    while True:
-        total = sum(weights[i] for i in free)
-        over = {i for i in free if left * weights[i] > sizes[i] * total * (1 + 1e-12)}
-        if not over:
-            break
-        for i in over:
-            rows[i] = sizes[i]
-        free -= over
-        left = target - sum(sizes[i] for i in range(len(weights)) if i not in free)
-    exact = {i: left * weights[i] / total for i in free}
-    for i in free:
-        rows[i] = int(exact[i] + 1e-9)
-    by_remainder = sorted(free, key=lambda i: (-round(exact[i] - rows[i], 9), i))
-    for i in by_remainder[: target - sum(rows)]:
-        rows[i] += 1
-    return rows
 
 
 def naive(made: TaskedCase, goal: Goal, within: str, temperature: float) -> set[str]:
