@@ -189,8 +189,12 @@ class ScoreConfig(PoolConfig):
         "strict",
     )
 
-    scores: tuple[Literal["token_losses", "last_token", "mean_token", "clip"], ...] = Field(
-        ("token_losses",), description="token_losses, last_token, mean_token, clip; one pass of each model makes all"
+    scores: tuple[
+        Literal["token_losses", "last_token", "mean_token", "weighted_token", "visual", "attended", "clip"], ...
+    ] = Field(
+        ("token_losses",),
+        description="token_losses, last_token, mean_token, weighted_token, visual, attended, clip; one pass of each "
+        "model makes all",
     )
     given: LocalPath | None = Field(None, description="Parquet of `key` and `difficulty`: numbers of your own, no pass")
     model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny': the model of all scores but clip")

@@ -9,7 +9,11 @@ For the T answer tokens y_t of a row, with p_t the model's distribution at the p
 (EL2N by the closed form of `selection/methods/el2n.py`: sqrt(sum_{v != y} p_v^2 + (1 - p_y)^2), no one-hot is made.)
 With h the output of the last decoder layer after its norm, what the LM head reads:
 
-    last_token = h at the last real token      mean_token = mean of h over all real tokens      both scaled to length 1
+    last_token = h at the last real token      mean_token = mean of h over all real tokens
+    weighted_token = sum_t t h_t / sum_t t over the real tokens t = 1 .. T          all scaled to length 1
+
+`visual` and `attended` come from the first layer (`first_layer.py`) of the same pass, which ends there if nothing else
+is wanted.
 
 The last real token is the one that ends the last answer's turn; padding is neither read nor averaged, whichever side
 it is on. Answers of all turns count alike, token by token, as in the loss of a training on the row.
@@ -36,6 +40,7 @@ import torch
 
 from raycurate.encoding.inputs import ModelInputs
 from raycurate.errors import UserError
+from raycurate.features.first_layer import ATTENDED, EARLY, FirstLayer, StopForward, Watched
 from raycurate.features.pooling import pool_tokens
 from raycurate.features.survival import Columns, RowResults, SurvivingPass
 
@@ -44,25 +49,26 @@ if TYPE_CHECKING:
     from raycurate.models.adapter import VLM
 
 TOKEN_LOSSES = ("loss", "el2n", "aum", "answer_tokens")
-EMBEDDED = ("last_token", "mean_token")
+EMBEDDED = ("last_token", "mean_token", "weighted_token")
+LENGTH = "attended_length"
 CHUNK_BYTES = 256 << 20
 _HEAD_TOLERANCE = 0.02
-
-
-class _StopForward(Exception):
-    """Ends a forward pass in front of the LM head."""
 
 
 class TokenScorer:
     """Scores batches of `token_batches.AnswerPreparer` with one model."""
 
     def __init__(self, vlm: VLM, *, losses: bool = True, embeddings: tuple[str, ...] = EMBEDDED) -> None:
-        """Choose what is computed: the token losses, and which of `EMBEDDED`.
+        """Choose what is computed: the token losses, and which of `EMBEDDED` and of `EARLY`.
 
         Raises:
-            UserError: a model without an LM head.
+            UserError: a model without an LM head, or whose first layer cannot be looked at where that is wanted.
         """
-        self.vlm, self.losses, self.embeddings = vlm, losses, embeddings
+        self.vlm, self.losses = vlm, losses
+        self.embeddings = tuple(name for name in embeddings if name in EMBEDDED)
+        early = tuple(name for name in embeddings if name in EARLY)
+        self._ends_early = bool(early) and not losses and not self.embeddings
+        self._first_layer = FirstLayer(vlm, early, ends=self._ends_early) if early else None
         head = vlm.model.get_output_embeddings()
         if head is None:
             raise UserError(f"{vlm.name} ({vlm.model_type}) has no LM head, so its answers have no loss.")
@@ -70,11 +76,14 @@ class TokenScorer:
         self._inputs = ModelInputs(vlm)
         shapes: dict[str, tuple[tuple[int, ...], Any]] = dict.fromkeys(TOKEN_LOSSES if losses else (), ((), np.float64))
         shapes |= dict.fromkeys(embeddings, ((vlm.hidden_size,), np.float16))
+        shapes |= {LENGTH: ((), np.float32)} if ATTENDED in early else {}
         self._pass = SurvivingPass(self._forward, shapes, vlm.device)
         self._checked = not losses
 
     def score(self, batch: PreparedBatch) -> RowResults:
         """Numbers of every row of `batch`; they need not be finite, a row's embedding of no length is zero.
+
+        Such is an embedding of the first layer of a row without an image.
 
         Raises:
             UserError: the model's logits are not those of its head.
@@ -87,14 +96,22 @@ class TokenScorer:
 
     @torch.inference_mode()
     def _forward(self, batch: PreparedBatch) -> tuple[Columns, list[str | None]]:
-        hidden_BTH = self._hidden(batch)
-        columns = self._token_losses(hidden_BTH, batch) if self.losses else {}
-        return columns | self._embedded(hidden_BTH, batch), [None] * batch.num_rows
+        columns: Columns = {}
+        watching = contextlib.nullcontext() if self._first_layer is None else self._first_layer.watching(batch)
+        with watching as early:
+            if self._ends_early:
+                with contextlib.suppress(StopForward):
+                    self.vlm.model(**self._inputs(batch))
+            else:
+                hidden_BTH = self._hidden(batch)
+                columns |= self._token_losses(hidden_BTH, batch) if self.losses else {}
+                columns |= self._embedded(hidden_BTH, batch)
+        return columns | _early_columns(early), [None] * batch.num_rows
 
     def _hidden(self, batch: PreparedBatch) -> torch.Tensor:
         """The LM head's input, [B,T,H]."""
         found: list[torch.Tensor] = []
-        with self._caught(found), contextlib.suppress(_StopForward):
+        with self._caught(found), contextlib.suppress(StopForward):
             self.vlm.model(**self._inputs(batch))
         assert found, "the model did not run its LM head"
         return found[0]
@@ -103,7 +120,7 @@ class TokenScorer:
     def _caught(self, found: list[torch.Tensor]) -> Iterator[None]:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             found.append(inputs[0])
-            raise _StopForward
+            raise StopForward
 
         handle = self._head.register_forward_pre_hook(hook)
         try:
@@ -135,8 +152,10 @@ class TokenScorer:
         last_B = torch.where(real_BT, position_T, -1).amax(dim=1)
         last_BT = position_T == last_B[:, None]
         pooled_B2H = pool_tokens(hidden_BTH, torch.stack([last_BT, real_BT], dim=1).to(hidden_BTH.device))
-        units_B2H = torch.nn.functional.normalize(pooled_B2H, dim=-1).to(torch.float16).cpu().numpy()
-        return {name: units_B2H[:, EMBEDDED.index(name)] for name in self.embeddings}
+        pooled = dict(zip(EMBEDDED, pooled_B2H.unbind(dim=1), strict=False))
+        if "weighted_token" in self.embeddings:
+            pooled["weighted_token"] = weighted_mean(hidden_BTH, real_BT.to(hidden_BTH.device))
+        return {name: _half_units(pooled[name]) for name in self.embeddings}
 
     @torch.inference_mode()
     def _check_head(self, batch: PreparedBatch) -> bool:
@@ -159,6 +178,28 @@ class TokenScorer:
                 f"{float(difference):.3g}), which the token losses do not follow. Choose another model."
             )
         return True
+
+
+def weighted_mean(hidden_BTH: torch.Tensor, real_BT: torch.Tensor) -> torch.Tensor:
+    """Mean over the real tokens, each weighted by its number in its row from 1 on, float32 [B,H]."""
+    weight_BT = (real_BT.cumsum(dim=1) * real_BT).float()
+    kept_BTH = torch.where(real_BT[:, :, None], hidden_BTH, torch.zeros_like(hidden_BTH[:1, :1, :1])).float()
+    return torch.bmm(weight_BT[:, None], kept_BTH)[:, 0] / weight_BT.sum(dim=1, keepdim=True)
+
+
+def _early_columns(early: Watched | None) -> Columns:
+    """Unit rows of the first layer's embeddings, and the length of `attended`."""
+    found = {} if early is None else early.embeddings
+    columns = {name: _half_units(rows_BH) for name, rows_BH in found.items()}
+    if ATTENDED in found:
+        columns[LENGTH] = torch.linalg.vector_norm(found[ATTENDED].float(), dim=1).cpu().numpy()
+    return columns
+
+
+def _half_units(rows_BH: torch.Tensor) -> np.ndarray:
+    """Rows of length 1, float16; a row of zeros stays one."""
+    units: np.ndarray = torch.nn.functional.normalize(rows_BH.float(), dim=-1).to(torch.float16).cpu().numpy()
+    return units
 
 
 def token_statistics(logits_PV: torch.Tensor, labels_P: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """``score``: forward passes that many selection methods share, each run once for all that is asked of it.
 
     samples --loaders--> batches --actors--> fragments --merge--> row_scores/token_losses   loss, loss_blind, el2n, aum
-       |                 (one model)                              features/last_token, features/mean_token
+       |                 (one model)                              features/{last,mean,weighted}_token, visual, attended
        +----loaders--> batches --CLIP actors--> fragments ------> row_scores/clip, features/clip
 
 One pass of the model makes all of its scores that were asked for and are not there; each score is a noun of its own,
@@ -10,11 +10,12 @@ made again. What a noun holds does not depend on what was made beside it. Embedd
 ``extract``: ``cluster --features last_token`` reads them.
 
 A row that cannot be tokenised, or whose numbers are not finite, goes to the quarantine of each noun that would have
-held it, with the reason. Rows of text alone have no `loss_blind` and no `clip_score`: null.
+held it, with the reason. Rows of text alone have no `loss_blind` and no `clip_score`: null; in `visual` and `attended`,
+which are of the image, they are zero.
 
-Cost: a full forward pass per row, with `blind` a second one without the image's tokens for rows that have an image; one
-CLIP pass. Memory: a loader holds one window, an actor one batch, the driver counts. `given` reads numbers that somebody
-else made, by key, and runs nothing.
+Cost: a full forward pass per row (for `visual` and `attended` alone the vision tower and one layer), with `blind` a
+second one without the image's tokens for rows that have an image; one CLIP pass. Memory: a loader holds one window, an
+actor one batch, the driver counts. `given` reads numbers that somebody else made, by key, and runs nothing.
 """
 
 from __future__ import annotations

@@ -79,15 +79,15 @@ def scored(ray_cluster, run, model, clip):
     return first, second
 
 
-def reference(run: Run, model: str) -> dict[str, dict]:
-    """The same numbers one row at a time, by key."""
+def reference(run: Run, model: str, names: tuple[str, ...] = ("last_token", "mean_token")) -> dict[str, dict]:
+    """The same numbers and embeddings one row at a time, by key."""
     from raycurate.encoding.token_batches import AnswerPreparer
     from raycurate.features.token_scores import TokenScorer
     from raycurate.models.adapter import load_vlm
     from raycurate.stages.workers.fragments import as_samples
 
     vlm = load_vlm(model, device="cpu", dtype="float32")
-    scorer = TokenScorer(vlm)
+    scorer = TokenScorer(vlm, embeddings=names)
     preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=600, max_rows=1)
     images = run.noun("samples").manifest().description["config"].get("images")
     found: dict[str, dict] = {}
@@ -146,6 +146,25 @@ def test_what_was_made_beside_a_noun_does_not_change_it(ray_cluster, scored, run
     assert alone.label == "alone-last_token"
     assert alone.quarantined == {"non_finite_score": 1}
     assert read_all(run.noun("features", "alone-last_token")).equals(read_all(run.noun("features", "last_token")))
+
+
+def test_embeddings_of_the_first_layer_keep_rows_of_text_alone(ray_cluster, run, model):
+    """Those of single rows; a row without an image is a row of zeros, one whose attention is NaN is quarantined."""
+    from raycurate.features.token_scores import LENGTH
+
+    names = ("visual", "attended", "weighted_token")
+    settings = {"scores": names, "model": model, "label": "early", **SETTINGS}
+    visual, attended, weighted = score(run, make_config(ScoreConfig, settings))
+    assert (visual.rows_out, attended.rows_out, weighted.rows_out) == (ROWS, ROWS - 1, ROWS - 1)
+    expected = reference(run, model, names)
+    for name in names:
+        table = read_all(run.noun("features", f"early-{name}"))
+        rows_ND = features_of_table(table).astype(np.float64)
+        plain = [expected[key] for key in table["key"].to_pylist()]
+        assert np.abs(rows_ND - np.stack([row[name] for row in plain])).max() < 2e-3
+        assert (~rows_ND.any(axis=1)).sum() == (0 if name == "weighted_token" else ROWS // 6)
+        if name == "attended":
+            assert table["length"].to_pylist() == pytest.approx([row[LENGTH] for row in plain], rel=1e-3)
 
 
 def test_an_interrupted_pass_makes_only_what_is_missing(ray_cluster, scored, run, model):

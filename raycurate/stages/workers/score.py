@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import ScoreConfig
+from raycurate.encoding.conversation import count_marks
 from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.run.store import Noun, ShardRecord
 from raycurate.stages.engine.actor_pool import PLACE, line_of
@@ -33,7 +34,9 @@ from raycurate.stages.workers.fragments import (
 )
 from raycurate.stages.workers.preparers import preparer_of
 
-TOKEN_LOSSES, LAST_TOKEN, MEAN_TOKEN = "token_losses", "last_token", "mean_token"
+TOKEN_LOSSES = "token_losses"
+PASS_EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended")
+OF_IMAGES, ATTENDED, ATTENDED_LENGTH = ("visual", "attended"), "attended", "attended_length"
 CLIP_SCORE, CLIP_EMBEDDING = "clip", "clip_embedding"
 NON_FINITE = "non_finite_score"
 NUMBERS = ("loss", "el2n", "aum", "answer_tokens")
@@ -186,7 +189,7 @@ class ScoringActor(_Actor):
             dtype=facts.dtype.removeprefix("torch."),
             trust_remote_code=config.trust_remote_code,
         )
-        embeddings = tuple(name for name in (LAST_TOKEN, MEAN_TOKEN) if name in nouns)
+        embeddings = tuple(name for name in PASS_EMBEDDINGS if name in nouns)
         self.scorers = {False: TokenScorer(vlm, losses=TOKEN_LOSSES in nouns, embeddings=embeddings)}
         if TOKEN_LOSSES in nouns and config.blind:
             self.scorers[True] = TokenScorer(vlm, losses=True, embeddings=())
@@ -252,6 +255,10 @@ class _Rows:
             return np.full(self.source.num_rows, np.nan)
         return self.seen[name].cast(pa.float64()).to_numpy()
 
+    def has_image(self) -> np.ndarray:
+        """Which rows show an image, bool [N]."""
+        return np.array([count_marks(messages) > 0 for messages in self.source["messages"].to_pylist()], dtype=bool)
+
     def flags(self, name: str) -> pa.Array:
         """A column of truth values, null where a row has none."""
         if name not in self.seen.column_names:
@@ -302,7 +309,13 @@ def merge_scores(
 def _commit_features(rows: _Rows, noun: Noun, shard: int, column: str) -> ShardRecord:
     features_ND = rows.features(column)
     bad_N = ~np.isfinite(features_ND).all(axis=1) | ~features_ND.any(axis=1)
-    columns = {"features": features_column(features_ND)}
+    columns: dict[str, pa.Array] = {"features": features_column(features_ND)}
+    if column in OF_IMAGES:  # a row without an image has none, which is no fault of its own
+        bad_N &= rows.has_image() | ~np.isfinite(features_ND).all(axis=1)
+    if column == ATTENDED:
+        length_N = rows.numbers(ATTENDED_LENGTH)
+        bad_N |= ~np.isfinite(length_N)
+        columns["length"] = pa.array(length_N, pa.float32())
     return rows.commit(noun, shard, columns, bad_N, compression="none")
 
 
