@@ -310,7 +310,9 @@ class SelectConfig(NounConfig):
         "task_power",
     )
 
-    method: Annotated[str, OfMethods()] = Field("balanced", description="a method's name or package.module:object")
+    method: Annotated[str, OfMethods()] = Field(
+        "balanced", description="a method's name, package.module:object, or auto: what `choose` took"
+    )
     ratio: float = Field(0.2, gt=0, le=1, description="part of all samples to keep")
     seed: Seed = Field(0, description="of every random draw")
     options: dict[str, Any] = Field(default={}, description="the method's own, for example {temperature: 0.1}")
@@ -327,6 +329,7 @@ class SelectConfig(NounConfig):
     clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")
     features: Label | None = Field(None, description="of methods that order all rows together; default: the method's")
     scores: Label = Field("main", description="label of the scores")
+    auto: Label = execution("main", description="label of the choice that method 'auto' follows")
     label: Label = execution("main")
     max_tasks: int = execution(64, ge=1)
 

@@ -11,13 +11,14 @@ from raycurate.recipe import CURATION, Recipe
 from raycurate.run.lock import run_lock
 from raycurate.run.paths import balance_of
 from raycurate.run.store import Manifest, Run
+from raycurate.stages.selecting.auto import AUTO
 from raycurate.stages.table import STAGES, Stage, stage_of
 
 Report = Callable[[Manifest, float], None]
 TEST_SETS = ("validation", "test")
 """Sections that ingest rows for others to read; they come after the curation, before what is trained and scored."""
-WEIGHING = ("validation", "balance")
-"""Sections that come before `select` where it reads the weights that they make."""
+BEFORE_SELECT = ("validation", "balance", "choose")
+"""Sections that come before `select` where it reads what they make: weights of tasks, the method itself."""
 SECTIONS = (
     *CURATION,
     *TEST_SETS,
@@ -69,13 +70,25 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
 
 
 def _order(recipe: Recipe) -> tuple[str, ...]:
-    """The sections in their order: a selection whose weights a balance of the recipe makes comes after that."""
-    select, balance = recipe.section("select"), recipe.section("balance")
-    if select is None or balance is None or balance_of(select.task_weights) != balance.label:
+    """The sections in their order: a selection comes after those of the recipe that make what it reads."""
+    select = recipe.section("select")
+    if select is None:
         return SECTIONS
-    rest = [name for name in SECTIONS if name not in WEIGHING]
+    balance, choose = recipe.section("balance"), recipe.section("choose")
+    makers = []
+    if choose is not None and select.method == AUTO and select.auto == choose.label:
+        makers.append("choose")
+        sources = [settings.get("task_weights") for settings in (choose.variants or {}).values()]
+    else:
+        sources = [select.task_weights]
+    if balance is not None and balance.label in map(balance_of, sources):
+        makers.append("balance")
+    if not makers:
+        return SECTIONS
+    first = [name for name in BEFORE_SELECT if name == "validation" or name in makers]
+    rest = [name for name in SECTIONS if name not in first]
     place = rest.index("select")
-    return (*rest[:place], *WEIGHING, *rest[place:])
+    return (*rest[:place], *first, *rest[place:])
 
 
 def _rankings(recipe: Recipe, config: RankConfig) -> list[RankConfig]:
@@ -87,6 +100,8 @@ def _rankings(recipe: Recipe, config: RankConfig) -> list[RankConfig]:
     select = recipe.section("select")
     if select is None:
         return [config]
+    if select.method == AUTO:
+        return []  # `select` ranks for the method that was chosen
     selector = build_selector(select.method, select.options)
     if isinstance(selector, Ranked):
         return []

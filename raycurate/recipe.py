@@ -13,6 +13,7 @@ from raycurate.config import ClusterConfig, IngestConfig, SessionConfig, StageCo
 from raycurate.errors import UserError
 from raycurate.run.paths import LocalPath
 from raycurate.selection import build_selector
+from raycurate.stages.selecting.auto import AUTO
 from raycurate.stages.selecting.weights import check_shares
 from raycurate.stages.table import STAGES
 
@@ -79,7 +80,7 @@ class _Recipe(StageConfig):
     def _check_options(self) -> _Recipe:
         """A method's options are wrong when the recipe is read, not hours later when it selects."""
         config = self.section("select")
-        if config is not None:
+        if config is not None and config.method != AUTO:
             try:
                 check_shares(config, build_selector(config.method, config.options))
             except UserError as error:

@@ -1,4 +1,4 @@
-"""The commands of experiments that train many times: individual-select, transferability, scaling."""
+"""The commands of experiments that train many times: choose, individual-select, transferability, scaling."""
 
 from __future__ import annotations
 
@@ -12,6 +12,23 @@ from raycurate.cli.options import command_config, model_option, stage_command
 from raycurate.cli.support import out, plain, print_report, run_stage
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+
+
+@stage_command("choose")
+@model_option
+def choose(run: str, config: Any) -> None:
+    """Train on small selections of each method, and take one that is proven better than `balanced`, if any is.
+
+    `select --method auto` follows what is taken. A validation set that is not the test set must be in the run.
+
+    \b
+    Example:
+      raycurate ingest val.json --images images/ --out runs/mine --label validation
+      raycurate choose runs/mine --methods stratified,coincide --model tiny --ratio 0.2
+      raycurate select runs/mine --method auto --ratio 0.2
+    """
+    run_stage("choose", run, config, quiet=True)
+    print_report(Run(run).noun("choices", config.label))
 
 
 @stage_command("individual-select", on_run=False, raw=True)

@@ -79,5 +79,7 @@ def _run_sections(path: str, overrides: Sequence[str], sections: Sequence[str]) 
         print_scoreboard(run.noun("scoreboard", config.label))
     if "individual_select" in sections and (config := recipe.section("individual_select")) is not None:
         print_report(run.noun("individual_select", config.label))
+    if "choose" in sections and (config := recipe.section("choose")) is not None:
+        print_report(run.noun("choices", config.label))
     if "sweep" in sections and (config := recipe.section("sweep")) is not None:
         print_sweep(run.noun("sweeps", config.label))

@@ -9,7 +9,7 @@ import yaml
 from rich.table import Table
 
 from raycurate.cli.balancing import balance, compare_weights
-from raycurate.cli.experiments import individual_select, scaling, transferability
+from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.options import command_config, stage_command
 from raycurate.cli.results import print_result, show_table
 from raycurate.cli.settings import settings as settings_command
@@ -141,12 +141,15 @@ def select(run: str, config: SelectConfig) -> None:
     Example:
       raycurate select runs/llava --ratio 0.2 --task-power 0.5 --task-weights weights.json
       raycurate select runs/llava --method coincide --ratio 0.2 --temperature 0.1 --envelope 0.5,2,0.3
+      raycurate select runs/llava --method auto --ratio 0.2          # what `raycurate choose` took
       raycurate select runs/llava --method d2_pruning --ratio 0.2 --set options.gamma_r=0.4 --label d2
     """
     from raycurate.selection import build_selector
+    from raycurate.stages.selecting.auto import AUTO
     from raycurate.stages.selecting.weights import check_shares
 
-    check_shares(config, build_selector(config.method, config.options))  # what is wrong is told before Ray starts
+    if config.method != AUTO:
+        check_shares(config, build_selector(config.method, config.options))  # what is wrong is told before Ray starts
     run_stage("select", run, config)
 
 
@@ -231,6 +234,7 @@ for command in (
     compare,
     compare_weights,
     sweep,
+    choose,
     individual_select,
     transferability,
     scaling,

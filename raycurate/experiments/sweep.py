@@ -52,6 +52,17 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
     Raises:
         UserError: an unknown method or setting, before any work; or trials that failed.
     """
+    return finish_sweep(*run_sweep(run, config))
+
+
+def finish_sweep(noun: Noun, swept: Sweep) -> Manifest:
+    """Write the tables and figures of a sweep whose trials are done."""
+    write_results(noun, swept, sweep_answers(noun, swept))
+    return noun.finish(metrics={"trials": len(swept.outcomes), "config": swept.config.determining()})
+
+
+def run_sweep(run: Run, config: SweepConfig) -> tuple[Noun, Sweep]:
+    """Run every trial that has no result yet; the noun, begun and not finished, and what the trials came to."""
     trials = grid(config)
     noun = run.noun("sweeps", config.label)
     keep_table(noun, config, GRID)
@@ -77,9 +88,7 @@ def sweep(run: Run, config: SweepConfig) -> Manifest:
         )
         for trial in trials
     ]
-    swept = Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"]))
-    write_results(noun, swept, _answers(noun, swept))
-    return noun.finish(metrics={"trials": len(trials), "config": config.determining()})
+    return noun, Sweep(config, outcomes, overlap, dict(samples.metrics["tasks"]))
 
 
 def _check(run: Run, trial: Trial) -> None:
@@ -170,7 +179,7 @@ def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, Prob
     return {trial.label: result for trial, result in zip(trials, found, strict=True)}
 
 
-def _answers(noun: Noun, swept: Sweep) -> Answers:
+def sweep_answers(noun: Noun, swept: Sweep) -> Answers:
     """What every trained trial answered, question by question."""
     found, columns = Answers(), swept.columns
     for outcome in swept.outcomes:

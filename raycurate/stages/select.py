@@ -42,6 +42,7 @@ from raycurate.stages.engine.names import ROW_SCORES
 from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
 from raycurate.stages.engine.sources import Sources, check_sources, sources_of
 from raycurate.stages.rank import BY_TASK, rank
+from raycurate.stages.selecting.auto import settled
 from raycurate.stages.selecting.report import write_tables
 from raycurate.stages.selecting.tables import cell_table, cluster_table
 from raycurate.stages.selecting.weights import goal_of, weights_read
@@ -73,6 +74,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     Raises:
         UserError: a wrong setting; what is missing or stale, with the command that makes it; weights of other tasks.
     """
+    config, choice = settled(run, config)
     method = build_selector(config.method, config.options)
     samples = run.noun("samples", config.samples)
     sample_manifest = required(samples)
@@ -81,7 +83,12 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     check_target(config.ratio, sample_manifest.rows_out)
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, method)
-    read_now = [sample_manifest, *(each.require("select") for each in sources.read), *weights_read(run, config)[1]]
+    read_now = [
+        sample_manifest,
+        *choice,
+        *(each.require("select") for each in sources.read),
+        *weights_read(run, config)[1],
+    ]
     description = describe("select", config, inputs, read_now)
     noun = run.noun("selection", config.label)
     if done := skip_if_done(noun, description):

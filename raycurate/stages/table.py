@@ -97,6 +97,7 @@ _ROWS = (
     Stage("subset", 1, owner="individual-select"),
     Stage("soup", 1, owner="individual-select"),
     Stage("sweep", 1, "experiments.sweep:sweep", "experiments.engine.config:SweepConfig", ("sweeps",)),
+    Stage("choose", 1, "experiments.choose:choose", "experiments.engine.choose_config:ChooseConfig", ("choices",)),
     Stage("sketch", 1, makes=("sketches",), owner="sweep"),
     Stage(
         "transferability",

@@ -24,6 +24,7 @@ from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.sources import check_sources, sources_of
 from raycurate.stages.evaluate import SCORES_FILE, evaluate
 from raycurate.stages.finetune import finetune
+from raycurate.stages.selecting.auto import settled
 from raycurate.training.config import FinetuneConfig
 
 
@@ -91,6 +92,7 @@ def scores_on(columns: Iterable[Column], scores: Mapping[str, Mapping[str, float
 
 def needs_of(run: Run, config: SelectConfig) -> list[Noun]:
     """What a selection reads beside the samples, checked, in the order that it is made."""
+    config, _ = settled(run, config)
     sources = sources_of(run, config, build_selector(config.method, config.options))
     check_sources(sources, required(run.noun("samples", config.samples)))
     return [*sources.made_before, *(noun for noun in (sources.measured, sources.ranking) if noun is not None)]

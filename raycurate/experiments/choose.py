@@ -1,0 +1,126 @@
+"""``choose``: which method deserves the budget? Small trainings with each, and a gate that wants proof.
+
+    m rows = min(budget, 5 % of all rows), or a number that is given
+    champion 'balanced' and its challengers x seeds:  select m rows --> finetune --> answer the validation rows
+    per challenger: difference to the champion, question by question   (`evaluation/paired.py`)
+    gate: Holm over the challengers; the champion stays where none is proven better   (`evaluation/gate.py`)
+    choices/<label>: choice.json, evidence.json, report.md;  sweeps/choose-<label>: the trainings, as a sweep has them
+
+All trainings have the same model, settings, rows and so steps; they differ in which rows these are. `select --method
+auto` follows choice.json. A task on which no method is above chance tells methods apart by luck alone and does not
+count; the rule looks at all methods alike.
+
+Cost: (1 + challengers) x seeds trainings on m rows, and their answers. The first seed of every method is trained first;
+then the log says what the rest will take. A choice that was killed trains what is missing only.
+
+Limits: what holds at m rows need not hold at the budget, and a gain below what `resolves` says is not found. More
+validation rows help more than more seeds do. Seeds that are added because the first ones did not suffice are a second
+chance for a method that is no better: decide on their number before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from raycurate.evaluation import Column, to_markdown
+from raycurate.evaluation.chance import Chance
+from raycurate.evaluation.evidence import (
+    Answers,
+    Evidence,
+    evidence_markdown,
+    evidence_record,
+    tasks_at_chance,
+    weigh,
+)
+from raycurate.evaluation.gate import Choice, choice_record, choose_method
+from raycurate.experiments.engine.choose_config import CHAMPION, ChooseConfig
+from raycurate.experiments.engine.results import Sweep, scoreboard
+from raycurate.experiments.sweep import finish_sweep, run_sweep, sweep_answers
+from raycurate.ray_session import in_session
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import begin, keep_table, required
+from raycurate.stages.engine.shards import describe
+from raycurate.stages.selecting.auto import FILE, NOUN
+
+log = logging.getLogger("raycurate")
+SETTINGS_OF_TRIAL = ("ratio", "seed", "label", "samples", "replace")
+"""Fields of a trial's selection that a choice leaves to the user."""
+
+
+@in_session
+def choose(run: Run, config: ChooseConfig) -> Manifest:
+    """Train what is not trained yet, and write what the gate takes and why.
+
+    Raises:
+        UserError: no validation set, an unknown method, a wrong setting, or trainings that failed.
+    """
+    noun = run.noun(NOUN, config.label)
+    keep_table(noun, config, ("methods", "seeds"))
+    samples = required(run.noun("samples", config.samples))
+    validation = required(run.noun("samples", config.data))
+    swept_noun, swept = _train(run, config, samples.rows_out)
+    answers = sweep_answers(swept_noun, swept)
+    groups = {outcome.trial.method: outcome.trial.group for outcome in swept.outcomes}
+    left_out = _learned_by_none(answers, swept.columns, list(groups.values()))
+    board = scoreboard(swept, {task: f"no method is above chance: {why}" for task, why in left_out.items()})
+    assert board is not None, "all trials were trained"
+    against = {groups[method]: groups[CHAMPION] for method in config.contestants if method != CHAMPION}
+    found = weigh(answers, board, against, left_out)
+    choice = choose_method(CHAMPION, {m: found.differences[g] for m, g in groups.items() if g in against}, config.level)
+    manifest = finish_sweep(swept_noun, swept)
+    read = [samples, validation, manifest]
+    inputs = {each.noun + "/" + each.label: each.fingerprint for each in read}
+    begin(noun, describe("choose", config, inputs, read), replace=True)  # looked at before
+    rows = config.proxy_rows(samples.rows_out)
+    record = {**choice_record(choice), "select": _settings_of(swept, choice.method), "rows": rows}
+    record |= {"seeds": list(config.seeds), "questions": validation.rows_out}
+    noun.write_json(FILE, record, sort_keys=False)
+    noun.write_json("evidence.json", evidence_record(found, left_out))
+    noun.write_bytes("report.md", _report(choice, found, to_markdown(board), rows, config).encode())
+    return noun.finish(metrics={"method": choice.method, "why": choice.why, "config": config.determining()})
+
+
+def _train(run: Run, config: ChooseConfig, num_rows: int) -> tuple[Noun, Sweep]:
+    """All trainings, those of the first seed first: they tell what the rest will take."""
+    rows, trainings = config.proxy_rows(num_rows), len(config.contestants) * len(config.seeds)
+    log.info("choose: %d trainings of %s rows: %s", trainings, f"{rows:,}", " ".join(config.contestants))
+    whole = config.as_sweep(num_rows, config.seeds)
+    if run.noun("sweeps", whole.label).manifest() is None:
+        _, first = run_sweep(run, config.as_sweep(num_rows, config.seeds[:1]))
+        seconds = [o.trained.training_seconds + o.trained.evaluation_seconds for o in first.outcomes if o.trained]
+        each = sum(seconds) / len(seconds)
+        log.info(
+            "choose: %.1f s for a training and its answers: %d x %.1f s = %.1f min of trials in all",
+            *(each, trainings, each, trainings * each / 60),
+        )
+    return run_sweep(run, whole)
+
+
+def _learned_by_none(answers: Answers, columns: Sequence[Column], groups: Sequence[str]) -> dict[str, Chance]:
+    """The tasks on which no method is above chance, with the figures of the first method."""
+    each = [tasks_at_chance(answers, columns, group) for group in groups]
+    return {task: chance for task, chance in each[0].items() if all(task in other for other in each)}
+
+
+def _settings_of(swept: Sweep, method: str) -> dict[str, Any]:
+    """The settings of `select` that a method was measured with, as far as they are not the defaults."""
+    trial = next(outcome.trial for outcome in swept.outcomes if outcome.trial.method == method)
+    values = trial.select_config.model_dump(mode="json", exclude_defaults=True)
+    return {"method": trial.select_config.method} | {k: v for k, v in values.items() if k not in SETTINGS_OF_TRIAL}
+
+
+def _report(choice: Choice, found: Evidence, board: str, rows: int, config: ChooseConfig) -> str:
+    lines = [
+        f"# {choice.method}: {choice.why}",
+        "",
+        f"{len(config.contestants)} methods, {len(config.seeds)} seeds, {rows:,} rows a training. A challenger of "
+        f"'{choice.champion}' is taken if it is proven better at a level of {choice.level:g} (Holm).",
+        "",
+        *(f"- {name}: {verdict.why}" for name, verdict in choice.verdicts.items()),
+        "",
+        evidence_markdown(found),
+        board,
+    ]
+    return "\n".join(lines)
