@@ -103,7 +103,7 @@ class FirstLayer:
     def _before(self, found: Watched) -> Callable[..., None]:
         def hook(_module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             hidden_BTH = inputs[0] if inputs else named["hidden_states"]
-            found.embeddings[VISUAL] = pool_tokens(hidden_BTH, found.visual_BT[:, None])[:, 0]
+            found.embeddings[VISUAL] = pool_tokens(hidden_BTH.detach(), found.visual_BT[:, None])[:, 0]
             if self._ends and self._attention is None:
                 raise StopForward
 
@@ -114,7 +114,7 @@ class FirstLayer:
             assert found.mass_BT is not None, "the first layer did not run its attention"
             hidden_BTH = output[0] if isinstance(output, tuple) else output
             chosen_BT = most_attended(found.mass_BT, found.visual_BT)
-            found.embeddings[ATTENDED] = pool_tokens(hidden_BTH, chosen_BT[:, None])[:, 0]
+            found.embeddings[ATTENDED] = pool_tokens(hidden_BTH.detach(), chosen_BT[:, None])[:, 0]
             if self._ends:
                 raise StopForward
 
@@ -159,7 +159,7 @@ def _watched_attention(attention: Any, found: Watched) -> Iterator[None]:
         module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **settings: Any
     ) -> Any:
         scaling = settings.get("scaling") or query.shape[-1] ** -0.5
-        found.mass_BT = visual_mass(query, key, mask, scaling, found)
+        found.mass_BT = visual_mass(query.detach(), key.detach(), mask, scaling, found)
         return plain(module, query, key, value, mask, **settings)
 
     ALL_ATTENTION_FUNCTIONS[_WATCHED] = watched

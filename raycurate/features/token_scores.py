@@ -18,6 +18,8 @@ is wanted.
 The last real token is the one that ends the last answer's turn; padding is neither read nor averaged, whichever side
 it is on. Answers of all turns count alike, token by token, as in the loss of a training on the row.
 
+With `gradients` the same pass also gives the norm and the sketch of each row's gradient (`gradient_sketches.py`).
+
 The network runs once, without its LM head: a hook on the head takes its input and ends the pass. The head then runs on
 the positions before answer tokens only, `CHUNK_BYTES` of float32 logits at a time. That is right where logits are the
 head's output and nothing more, so the first batch is compared with the model's own logits, and a model that scales or
@@ -41,6 +43,7 @@ import torch
 from raycurate.encoding.inputs import ModelInputs
 from raycurate.errors import UserError
 from raycurate.features.first_layer import ATTENDED, EARLY, FirstLayer, StopForward, Watched
+from raycurate.features.gradient_sketches import GradientSketcher, loss_gradient
 from raycurate.features.pooling import pool_tokens
 from raycurate.features.survival import Columns, RowResults, SurvivingPass
 
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
 TOKEN_LOSSES = ("loss", "el2n", "aum", "answer_tokens")
 EMBEDDED = ("last_token", "mean_token", "weighted_token")
 LENGTH = "attended_length"
+GRADIENT_NORM, GRADIENT_SKETCH = "gradient_norm", "gradient_sketch"
 CHUNK_BYTES = 256 << 20
 _HEAD_TOLERANCE = 0.02
 
@@ -58,16 +62,23 @@ _HEAD_TOLERANCE = 0.02
 class TokenScorer:
     """Scores batches of `token_batches.AnswerPreparer` with one model."""
 
-    def __init__(self, vlm: VLM, *, losses: bool = True, embeddings: tuple[str, ...] = EMBEDDED) -> None:
-        """Choose what is computed: the token losses, and which of `EMBEDDED` and of `EARLY`.
+    def __init__(
+        self,
+        vlm: VLM,
+        *,
+        losses: bool = True,
+        embeddings: tuple[str, ...] = EMBEDDED,
+        gradients: GradientSketcher | None = None,
+    ) -> None:
+        """Choose what is computed: the token losses, which of `EMBEDDED` and of `EARLY`, and sketches of gradients.
 
         Raises:
             UserError: a model without an LM head, or whose first layer cannot be looked at where that is wanted.
         """
-        self.vlm, self.losses = vlm, losses
+        self.vlm, self.losses, self.gradients = vlm, losses, gradients
         self.embeddings = tuple(name for name in embeddings if name in EMBEDDED)
         early = tuple(name for name in embeddings if name in EARLY)
-        self._ends_early = bool(early) and not losses and not self.embeddings
+        self._ends_early = bool(early) and not losses and not self.embeddings and gradients is None
         self._first_layer = FirstLayer(vlm, early, ends=self._ends_early) if early else None
         head = vlm.model.get_output_embeddings()
         if head is None:
@@ -77,8 +88,10 @@ class TokenScorer:
         shapes: dict[str, tuple[tuple[int, ...], Any]] = dict.fromkeys(TOKEN_LOSSES if losses else (), ((), np.float64))
         shapes |= dict.fromkeys(embeddings, ((vlm.hidden_size,), np.float16))
         shapes |= {LENGTH: ((), np.float32)} if ATTENDED in early else {}
+        if gradients is not None:
+            shapes |= {GRADIENT_NORM: ((), np.float64), GRADIENT_SKETCH: ((gradients.width**2,), np.float16)}
         self._pass = SurvivingPass(self._forward, shapes, vlm.device)
-        self._checked = not losses
+        self._checked = not losses and gradients is None
 
     def score(self, batch: PreparedBatch) -> RowResults:
         """Numbers of every row of `batch`; they need not be finite, a row's embedding of no length is zero.
@@ -94,19 +107,31 @@ class TokenScorer:
             self._checked = self._check_head(batch.take(shortest, shortest + 1))
         return self._pass(batch)
 
-    @torch.inference_mode()
     def _forward(self, batch: PreparedBatch) -> tuple[Columns, list[str | None]]:
-        columns: Columns = {}
+        guard = torch.inference_mode if self.gradients is None else torch.no_grad
         watching = contextlib.nullcontext() if self._first_layer is None else self._first_layer.watching(batch)
-        with watching as early:
+        columns: Columns = {}
+        with guard(), watching as early:
             if self._ends_early:
                 with contextlib.suppress(StopForward):
                     self.vlm.model(**self._inputs(batch))
-            else:
+            elif self.gradients is None:
                 hidden_BTH = self._hidden(batch)
-                columns |= self._token_losses(hidden_BTH, batch) if self.losses else {}
-                columns |= self._embedded(hidden_BTH, batch)
-        return columns | _early_columns(early), [None] * batch.num_rows
+                columns |= self._answers(hidden_BTH, batch)[0] | self._embedded(hidden_BTH, batch)
+            else:
+                columns |= self._with_gradients(batch, self.gradients)
+            return columns | _early_columns(early), [None] * batch.num_rows
+
+    def _with_gradients(self, batch: PreparedBatch, sketcher: GradientSketcher) -> Columns:
+        """The same from the same pass, and what is passed back from its losses."""
+        predicts_BT = torch.zeros_like(batch.text_mask_BT, dtype=torch.bool)
+        predicts_BT[:, :-1] = batch.text_mask_BT[:, 1:]
+        with sketcher.listening(predicts_BT, batch.attention_mask_BT.bool()) as recording:
+            hidden_BTH = self._hidden(batch)
+        columns, gradient_BTH = self._answers(hidden_BTH.detach(), batch)
+        columns |= self._embedded(hidden_BTH.detach(), batch)
+        norm_B, sketch_BD = recording.finish(hidden_BTH, gradient_BTH)
+        return columns | {GRADIENT_NORM: norm_B, GRADIENT_SKETCH: sketch_BD}
 
     def _hidden(self, batch: PreparedBatch) -> torch.Tensor:
         """The LM head's input, [B,T,H]."""
@@ -128,20 +153,30 @@ class TokenScorer:
         finally:
             handle.remove()
 
-    def _token_losses(self, hidden_BTH: torch.Tensor, batch: PreparedBatch) -> Columns:
-        """Means over the answer tokens of each row."""
+    def _answers(self, hidden_BTH: torch.Tensor, batch: PreparedBatch) -> tuple[Columns, torch.Tensor]:
+        """Means over the answer tokens of each row, and the gradient of the sum of the rows' losses, [B,T,H]."""
         rows_P, at_P = batch.text_mask_BT[:, 1:].nonzero(as_tuple=True)
         labels_P = batch.input_ids_BT[rows_P, at_P + 1].long()
+        counts_B = torch.bincount(rows_P, minlength=batch.num_rows).double()
         size = max(1, CHUNK_BYTES // (4 * self._head.weight.shape[0]))
         sums_B3 = torch.zeros((batch.num_rows, 3), dtype=torch.float64)
-        for start in range(0, len(rows_P), size):
+        gradient_BTH = torch.zeros_like(hidden_BTH) if self.gradients is not None else hidden_BTH[:0]
+        for start in range(0, len(rows_P) if self.losses or self.gradients is not None else 0, size):
             chunk = slice(start, start + size)
-            hidden_PH = hidden_BTH[rows_P[chunk].to(hidden_BTH.device), at_P[chunk].to(hidden_BTH.device)]
-            found_P3 = token_statistics(self._head(hidden_PH), labels_P[chunk].to(hidden_BTH.device))
-            sums_B3.index_add_(0, rows_P[chunk], found_P3.cpu())
-        counts_B = torch.bincount(rows_P, minlength=batch.num_rows).double()
+            at = rows_P[chunk].to(hidden_BTH.device), at_P[chunk].to(hidden_BTH.device)
+            labels = labels_P[chunk].to(hidden_BTH.device)
+            if self.gradients is None:
+                logits_PV = self._head(hidden_BTH[at])
+            else:
+                weight_P = (1.0 / counts_B)[rows_P[chunk]].to(labels.device, torch.float32)
+                logits_PV, gradient_BTH[at] = loss_gradient(self._head, hidden_BTH[at], labels, weight_P)
+            if self.losses:
+                sums_B3.index_add_(0, rows_P[chunk], token_statistics(logits_PV, labels).cpu())
+        if not self.losses:
+            return {}, gradient_BTH
         means_B3 = (sums_B3 / counts_B[:, None]).numpy()
-        return {**{name: means_B3[:, i] for i, name in enumerate(TOKEN_LOSSES[:3])}, "answer_tokens": counts_B.numpy()}
+        columns = {name: means_B3[:, i] for i, name in enumerate(TOKEN_LOSSES[:3])}
+        return {**columns, "answer_tokens": counts_B.numpy()}, gradient_BTH
 
     def _embedded(self, hidden_BTH: torch.Tensor, batch: PreparedBatch) -> Columns:
         """Unit rows; not finite or zero where they cannot be made."""

@@ -52,14 +52,19 @@ class NoBlank:
         raise IndexError(index)
 
 
-def plain(vlm: VLM, sample: dict[str, Any]) -> dict[str, Any]:
-    """One row alone as a training sees it: transformers' own loss, logits and last hidden state."""
+def plain_inputs(vlm: VLM, sample: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """One row alone as a training sees it, and its labels."""
     (row,) = RowTokenizer(vlm.processor, max_length=4096).tokenize([sample])
     reader = ImageReader(vlm.processor, torch.float32)
     labels_T = labels_of(row.ids_T, row.spans_A2, image_token_ids(vlm.processor))
     images = tuple(reader.read(image) for image in sample["images"])
     inputs = Collator(vlm.processor, NoBlank())([TrainingRow(row.ids_T, labels_T, 0, images)])
-    inputs = {name: value for name, value in inputs.items() if name not in ("task_ids", "kept_positions")}
+    return {name: value for name, value in inputs.items() if name not in ("task_ids", "kept_positions")}, labels_T
+
+
+def plain(vlm: VLM, sample: dict[str, Any]) -> dict[str, Any]:
+    """Of one row alone: transformers' own loss, logits and last hidden state."""
+    inputs, labels_T = plain_inputs(vlm, sample)
     with torch.no_grad():
         made = vlm.model(**inputs, output_hidden_states=True)
     answer = labels_T[1:] >= 0
