@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -43,6 +43,7 @@ SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Stage = Callable[Concatenate[Run, P], R]
 
 
 @contextlib.contextmanager
@@ -91,6 +92,27 @@ def in_session(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[
             return locked(run, *args, **kwargs)
 
     return call
+
+
+def in_session_unless(small: Callable[[Run, Any], bool]) -> Callable[[Stage[P, R]], Stage[P, R]]:
+    """As `in_session`, but work that is `small(run, config)` stays in this process where no cluster is there or named.
+
+    Starting a cluster takes seconds; the tasks then run here, one after the other (`map_tasks`), with the same result.
+    """
+
+    def decorate(stage: Stage[P, R]) -> Stage[P, R]:
+        on_cluster, here = in_session(stage), _one_writer(stage)
+
+        @functools.wraps(stage)
+        def call(run: Run, *args: P.args, **kwargs: P.kwargs) -> R:
+            config = args[0] if args else kwargs["config"]
+            if ray.is_initialized() or os.environ.get("RAY_ADDRESS") or not small(run, config):
+                return on_cluster(run, *args, **kwargs)
+            return here(run, *args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def _one_writer(stage: Callable[Concatenate[Run, P], R]) -> Callable[Concatenate[Run, P], R]:
@@ -257,22 +279,24 @@ def this_node() -> str:
 
 
 def cluster_cpus() -> float:
-    """CPUs of the cluster as it stands."""
-    return float(ray.cluster_resources().get("CPU", 1.0))
+    """CPUs of the cluster as it stands, or of this machine without one."""
+    return float(os.cpu_count() or 1) if not ray.is_initialized() else float(ray.cluster_resources().get("CPU", 1.0))
 
 
 def cluster_gpus() -> float:
-    """GPUs of the cluster as it stands."""
-    return float(ray.cluster_resources().get("GPU", 0.0))
+    """GPUs of the cluster as it stands, none without one."""
+    return 0.0 if not ray.is_initialized() else float(ray.cluster_resources().get("GPU", 0.0))
 
 
 def largest_node_cpus() -> float:
     """CPUs of the node that has the most: no task can ask for more."""
-    return max(_of_nodes("CPU"), default=1.0)
+    return cluster_cpus() if not ray.is_initialized() else max(_of_nodes("CPU"), default=1.0)
 
 
 def largest_node_memory() -> int:
     """Bytes that Ray lends on the node that has the most: no task can ask for more."""
+    if not ray.is_initialized():
+        return int(psutil.virtual_memory().total)
     return int(max(_of_nodes("memory"), default=0.0))
 
 

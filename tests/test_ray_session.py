@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
+from raycurate.config import IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.ray_session import in_session
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Run
 from raycurate.stages.engine.shards import map_tasks
+from raycurate.stages.ingest import ingest
+from raycurate.stages.select import select
+from tests.nouns import read_all, write_clusters, write_features, write_samples
+from tests.selection.selection_cases import clustered_case
 
 
 @pytest.fixture
@@ -48,3 +57,53 @@ def test_a_stage_is_refused_while_another_job_holds_the_run(ray_cluster, tmp_pat
     assert refused
     assert not (tmp_path / "notes").exists()
     write_note(run)
+
+
+ALONE = """
+import sys
+
+import ray
+
+from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.run.store import Run
+from raycurate.stages.ingest import ingest
+from raycurate.stages.select import select
+
+
+def refuse(*_, **__):
+    raise AssertionError("a cluster was started")
+
+
+ray.init = refuse
+folder, source = sys.argv[1:]
+ingest(Run(folder), make_config(IngestConfig, {"source": source, "label": "read"}))
+select(Run(folder), make_config(SelectConfig, {"method": "coincide", "ratio": 0.3}))
+select(Run(folder), make_config(SelectConfig, {"method": "balanced", "ratio": 0.3, "label": "balanced"}))
+"""
+
+
+def test_small_work_stays_in_the_process_with_the_same_result(ray_cluster, tmp_path):
+    """Ingest, rank and select of a few rows start no cluster where none is named, and write what a cluster writes."""
+    case = clustered_case(3, rows=60, clusters=4)
+    rows = [
+        {"id": i, "conversations": [{"from": "human", "value": f"q {i}"}, {"from": "gpt", "value": "a"}]}
+        for i in range(9)
+    ]
+    source = tmp_path / "rows.json"
+    source.write_text(json.dumps(rows))
+    for name in ("alone", "cluster"):
+        run = Run(str(tmp_path / name))
+        write_samples(run, case.keys, [f"task {i % 3}" for i in range(60)], shards=2)
+        write_features(run, case.keys, case.features, shards=2, block_dim=case.block_dim)
+        write_clusters(run, case.keys, case.features, case.labels, case.centroids, shards=2)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "alone"), str(source)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300)
+    run = Run(str(tmp_path / "cluster"))
+    ingest(run, make_config(IngestConfig, {"source": str(source), "label": "read"}))
+    select(run, make_config(SelectConfig, {"method": "coincide", "ratio": 0.3}))
+    select(run, make_config(SelectConfig, {"method": "balanced", "ratio": 0.3, "label": "balanced"}))
+    for noun, label in (("samples", "read"), ("ranking", "main"), ("selection", "main"), ("selection", "balanced")):
+        found = [Run(str(tmp_path / name)).noun(noun, label) for name in ("alone", "cluster")]
+        assert read_all(found[0]).equals(read_all(found[1]))
+        assert found[0].require("test").fingerprint == found[1].require("test").fingerprint

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ import pyarrow as pa
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
@@ -58,10 +59,17 @@ from raycurate.stages.engine.source_check import note_states, states_now
 PIECE_BYTES = 64 << 20
 MANY_ROWS = 1000
 """Rows of which not one can be used are enough to stop."""
+BYTES_HERE = 4 << 20
+"""Of a source file that one process reads in the seconds that a cluster takes to start."""
 log = logging.getLogger("raycurate")
 
 
-@in_session
+def _is_small(_: Run, config: IngestConfig) -> bool:
+    """Whether one process reads the source in the time that a cluster takes to start: one small file."""
+    return os.path.isfile(config.source) and os.path.getsize(config.source) <= BYTES_HERE
+
+
+@in_session_unless(_is_small)
 def ingest(run: Run, config: IngestConfig) -> Manifest:
     """Write the ``samples`` noun. Every row of the source is in it or in the quarantine."""
     noun = run.noun("samples", config.label)

@@ -28,7 +28,7 @@ from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.plugins import source_hash
-from raycurate.ray_session import in_session, largest_node_cpus
+from raycurate.ray_session import in_session_unless, largest_node_cpus
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.selection import build_selector
@@ -55,11 +55,19 @@ from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
+VALUES_HERE = 50_000_000
+"""Numbers of all features that one process orders in the seconds that a cluster takes to start."""
 BATCH_BYTES = 5120
 """What a batch of rows takes beside the rows; each shard has one for each unit, and units may be of few rows."""
 
 
-@in_session
+def _is_small(run: Run, config: RankConfig) -> bool:
+    """Whether one process orders the rows about as fast as a cluster starts."""
+    features = run.noun("features", config.features).manifest()
+    return features is not None and features.rows_out * int(features.metrics["dimension"]) <= VALUES_HERE
+
+
+@in_session_unless(_is_small)
 def rank(run: Run, config: RankConfig) -> Manifest:
     """Write the ``ranking`` noun: per row its rank in its group, and what is behind it.
 

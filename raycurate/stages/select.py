@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.plugins import source_hash
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_session_unless
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection import Goal, Plan, SelectionTables, Selector, build_selector
 from raycurate.selection.envelope import Envelope
@@ -49,6 +49,8 @@ from raycurate.stages.selecting.weights import goal_of, weights_read
 
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
 LACKS = "lacks"
+ROWS_HERE = 500_000
+"""Rows that one process reads and decides on in the seconds that a cluster takes to start."""
 EachShard = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 log = logging.getLogger("raycurate")
 
@@ -64,7 +66,13 @@ def check_target(ratio: float, num_rows: int) -> None:
         )
 
 
-@in_session
+def _is_small(run: Run, config: SelectConfig) -> bool:
+    """Whether one process selects as fast as a cluster starts."""
+    samples = run.noun("samples", config.samples).manifest()
+    return samples is not None and samples.rows_out <= ROWS_HERE
+
+
+@in_session_unless(_is_small)
 def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) -> Manifest:
     """Write the ``selection`` noun: per sample kept or not, cluster, rank, score, reason; and small tables.
 

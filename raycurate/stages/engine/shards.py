@@ -52,8 +52,12 @@ def map_tasks(
 ) -> Iterator[Result]:
     """Results of ``function(*arguments)`` as Ray tasks, in the order they finish, at most ``max_tasks`` in flight.
 
-    An error of a task is raised here as the error it was, the others are killed.
+    An error of a task is raised here as the error it was, the others are killed. Without a cluster the calls are made
+    in this process, one after the other: small work of a stage that has none (`in_session_unless`).
     """
+    if not ray.is_initialized():
+        yield from map_here(function, arguments)
+        return
 
     def call(*values: Any) -> Result:  # ray.remote takes plain functions only, not partials
         return function(*values)
