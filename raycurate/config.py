@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -178,6 +178,11 @@ class ExtractConfig(PoolConfig):
     label: Label = execution("main", description="label of the features that are written")
 
 
+ScoreName = Literal[
+    "token_losses", "last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "clip"
+]
+
+
 class ScoreConfig(PoolConfig):
     """``score``: forward passes that many selection methods share -> scores and embeddings per sample."""
 
@@ -189,16 +194,16 @@ class ScoreConfig(PoolConfig):
         "strict",
     )
 
-    scores: tuple[
-        Literal["token_losses", "last_token", "mean_token", "weighted_token", "visual", "attended", "clip"], ...
-    ] = Field(
-        ("token_losses",),
-        description="token_losses, last_token, mean_token, weighted_token, visual, attended, clip; one pass of each "
-        "model makes all",
+    scores: tuple[ScoreName, ...] = Field(
+        ("token_losses",), description=f"{', '.join(get_args(ScoreName))}; one pass of each model makes all"
     )
     given: LocalPath | None = Field(None, description="Parquet of `key` and `difficulty`: numbers of your own, no pass")
     model: ModelName = Field("tiny", description="hub id, local folder, or 'tiny': the model of all scores but clip")
     clip: ModelName | None = Field(None, description="CLIP or SigLIP model of the score clip: hub id or local folder")
+    gradient_layers: Literal["last", "all"] = Field(
+        "last", description="what gradients are of: the last attention's output projection, or all of attention"
+    )
+    gradient_width: int = Field(64, ge=4, le=256, description="a gradient's sketch has the square of this in numbers")
     blind: bool = Field(True, description="token_losses also without the image (loss_blind): a second, cheaper pass")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_length: int = Field(

@@ -11,7 +11,8 @@ made again. What a noun holds does not depend on what was made beside it. Embedd
 
 A row that cannot be tokenised, or whose numbers are not finite, goes to the quarantine of each noun that would have
 held it, with the reason. Rows of text alone have no `loss_blind` and no `clip_score`: null; in `visual` and `attended`,
-which are of the image, they are zero.
+which are of the image, they are zero. `gradients` makes `row_scores/gradients`, their norms, and `features/gradients`,
+their sketches (`features/gradient_sketches.py`).
 
 Cost: a full forward pass per row (for `visual` and `attended` alone the vision tower and one layer), with `blind` a
 second one without the image's tokens for rows that have an image; one CLIP pass. Memory: a loader holds one window, an
@@ -21,6 +22,7 @@ actor one batch, the driver counts. `given` reads numbers that somebody else mad
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -56,10 +58,13 @@ from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
 from raycurate.stages.workers.score import (
     CLIP_EMBEDDING,
     CLIP_SCORE,
+    GRADIENT_NORMS,
+    GRADIENT_SKETCHES,
     NON_FINITE,
     TOKEN_LOSSES,
     ClipActor,
     ScoringActor,
+    dimension_of,
     load_clip,
     load_rows,
     merge_clip,
@@ -68,6 +73,7 @@ from raycurate.stages.workers.score import (
 from raycurate.stages.workers.windows import loader_memory
 
 ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")
+GRADIENT_SETTINGS = ("gradient_layers", "gradient_width")
 CLIP_SETTINGS = ("clip_rows", "window_rows")
 GIVEN = "difficulty"
 log = logging.getLogger("raycurate")
@@ -101,7 +107,12 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
     images = config.images or sample_manifest.description["config"].get("images")
     check_images(samples, sample_manifest, images)
     manifests: list[Manifest] = []
-    if names := [name for name in dict.fromkeys(config.scores) if name != "clip"]:
+    asked = (
+        (name, GRADIENT_SKETCHES) if name == GRADIENT_NORMS else (name,)
+        for name in dict.fromkeys(config.scores)
+        if name != "clip"
+    )
+    if names := list(itertools.chain.from_iterable(asked)):
         facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))
         outputs = [_output(run, config, sample_manifest, facts, name) for name in names]
 
@@ -150,8 +161,10 @@ def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts,
     description["config"]["model"] = config.clip if settings == CLIP_SETTINGS else config.model
     if name == TOKEN_LOSSES:
         description["config"]["blind"] = config.blind
-    kind = ROW_SCORES if name in (TOKEN_LOSSES, CLIP_SCORE) else "features"
-    group = "clip" if name == CLIP_EMBEDDING else name
+    if name in (GRADIENT_NORMS, GRADIENT_SKETCHES):
+        description["config"] |= {setting: values[setting] for setting in GRADIENT_SETTINGS}
+    kind = ROW_SCORES if name in (TOKEN_LOSSES, GRADIENT_NORMS, CLIP_SCORE) else "features"
+    group = {CLIP_EMBEDDING: "clip", GRADIENT_SKETCHES: GRADIENT_NORMS}.get(name, name)
     return Output(name, run.noun(kind, score_label(config.label, group)), description)
 
 
@@ -200,8 +213,9 @@ def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any],
             "shared_pass": work["fingerprint"],
         }
         if output.noun.noun == "features":
-            blocks = facts.dimension // facts.block_dim
-            metrics |= {"dimension": facts.dimension, "blocks": blocks, "block_dim": facts.block_dim}
+            dimension = dimension_of(output.name, config, facts)
+            block = dimension if output.name == GRADIENT_SKETCHES else facts.block_dim
+            metrics |= {"dimension": dimension, "blocks": dimension // block, "block_dim": block}
         output.noun.finish(metrics=metrics)
 
 

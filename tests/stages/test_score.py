@@ -79,15 +79,19 @@ def scored(ray_cluster, run, model, clip):
     return first, second
 
 
-def reference(run: Run, model: str, names: tuple[str, ...] = ("last_token", "mean_token")) -> dict[str, dict]:
-    """The same numbers and embeddings one row at a time, by key."""
+def reference(
+    run: Run, model: str, names: tuple[str, ...] = ("last_token", "mean_token"), width: int = 0
+) -> dict[str, dict]:
+    """The same numbers and embeddings one row at a time, by key; with a width gradients too."""
     from raycurate.encoding.token_batches import AnswerPreparer
+    from raycurate.features.gradient_sketches import GradientSketcher
     from raycurate.features.token_scores import TokenScorer
     from raycurate.models.adapter import load_vlm
     from raycurate.stages.workers.fragments import as_samples
 
     vlm = load_vlm(model, device="cpu", dtype="float32")
-    scorer = TokenScorer(vlm, embeddings=names)
+    gradients = GradientSketcher(vlm, width=width) if width else None
+    scorer = TokenScorer(vlm, embeddings=names, gradients=gradients)
     preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=600, max_rows=1)
     images = run.noun("samples").manifest().description["config"].get("images")
     found: dict[str, dict] = {}
@@ -165,6 +169,34 @@ def test_embeddings_of_the_first_layer_keep_rows_of_text_alone(ray_cluster, run,
         assert (~rows_ND.any(axis=1)).sum() == (0 if name == "weighted_token" else ROWS // 6)
         if name == "attended":
             assert table["length"].to_pylist() == pytest.approx([row[LENGTH] for row in plain], rel=1e-3)
+
+
+def test_gradients_come_out_of_the_pass_of_the_losses(ray_cluster, scored, run, model):
+    """Norms and sketches are those of single rows, from two actors; a NaN row is in neither; losses are as alone."""
+    asked = {
+        "scores": ("gradients", "token_losses"),
+        "model": model,
+        "gradient_width": 8,
+        "label": "beside",
+        **SETTINGS,
+    }
+    norms, sketches, losses = score(run, make_config(ScoreConfig, asked))
+    assert len({manifest.metrics["shared_pass"] for manifest in (norms, sketches, losses)}) == 1
+    assert [m.quarantined for m in (norms, sketches)] == [{"non_finite_score": 1}] * 2
+    assert (sketches.metrics["dimension"], sketches.metrics["block_dim"]) == (64, 64)
+    beside = read_all(run.noun("row_scores", "beside-token_losses"))
+    assert beside.equals(read_all(run.noun("row_scores", "token_losses")))
+    expected = reference(run, model, (), width=8)
+    numbers = read_all(run.noun("row_scores", "beside-gradients")).to_pylist()
+    assert len(numbers) == ROWS - 1
+    for row in numbers:
+        assert row["gradient_norm"] == pytest.approx(expected[row["key"]]["gradient_norm"], rel=1e-3)
+    table = read_all(run.noun("features", "beside-gradients"))
+    rows_ND = features_of_table(table).astype(np.float64)
+    plain_ND = np.stack([expected[key]["gradient_sketch"] for key in table["key"].to_pylist()]).astype(np.float64)
+    assert np.abs(rows_ND - plain_ND).max() < 2e-3
+    with pytest.raises(UserError, match="gradient_layers.*--replace"):
+        score(run, make_config(ScoreConfig, {**asked, "gradient_layers": "all"}))
 
 
 def test_an_interrupted_pass_makes_only_what_is_missing(ray_cluster, scored, run, model):

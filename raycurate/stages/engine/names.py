@@ -11,7 +11,7 @@ ROW_SCORES = "row_scores"
 SCORE_NET = "score_net"
 BY_TASK = "by-task"
 BY_TASK_NEED = f"ranking/{BY_TASK}"
-EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended", "clip")
+EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "clip")
 CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
 
 

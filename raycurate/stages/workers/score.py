@@ -37,6 +37,7 @@ from raycurate.stages.workers.preparers import preparer_of
 TOKEN_LOSSES = "token_losses"
 PASS_EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended")
 OF_IMAGES, ATTENDED, ATTENDED_LENGTH = ("visual", "attended"), "attended", "attended_length"
+GRADIENT_NORMS, GRADIENT_SKETCHES = "gradients", "gradient_sketch"
 CLIP_SCORE, CLIP_EMBEDDING = "clip", "clip_embedding"
 NON_FINITE = "non_finite_score"
 NUMBERS = ("loss", "el2n", "aum", "answer_tokens")
@@ -180,6 +181,7 @@ class ScoringActor(_Actor):
 
     def __init__(self, nouns: Nouns, config: ScoreConfig, facts: ModelFacts, on_gpu: bool) -> None:
         super().__init__(nouns, config, on_gpu)
+        from raycurate.features.gradient_sketches import GradientSketcher
         from raycurate.features.token_scores import TokenScorer
         from raycurate.models.adapter import load_vlm
 
@@ -190,14 +192,18 @@ class ScoringActor(_Actor):
             trust_remote_code=config.trust_remote_code,
         )
         embeddings = tuple(name for name in PASS_EMBEDDINGS if name in nouns)
-        self.scorers = {False: TokenScorer(vlm, losses=TOKEN_LOSSES in nouns, embeddings=embeddings)}
+        gradients = None
+        if {GRADIENT_NORMS, GRADIENT_SKETCHES} & set(nouns):
+            gradients = GradientSketcher(vlm, layers=config.gradient_layers, width=config.gradient_width)
+        own = TokenScorer(vlm, losses=TOKEN_LOSSES in nouns, embeddings=embeddings, gradients=gradients)
+        self.scorers = {False: own}
         if TOKEN_LOSSES in nouns and config.blind:
             self.scorers[True] = TokenScorer(vlm, losses=True, embeddings=())
 
     def numbers(
         self, payload: bytes, blind: bool
     ) -> tuple[Sequence[int], dict[str, np.ndarray], Sequence[str | None], Sequence[str | None]]:
-        """Token losses and embeddings."""
+        """Token losses, embeddings and gradients."""
         from raycurate.encoding.batch import PreparedBatch
 
         batch = PreparedBatch.from_bytes(payload)
@@ -234,11 +240,16 @@ class ClipActor(_Actor):
 # merges
 
 
+def dimension_of(output: str, config: ScoreConfig, facts: ModelFacts) -> int:
+    """Numbers in a row of an output that is a feature."""
+    return config.gradient_width**2 if output == GRADIENT_SKETCHES else facts.dimension
+
+
 class _Rows:
     """The merged rows of a shard, in the order of its samples."""
 
     def __init__(self, samples: Noun, fragments: pa.Table, config: ScoreConfig, facts: ModelFacts, shard: int) -> None:
-        self.dimension, self.max_rejected = facts.dimension, config.max_rejected
+        self.config, self.facts, self.max_rejected = config, facts, config.max_rejected
         self.source = samples.read_part(shard, SOURCE_COLUMNS)
         blind_N = fragments["blind"].to_numpy()
         seen = fragments.filter(pa.array(~blind_N))
@@ -267,7 +278,7 @@ class _Rows:
 
     def features(self, name: str) -> np.ndarray:
         """An embedding column, float16 [N, D]; zero where a row has none."""
-        features_ND = np.zeros((self.source.num_rows, self.dimension), dtype=np.float16)
+        features_ND = np.zeros((self.source.num_rows, dimension_of(name, self.config, self.facts)), dtype=np.float16)
         good = self.seen[name].is_valid().to_numpy() if name in self.seen.column_names else np.zeros(0, dtype=bool)
         if not good.any():
             return features_ND
@@ -296,14 +307,18 @@ def merge_scores(
     """Commit one shard of every noun that the pass makes; the record of the one that lost most rows."""
     fragments = next(iter(nouns.values()))
     rows = _Rows(samples, read_fragments(fragments, shard, batches), config, facts, shard)
-    records = [
-        _commit_losses(rows, nouns[name], shard, config.blind)
-        if name == TOKEN_LOSSES
-        else _commit_features(rows, nouns[name], shard, name)
-        for name in nouns
-    ]
+    records = [_commit_output(rows, noun, shard, name) for name, noun in nouns.items()]
     delete_fragments(fragments, shard, batches)
     return max(records, key=lambda record: sum(record.quarantined.values()))
+
+
+def _commit_output(rows: _Rows, noun: Noun, shard: int, name: str) -> ShardRecord:
+    if name == TOKEN_LOSSES:
+        return _commit_losses(rows, noun, shard, rows.config.blind)
+    if name == GRADIENT_NORMS:
+        norm_N = rows.numbers("gradient_norm")
+        return rows.commit(noun, shard, {"gradient_norm": pa.array(norm_N, pa.float32())}, ~np.isfinite(norm_N))
+    return _commit_features(rows, noun, shard, name)
 
 
 def _commit_features(rows: _Rows, noun: Noun, shard: int, column: str) -> ShardRecord:
