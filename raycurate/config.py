@@ -179,7 +179,7 @@ class ExtractConfig(PoolConfig):
 
 
 ScoreName = Literal[
-    "token_losses", "last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "clip"
+    "token_losses", "last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "reference", "clip"
 ]
 
 
@@ -212,6 +212,8 @@ class ScoreConfig(PoolConfig):
     batch_tokens: int = Field(16_384, ge=8, description="padded tokens in one batch")
     batch_rows: int = Field(256, ge=1, description="most rows in one batch")
     clip_rows: int = Field(64, ge=1, description="rows in one batch of the CLIP model")
+    reference_part: Part = Field(0.05, description="part of each task that the score reference draws and reads")
+    reference_seed: Seed = Field(0, description="of that draw; the same number as select's makes both draws nested")
     window_rows: int = Field(256, ge=1, description="rows that are sorted by length and packed together")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     samples: Label = Field("main", description="label of the samples to read")

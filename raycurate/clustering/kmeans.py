@@ -157,12 +157,14 @@ def spherical_kmeans(
     *,
     keys: Sequence[str] | None = None,
     initial_KD: NDArray[np.float32] | None = None,
+    may_collapse: bool = False,
 ) -> KMeansResult:
     """Cluster rows in one process, on the device they lie on.
 
     ``features_ND`` are float16 unit rows, or any floats, which are normalised first. ``keys`` name the rows for the
     choice of the first centroids (default: their numbers); ``initial_KD`` gives these centroids instead. With
-    ``project`` the labels come from projected rows, the returned centroids from the rows themselves.
+    ``project`` the labels come from projected rows, the returned centroids from the rows themselves. Centroids that are
+    nearly all alike, or one cluster of nearly all rows, are an error unless the clustering ``may_collapse``.
     """
     check_counts(settings.clusters, len(features_ND))
     original_ND = as_unit_rows(features_ND)
@@ -178,7 +180,10 @@ def spherical_kmeans(
         centroids_KD = unit_centroids(given_KD, on_grid(given_KD))
     partition = Partition(source, settings.clusters, rows_ND.device, settings.block_rows)
     centroids_KD, history = iterate(partition, centroids_KD, settings)
-    return _finish(partition, centroids_KD, history, settings, original_ND)
+    made = _finish(partition, centroids_KD, history, settings, original_ND)
+    if not may_collapse:
+        check_clustering(made.twins, made.sizes_K.tolist())
+    return made
 
 
 def _finish(
@@ -199,7 +204,6 @@ def _finish(
     )
     sizes_K = partition.totals.sizes_K
     twins = near_twins(centroids_KD)
-    check_clustering(twins, sizes_K.tolist())
     if settings.project is not None:
         centroids_KD = lifted_centroids(original_ND, labels_N, settings)
     return KMeansResult(

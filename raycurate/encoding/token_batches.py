@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from raycurate.encoding.batch import PreparedBatch
-from raycurate.encoding.conversation import content_blocks
+from raycurate.encoding.conversation import IMAGE_MARK, content_blocks
 from raycurate.encoding.images import ImageReader, ProcessedImage
 from raycurate.encoding.prepare import Preparer, _Row
 from raycurate.encoding.tokens import RowTokenizer, TokenReject, TokenRow, image_token_ids, labels_of
@@ -139,6 +139,15 @@ class AnswerPreparer(TokenPreparer):
             rows.append(_Row(position, sample["key"], result.ids_T, np.asarray(answer_T), images[: result.num_images]))
         batches = [self.collate(group, window.processed) for group in self._pack(rows)]
         return batches, sorted(rejects, key=lambda reject: reject.position)
+
+
+def without_questions(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample that shows its images and asks nothing: all answers that are trained on as one, joined by spaces."""
+    answers = [m for m in sample["messages"] if m["role"] == "assistant" and m.get("train") is not False]
+    text = " ".join("".join(b["text"] for b in content_blocks(m["text"]) if b["type"] == "text") for m in answers)
+    system = [message for message in sample["messages"] if message["role"] == "system"]
+    shown = {"role": "user", "text": IMAGE_MARK * len(sample["images"])}
+    return {**sample, "messages": [*system, shown, {"role": "assistant", "text": text}]}
 
 
 def without_images(sample: Mapping[str, Any]) -> dict[str, Any]:

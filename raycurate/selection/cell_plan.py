@@ -61,13 +61,25 @@ def plan_cells(
     for task, start, end in zip(cells.tasks, ends_T[:-1].tolist(), ends_T[1:].tolist(), strict=True):
         own = slice(start, end)
         quota_C[own] = divide_by_size(cells, wanted[task], own) if divide is None else divide(wanted[task], own)
+    return cell_plan(tables, cells, goal, quota_C, needs_cut=needs_cut)
+
+
+def cell_plan(
+    tables: SelectionTables,
+    cells: CellTable,
+    goal: Goal,
+    quota_C: NDArray[np.int64] | Sequence[int],
+    *,
+    needs_cut: bool = False,
+) -> CellPlan:
+    """Return the plan of quotas that were found otherwise; the arguments are those of `plan_cells`."""
     return CellPlan(
         goal=goal,
-        target=target,
+        target=goal.target(tables.num_rows),
         group_column=None,
         groups=pa.array([cells.tasks[task] for task in cells.task_C.tolist()], pa.string()),
         size_G=cells.size_C,
-        quota_G=quota_C,
+        quota_G=np.asarray(quota_C, dtype=np.int64),
         needs_cut=needs_cut,
         cells=cells,
     )

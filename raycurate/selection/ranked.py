@@ -2,9 +2,11 @@
 
 A `Ranked` method orders the rows of one group at once: of one cluster, of one task in it, or of the whole dataset.
 Every ratio is then a prefix of one order and costs a pass over small rows. A stage keeps the rank and the value of each
-row. There are two ways to an order:
+row. There are these ways to an order:
 
 - `RankedInGroups`: the group's rows are brought to one task, which calls `rank_group`.
+- `RankedInTasks`: the rows of a task of the dataset are brought to one task, clustered there, and each cluster is a
+  group. Rows whose features are zero, as those of an image are where there is none, are the cluster `NO_IMAGE`.
 - `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
   `rank_on_graph`; it holds no features.
 
@@ -23,8 +25,10 @@ from raycurate.selection.density import Density
 from raycurate.selection.keys import Keys
 from raycurate.selection.neighbours import Neighbours
 
-Grouping = Literal["cluster", "cell", "all"]
-"""A cell is the rows of one task in one cluster."""
+Grouping = Literal["cluster", "cell", "task", "all"]
+"""A cell is the rows of one task in one cluster; a task's rows are clustered by themselves first."""
+NO_IMAGE = 0
+"""The cluster of rows without an image, of all tasks, where rows are grouped by what their images show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +94,15 @@ class RankedInGroups(Ranked, Protocol):
 
     def rank_group(self, rows: GroupRows) -> Ordering:
         """Order the rows of one group; the same for any order of rows, blocks and workers."""
+        ...
+
+
+@runtime_checkable
+class RankedInTasks(RankedInGroups, Protocol):
+    """A method whose groups are clusters of the rows of one task; its grouping is `task`."""
+
+    def rank_clusters(self, rows: int) -> int:
+        """Return the number of clusters of so many rows, 1 at least, and no fewer for more rows."""
         ...
 
 

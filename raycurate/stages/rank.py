@@ -2,7 +2,8 @@
 
     features (+ clusters, scores) --map--> rows by group --rank--> rows by sample shard --commit--> ranking
 
-A group is a cluster, a task in one, a hashed chunk of either, or all rows, as the method asks (``ranking/groups.py``).
+A group is a cluster, a task in one, a hashed chunk of either, a cluster of one task's rows (``ranking/by_task.py``),
+or all rows, as the method asks (``ranking/groups.py``).
 Orders are nested, so one full order per group serves every temperature and ratio: ``select`` keeps ``rank < quota``.
 Two shuffles: the first carries the feature rows once to their group, the second carries ranks back to the shard that
 the rows came from, so that every noun of a run lines up with ``samples``. Rows without a score, where one is needed,
@@ -32,11 +33,12 @@ from raycurate.ray_session import in_session_unless, largest_node_cpus
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.selection import build_selector
+from raycurate.selection.cells import CellTable, add_counts
 from raycurate.selection.chunks import interleaved_ranks
 from raycurate.selection.density import Density, merge_densities
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import GreedyMmd
-from raycurate.selection.ranked import GroupRows, Ranked, RankedInGroups, RankedOnGraph
+from raycurate.selection.ranked import GroupRows, Ranked, RankedInGroups, RankedInTasks, RankedOnGraph
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import (
@@ -49,6 +51,7 @@ from raycurate.stages.engine.shards import (
     step_name,
 )
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, write_bucket_file
+from raycurate.stages.ranking.by_task import rank_task
 from raycurate.stages.ranking.graph import rank_on_graph
 from raycurate.stages.ranking.groups import Groups
 from raycurate.stages.ranking.inputs import RankInputs
@@ -94,12 +97,14 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     memory = _memory(config, method, dim, groups)
     begin(noun, description, replace=config.replace)
     densities: list[dict[str, int]] = []
+    cells = groups.cells
     if isinstance(method, RankedOnGraph):
         files = rank_on_graph(noun, inputs, config, method, feature_manifest, memory)
     else:
-        densities, files = _order(noun, inputs, config, method, groups, feature_manifest)
-    if groups.cells is not None:
-        noun.write_table("cells.parquet", groups.cells.to_table())
+        densities, found, files = _order(noun, inputs, config, method, groups, feature_manifest)
+        cells = CellTable.of(add_counts([found])) if isinstance(method, RankedInTasks) else cells
+    if cells is not None:
+        noun.write_table("cells.parquet", cells.to_table())
     elif densities:
         assert inputs.clusters is not None, "densities are of clusters"
         table = _density_table(densities, groups.size_G)
@@ -117,8 +122,8 @@ def rank(run: Run, config: RankConfig) -> Manifest:
         max_tasks=config.max_tasks,
     )
     delete_folder(noun.filesystem, f"{noun.folder}/work")
-    kind = "clusters" if groups.cells is None else "cells"
-    return noun.finish(metrics={kind: len(groups.size_G), f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())})
+    kind, count = ("clusters", len(groups.size_G)) if cells is None else ("cells", len(cells.size_C))
+    return noun.finish(metrics={kind: count, f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())})
 
 
 def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph:
@@ -150,10 +155,15 @@ def _memory(config: RankConfig, method: Ranked, dim: int, groups: Groups) -> int
 
 def _order(
     noun: Noun, inputs: RankInputs, config: RankConfig, method: RankedInGroups, groups: Groups, manifest: Manifest
-) -> tuple[list[dict[str, int]], int]:
-    """Bring the rows of each unit to one task and order them; kernel sums of units that have them, files written."""
+) -> tuple[list[dict[str, int]], list[tuple[str, int, int]], int]:
+    """Bring the rows of each unit to one task and order them.
+
+    Returns:
+        Kernel sums of units that have them, cells that were found in tasks, and the number of files written.
+    """
     rows_U = np.zeros(groups.units.count, dtype=np.int64)
     densities: list[dict[str, int]] = []
+    cells: list[tuple[str, int, int]] = []
     with stage_progress("rank", noun, 3 * manifest.rows_out, "row passes") as progress:
         scatter = functools.partial(_scatter_shard, noun, inputs, groups)
         shards = [(shard,) for shard in range(manifest.shards)]
@@ -171,15 +181,16 @@ def _order(
         steps = resumable_steps(noun, step, order, ranges, num_cpus=cpus, max_tasks=config.max_tasks)
         for _, ranked in steps:
             densities += ranked["densities"]
+            cells += [tuple(cell) for cell in ranked.get("cells", ())]
             progress.advance(ranked["rows"])
-    return densities, len(ranges)
+    return densities, cells, len(ranges)
 
 
 def _scatter_shard(noun: Noun, inputs: RankInputs, groups: Groups, number: int, shard: int) -> dict[str, Any]:
     """Map task: the rows of one features part, grouped by unit."""
     rows = inputs.features.read_part(shard)
     if inputs.clusters is None:
-        unit_N = np.zeros(rows.num_rows, dtype=np.int64)
+        unit_N = groups.unit_of_rows(inputs, shard, rows, None)
         similarity = pa.nulls(rows.num_rows, pa.float32())
     else:
         assigned = inputs.clusters.read_part(shard)
@@ -230,17 +241,23 @@ def _rank_units(
     """Reduce task: order the rows of some units, and route the ranks back to their shards."""
     parts = [RANKED_SCHEMA.empty_table()]
     densities: list[dict[str, int]] = []
+    cells: list[tuple[str, int, int]] = []
     routed = sort_table(read_buckets(uris, low, high), "unit", "key")
     bounds = np.searchsorted(routed["unit"].to_numpy(), np.arange(low, high + 1))
     for unit, start, end in zip(range(low, high), bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        if end > start:
+        if end > start and isinstance(method, RankedInTasks):
+            assert groups.cells is not None, "tasks are units"
+            found, made = rank_task(routed.slice(start, end - start), groups.cells, unit, method)
+            parts.append(found)
+            cells += made
+        elif end > start:
             part, density = _rank_unit(routed.slice(start, end - start), unit, groups, rows_U, method)
             parts.append(part)
             if density is not None and groups.cells is None:
                 densities.append({"cluster": groups.units.group_of(unit), **asdict(density)})
     table = pa.concat_tables(parts)
     write_ranked(noun, number, table)
-    return {"rows": table.num_rows, "densities": densities}
+    return {"rows": table.num_rows, "densities": densities, "cells": cells}
 
 
 def _rank_unit(

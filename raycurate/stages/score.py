@@ -3,6 +3,7 @@
     samples --loaders--> batches --actors--> fragments --merge--> row_scores/token_losses   loss, loss_blind, el2n, aum
        |                 (one model)                              features/{last,mean,weighted}_token, visual, attended
        +----loaders--> batches --CLIP actors--> fragments ------> row_scores/clip, features/clip
+       +--5 %--> the same with and without their questions -----> row_scores/reference, its weights.json   (PreSel)
 
 One pass of the model makes all of its scores that were asked for and are not there; each score is a noun of its own,
 with its own fingerprint, so asking later for another one runs the pass for that one only, and a finished score is never
@@ -15,8 +16,9 @@ which are of the image, they are zero. `gradients` makes `row_scores/gradients`,
 their sketches (`features/gradient_sketches.py`).
 
 Cost: a full forward pass per row (for `visual` and `attended` alone the vision tower and one layer), with `blind` a
-second one without the image's tokens for rows that have an image; one CLIP pass. Memory: a loader holds one window, an
-actor one batch, the driver counts. `given` reads numbers that somebody else made, by key, and runs nothing.
+second one without the image's tokens for rows that have an image; two for the rows of the reference; one CLIP pass.
+Memory: a loader holds one window, an actor one batch, the driver counts. `given` reads numbers that somebody else made,
+by key, and runs nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import functools
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +41,7 @@ from raycurate.models.source import image_backend
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import content_hash, delete_folder, exists, resolve
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.selection.reference import IrsSums, reference_plan, task_weights
 from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, keep_unless, required
@@ -55,6 +58,7 @@ from raycurate.stages.engine.shards import (
 )
 from raycurate.stages.table import version_of
 from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
+from raycurate.stages.workers.reference import load_reference, merge_reference
 from raycurate.stages.workers.score import (
     CLIP_EMBEDDING,
     CLIP_SCORE,
@@ -75,7 +79,9 @@ from raycurate.stages.workers.windows import loader_memory
 ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")
 GRADIENT_SETTINGS = ("gradient_layers", "gradient_width")
 CLIP_SETTINGS = ("clip_rows", "window_rows")
+REFERENCE_SETTINGS = (*ROW_SETTINGS, "reference_part", "reference_seed")
 GIVEN = "difficulty"
+REFERENCE = "reference"
 log = logging.getLogger("raycurate")
 
 
@@ -107,13 +113,15 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
     images = config.images or sample_manifest.description["config"].get("images")
     check_images(samples, sample_manifest, images)
     manifests: list[Manifest] = []
+    facts: ModelFacts | None = None
+    if set(config.scores) - {"clip"}:
+        facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))
     asked = (
         (name, GRADIENT_SKETCHES) if name == GRADIENT_NORMS else (name,)
         for name in dict.fromkeys(config.scores)
-        if name != "clip"
+        if name not in ("clip", REFERENCE)
     )
-    if names := list(itertools.chain.from_iterable(asked)):
-        facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))
+    if facts and (names := list(itertools.chain.from_iterable(asked))):
         outputs = [_output(run, config, sample_manifest, facts, name) for name in names]
 
         def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
@@ -125,6 +133,8 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
             return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
 
         manifests += _run_pass(config, samples, facts, outputs, start)
+    if facts and REFERENCE in config.scores:
+        manifests += _score_reference(run, config, samples, sample_manifest, facts, images)
     if "clip" in config.scores:
         clip_facts, limits = next(map_tasks(clip_model_facts, [(config, gpus > 0)], num_cpus=0.5))
         outputs = [_output(run, config, sample_manifest, clip_facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
@@ -141,9 +151,44 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
     return manifests
 
 
+def _score_reference(
+    run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest, facts: ModelFacts, images: str | None
+) -> list[Manifest]:
+    """PreSel's reference rows, and the weights of tasks that follow."""
+    output = _output(run, config, manifest, facts, REFERENCE)
+
+    def start(_: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
+        def each_block(function: Callable[[pa.Table], Any]) -> Iterator[Any]:
+            shards = ((shard,) for shard in range(manifest.shards))
+            return map_tasks(lambda shard: function(samples.read_part(shard, ["key", "task"])), shards, num_cpus=0.5)
+
+        drawn = reference_plan(manifest.metrics["tasks"], config.reference_part, config.reference_seed, each_block)
+        gpus = gpus_of(config)
+        load = functools.partial(load_reference, samples, config, facts, images, drawn)
+        both = config.model_copy(update={"blind": True})
+        settings = {"nouns": {TOKEN_LOSSES: output.noun}, "config": both, "facts": facts, "on_gpu": gpus > 0}
+        memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+        dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus, memory)
+        return dataset, functools.partial(merge_reference, samples, output.noun, drawn, config.max_rejected)
+
+    return _run_pass(config, samples, facts, [output], start)
+
+
+def _write_weights(noun: Noun) -> None:
+    """Weights of tasks by their mean IRS, as a selection's ``--task-weights`` reads them; none where none is known."""
+    records = noun.records().values()
+    sums = IrsSums.added(
+        IrsSums(Counter(record.extra["irs_units"]), Counter(record.extra["irs_rows"])) for record in records
+    )
+    if sums.rows:
+        weights = {task: max(weight, 1e-12) for task, weight in task_weights(sums, sums.rows).items()}
+        noun.write_json("weights.json", {"weights": weights, "irs": sums.difficulties(), "rows": dict(sums.rows)})
+
+
 def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts, name: str) -> Output:
     """The noun of one output; its description has the settings that its numbers follow from, and no others."""
-    settings = CLIP_SETTINGS if name in (CLIP_SCORE, CLIP_EMBEDDING) else ROW_SETTINGS
+    of_clip = name in (CLIP_SCORE, CLIP_EMBEDDING)
+    settings: Sequence[str] = CLIP_SETTINGS if of_clip else REFERENCE_SETTINGS if name == REFERENCE else ROW_SETTINGS
     values = config.determining()
     description: dict[str, Any] = {
         "stage": "score",
@@ -158,12 +203,12 @@ def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts,
         },
         "made_from": names_of([samples]),
     }
-    description["config"]["model"] = config.clip if settings == CLIP_SETTINGS else config.model
+    description["config"]["model"] = config.clip if of_clip else config.model
     if name == TOKEN_LOSSES:
         description["config"]["blind"] = config.blind
     if name in (GRADIENT_NORMS, GRADIENT_SKETCHES):
         description["config"] |= {setting: values[setting] for setting in GRADIENT_SETTINGS}
-    kind = ROW_SCORES if name in (TOKEN_LOSSES, GRADIENT_NORMS, CLIP_SCORE) else "features"
+    kind = ROW_SCORES if name in (TOKEN_LOSSES, GRADIENT_NORMS, CLIP_SCORE, REFERENCE) else "features"
     group = {CLIP_EMBEDDING: "clip", GRADIENT_SKETCHES: GRADIENT_NORMS}.get(name, name)
     return Output(name, run.noun(kind, score_label(config.label, group)), description)
 
@@ -216,6 +261,8 @@ def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any],
             dimension = dimension_of(output.name, config, facts)
             block = dimension if output.name == GRADIENT_SKETCHES else facts.block_dim
             metrics |= {"dimension": dimension, "blocks": dimension // block, "block_dim": block}
+        if output.name == REFERENCE:
+            _write_weights(output.noun)
         output.noun.finish(metrics=metrics)
 
 

@@ -68,13 +68,20 @@ METHODS = {
     "random": build_selector("random"),
     "stratified": Stratified(),
     "visual gain": build_selector("visual_gain"),
+    "presel": build_selector("presel"),
     "own": ShortKeys(),
 }
 
 
+BY_CELL = ("balanced", "balanced by P", "presel")
+
+
 def rows_for(name: str, made: TaskedCase) -> pa.Table:
     """The rows with the ranks that a method reads."""
-    table = made.by_cell if name.startswith("balanced") else made.by_cluster
+    table = made.by_cell if name in BY_CELL else made.by_cluster
+    drawn = np.random.default_rng(7).random(table.num_rows) < 0.06
+    table = table.append_column("reference", pa.array(drawn & (made.case.labels > 0)))
+    table = table.append_column("irs", pa.array(np.where(drawn & (made.case.labels > 0), 0.7, np.nan)))
     return table.append_column("place", pa.array(np.random.default_rng(3).permutation(table.num_rows)))
 
 
@@ -86,7 +93,7 @@ def made() -> TaskedCase:
 
 def tables_for(name: str, made: TaskedCase) -> SelectionTables:
     """Cells are there for the methods that read them only."""
-    return made.tables if name.startswith("balanced") else replace(made.tables, cells=None)
+    return made.tables if name in BY_CELL else replace(made.tables, cells=None)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -197,6 +198,67 @@ def test_gradients_come_out_of_the_pass_of_the_losses(ray_cluster, scored, run, 
     assert np.abs(rows_ND - plain_ND).max() < 2e-3
     with pytest.raises(UserError, match="gradient_layers.*--replace"):
         score(run, make_config(ScoreConfig, {**asked, "gradient_layers": "all"}))
+
+
+def test_the_reference_is_a_part_of_each_task_with_and_without_its_questions(ray_cluster, run, model, tmp_path):
+    """Losses and IRS of single rows; who was drawn; the weights of tasks, which `--task-weights` reads."""
+    from raycurate.encoding.token_batches import AnswerPreparer, without_questions
+    from raycurate.features.token_scores import TokenScorer
+    from raycurate.models.adapter import load_vlm
+    from raycurate.selection.keys import key_array, key_hashes
+    from raycurate.stages.workers.fragments import as_samples
+
+    settings = {"scores": ["reference"], "model": model, "reference_part": 0.4, **SETTINGS}
+    (manifest,) = score(run, make_config(ScoreConfig, settings))
+    found = {row["key"]: row for row in read_all(run.noun("row_scores", "reference")).to_pylist()}
+    assert (manifest.rows_in, manifest.rows_out) == (ROWS, ROWS - sum(manifest.quarantined.values()))
+    vlm = load_vlm(model, device="cpu", dtype="float32")
+    scorer = TokenScorer(vlm, embeddings=())
+    preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=600, max_rows=1)
+    images = run.noun("samples").manifest().description["config"].get("images")
+    samples = pa.concat_tables(run.noun("samples").iter_parts())
+    hashes = key_hashes(key_array(samples["key"]), seed=0, purpose="draw")
+    irs: dict[str, list[float]] = {}
+    for task in ("t0", "t1", "t2"):
+        own = [i for i, other in enumerate(samples["task"].to_pylist()) if other == task]
+        drawn = sorted(own, key=lambda i: hashes[i])[:8]
+        for i in own:
+            sample = as_samples(samples.slice(i, 1).to_pylist(), images)[0]
+            row = found.get(sample["key"])
+            if i not in drawn or not sample["images"]:
+                assert row == {**row, "reference": False, "loss": None, "loss_unasked": None, "irs": None}
+                continue
+            forms = (sample, without_questions(sample))
+            plain = [scorer.score(preparer.prepare_answers([each])[0][0]).columns["loss"][0] for each in forms]
+            if not np.isfinite(plain).all():
+                assert row is None
+                continue
+            assert (row["reference"], row["loss"]) == (True, pytest.approx(plain[0], abs=1e-4))
+            assert row["irs"] == pytest.approx(plain[0] / plain[1], abs=1e-4)
+            irs.setdefault(task, []).append(row["irs"])
+    weights = json.loads((Path(run.noun("row_scores", "reference").folder) / "weights.json").read_text("utf-8"))
+    heat = np.exp([-np.sqrt(3) * np.mean(irs[task]) for task in sorted(irs)])
+    assert list(weights["weights"].values()) == pytest.approx((heat / heat.sum()).tolist(), abs=1e-5)
+    file = f"{run.noun('row_scores', 'reference').folder}/weights.json"
+    assert score(run, make_config(ScoreConfig, settings)) == [manifest]
+    with pytest.raises(UserError, match="reference_part 0.4 -> 0.1"):
+        score(run, make_config(ScoreConfig, {**settings, "reference_part": 0.1}))
+    values = {"method": "stratified", "task_weights": file, "task_power": 0.0, "ratio": 0.5, "label": "weighed"}
+    select(run, make_config(SelectConfig, values))
+
+
+def test_a_row_without_questions_shows_its_images_and_all_answers():
+    """Marks of all images in one turn, answers that are trained on joined; what the system says stays."""
+    from raycurate.encoding.token_batches import without_questions
+
+    turns = [("system", "s"), ("user", "<image>\nwhat?"), ("assistant", "a cat"), ("user", "and <image> this?")]
+    messages = [{"role": role, "text": text} for role, text in turns]
+    messages += [{"role": "assistant", "text": "context", "train": False}, {"role": "user", "text": "so?"}]
+    messages += [{"role": "assistant", "text": "two", "train": True}]
+    bare = without_questions({"key": "k", "messages": messages, "images": [1, 2]})
+    told = [(message["role"], message["text"]) for message in bare["messages"]]
+    assert told == [("system", "s"), ("user", "<image><image>"), ("assistant", "a cat two")]
+    assert bare["images"] == [1, 2]
 
 
 def test_an_interrupted_pass_makes_only_what_is_missing(ray_cluster, scored, run, model):

@@ -17,6 +17,7 @@ from raycurate.selection.methods.coincide import Coincide
 from raycurate.selection.methods.d2_pruning import D2Pruning
 from raycurate.selection.methods.el2n import El2n
 from raycurate.selection.methods.perplexity import Perplexity
+from raycurate.selection.methods.presel import Presel
 from raycurate.selection.methods.random import Random
 from raycurate.selection.methods.self_filter import SelfFilter
 from raycurate.selection.methods.self_sup import SelfSup
@@ -33,6 +34,7 @@ METHODS: Mapping[str, Method] = {
     "d2_pruning": D2Pruning,
     "el2n": El2n,
     "perplexity": Perplexity,
+    "presel": Presel,
     "random": Random,
     "self_filter": SelfFilter,
     "self_sup": SelfSup,

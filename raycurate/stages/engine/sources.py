@@ -80,7 +80,7 @@ def sources_of(run: Run, config: SelectConfig, selector: Selector) -> Sources:
         own["ranking"] = run.noun("ranking", ranking_label(config.method))
         if selector.rank_score is not None:
             own["ranking_scores"] = run.noun(ROW_SCORES, score_label(config.scores, selector.rank_score[0]))
-        if selector.rank_grouping == "all":
+        if selector.rank_grouping in ("all", "task"):
             return Sources(**own, features=run.noun("features", config.features or selector.rank_features))
     if ranked or {"clusters", "ranking"} & set(labels):
         clusters = run.noun("clusters", config.clusters or next(iter(labels.get("clusters", ())), "") or "main")

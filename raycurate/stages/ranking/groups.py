@@ -1,7 +1,8 @@
 """The groups whose rows ``rank`` orders together, and what of them is ordered on its own.
 
-A group is a cluster, a cell (the rows of one task in one cluster), or all rows. Cells are counted first, one step a
-shard over keys, tasks and clusters; a group above ``max_rows`` is ordered in hashed chunks.
+A group is a cluster, a cell (the rows of one task in one cluster), a task, or all rows. Cells are counted first, one
+step a shard over keys, tasks and clusters; a task is a cell of one cluster that holds everything. A group above
+``max_rows`` is ordered in hashed chunks.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from raycurate.run.store import Manifest, Noun
 from raycurate.selection.cells import CellTable, add_counts, count_cells
 from raycurate.selection.chunks import chunk_of, num_chunks
 from raycurate.selection.keys import key_array
+from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import resumable_steps
 from raycurate.stages.ranking.inputs import RankInputs
 
 NO_LIMIT = 2**62
+NO_CLUSTER = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,11 @@ class Groups:
     def of(noun: Noun, inputs: RankInputs, config: RankConfig, features: Manifest, *, in_chunks: bool) -> Groups:
         """The groups of what is read; cells are counted, in steps that `noun` keeps."""
         max_rows, cells = config.max_rows if in_chunks else NO_LIMIT, None
-        if inputs.clusters is None:
+        if inputs.clusters is None and inputs.samples is not None:
+            tasks = required(inputs.samples).metrics["tasks"]
+            cells = CellTable.of({(task, NO_CLUSTER): rows for task, rows in tasks.items()})
+            size_G = cells.size_C
+        elif inputs.clusters is None:
             size_G = np.array([features.rows_out], dtype=np.int64)
         elif inputs.samples is not None:
             cells = _count(noun, inputs, config, features)
@@ -89,14 +96,20 @@ class Groups:
             size_G = inputs.clusters.read_table("centroids.parquet", columns=["size"])["size"].to_numpy()
         return Groups(size_G, Units.of(size_G, max_rows), cells, inputs.clusters is not None)
 
-    def of_rows(self, inputs: RankInputs, shard: int, keys: pa.ChunkedArray, clusters: pa.ChunkedArray) -> np.ndarray:
-        """The group of each row of a shard by its cluster, int64 [N]."""
+    def of_rows(
+        self, inputs: RankInputs, shard: int, keys: pa.ChunkedArray, clusters: pa.ChunkedArray | None
+    ) -> np.ndarray:
+        """The group of each row of a shard by its cluster, int64 [N]; None where there are no clusters."""
+        if clusters is None:
+            clusters = pa.chunked_array([pa.array(np.full(len(keys), NO_CLUSTER, dtype=np.int32))])
         if self.cells is None:
-            return clusters.to_numpy()
+            return np.zeros(len(keys), dtype=np.int64) if not self.clustered else clusters.to_numpy()
         return self.cells.index_of(pa.table({"task": inputs.tasks_of(shard, keys), "cluster": clusters}))
 
-    def unit_of_rows(self, inputs: RankInputs, shard: int, rows: pa.Table, clusters: pa.ChunkedArray) -> np.ndarray:
-        """The unit of each row of a shard, int64 [N]."""
+    def unit_of_rows(
+        self, inputs: RankInputs, shard: int, rows: pa.Table, clusters: pa.ChunkedArray | None
+    ) -> np.ndarray:
+        """The unit of each row of a shard, int64 [N]; None where there are no clusters."""
         return self.units.unit_of_rows(self.of_rows(inputs, shard, rows["key"], clusters), key_array(rows["key"]))
 
     def cluster_of(self, unit: int) -> int | None:

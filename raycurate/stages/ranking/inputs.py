@@ -19,7 +19,7 @@ from raycurate.stages.engine.names import ROW_SCORES, score_label
 class RankInputs:
     """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column.
 
-    ``samples`` are read where each task in a cluster is ordered by itself.
+    ``samples`` are read where each task, or each task in a cluster, is ordered by itself.
     """
 
     features: Noun
@@ -39,7 +39,7 @@ class RankInputs:
                     f"'clusters/{clusters.label}' are not of 'features/{features.label}': name those features, or run "
                     "`raycurate cluster` on these"
                 )
-        if method.rank_grouping == "cell":
+        if method.rank_grouping in ("cell", "task"):
             with_tasks = run.noun("samples", required(features).description["config"].get("samples") or "main")
         if method.rank_score is None:
             return RankInputs(features, clusters, samples=with_tasks)
@@ -60,7 +60,7 @@ class RankInputs:
 
     def tasks_of(self, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray:
         """The task of each row of a shard."""
-        assert self.samples is not None, "tasks are read where cells are ranked"
+        assert self.samples is not None, "tasks are read where they are ranked by themselves"
         found = self.samples.read_part(shard, ["key", "task"])
         where = pc.index_in(keys, value_set=found["key"].combine_chunks())
         return found["task"].take(where.combine_chunks())

@@ -80,7 +80,7 @@ def load_rows(
             made += [(blind, batch) for batch in batches]
             failures += [(blind, (place["start"] + r.position, r.reason, r.detail)) for r in rejects]
         del batches
-        yield from _lines(place, made, failures)
+        yield from score_lines(place, made, failures)
 
 
 @functools.lru_cache(maxsize=2)
@@ -108,10 +108,10 @@ def load_clip(
     for place, window in loaded_windows(samples, config, facts.image_bytes, images, table):
         batches, rejects = preparer.prepare(window)
         failures = [(False, (place["start"] + r.row, r.reason, r.detail)) for r in rejects]
-        yield from _lines(place, [(False, batch) for batch in batches], failures)
+        yield from score_lines(place, [(False, batch) for batch in batches], failures)
 
 
-def _lines(
+def score_lines(
     place: Mapping[str, int], batches: list[tuple[bool, Any]], failures: Sequence[tuple[bool, Failure]]
 ) -> Iterator[pa.Table]:
     """One Arrow row per batch of a window; its failures travel with the first one."""
