@@ -9,6 +9,8 @@ row. There are these ways to an order:
   group. Rows whose features are zero, as those of an image are where there is none, are the cluster `NO_IMAGE`.
 - `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
   `rank_on_graph`; it holds no features.
+- `RankedByPasses`: what is added up over the rows of a group says the value of each of them. Rows stay where they are
+  and are read twice; a group is of any size. They get a value and no rank.
 
 Methods that order `all` rows say in their own file what that costs.
 """
@@ -26,7 +28,7 @@ from raycurate.selection.keys import Keys
 from raycurate.selection.neighbours import Neighbours
 
 Grouping = Literal["cluster", "cell", "task", "all"]
-"""A cell is the rows of one task in one cluster; a task's rows are clustered by themselves first."""
+"""A cell is the rows of one task in one cluster; the rows of a task may be clustered by themselves first."""
 NO_IMAGE = 0
 """The cluster of rows without an image, of all tasks, where rows are grouped by what their images show."""
 
@@ -72,6 +74,8 @@ class Ranked(Protocol):
         rank_features: label of the features that it reads, where rows are not grouped by cluster.
         rank_score: (label, column) of the `row_scores` that it reads, or None.
         rank_bytes_per_row: memory that a task takes for a row of so many dimensions.
+
+    One whose ranking does not depend on all of its options names those that it depends on in `rank_options`.
     """
 
     @property
@@ -123,6 +127,19 @@ class RankedOnGraph(Ranked, Protocol):
 
     def rank_on_graph(self, score_N: NDArray[np.float64], graph: Neighbours) -> Ordering:
         """Order rows that are sorted by key, from the score named by `rank_score` and their neighbours."""
+        ...
+
+
+@runtime_checkable
+class RankedByPasses(Ranked, Protocol):
+    """A method whose number of a row follows from sums over its group; its grouping is `task` or `all`."""
+
+    def rank_sum(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what is added up over the rows of a group, of these rows; the same in any order and division."""
+        ...
+
+    def rank_value(self, features_ND: NDArray[Any], sum_X: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        """Return the number of each row, [N], from the sum over the `count` rows of its group."""
         ...
 
 

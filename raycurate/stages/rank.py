@@ -13,7 +13,8 @@ Cost: N * D * 2 bytes written and read once; per group what its method says (gre
 Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy MMD bounds it by ``kernel_mb`` and
 ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together holds them in one task on
 one node: above ``memory_gb`` that is refused before any work. Where it walks on a graph of neighbours, nothing is
-regrouped and the graph is made in parts (``rank_graph.py``).
+regrouped and the graph is made in parts (``ranking/graph.py``); where sums over its group say the value of a row,
+nothing is either and all is read twice (``ranking/passes.py``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ from raycurate.selection.chunks import interleaved_ranks
 from raycurate.selection.density import Density, merge_densities
 from raycurate.selection.keys import key_array
 from raycurate.selection.mmd import GreedyMmd
-from raycurate.selection.ranked import GroupRows, Ranked, RankedInGroups, RankedInTasks, RankedOnGraph
+from raycurate.selection.ranked import (
+    GroupRows,
+    Ranked,
+    RankedByPasses,
+    RankedInGroups,
+    RankedInTasks,
+    RankedOnGraph,
+)
 from raycurate.selection.transferability import TransferabilityReading, transferability
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import (
@@ -55,6 +63,7 @@ from raycurate.stages.ranking.by_task import rank_task
 from raycurate.stages.ranking.graph import rank_on_graph
 from raycurate.stages.ranking.groups import Groups
 from raycurate.stages.ranking.inputs import RankInputs
+from raycurate.stages.ranking.passes import rank_by_passes
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
@@ -90,6 +99,9 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     noun = run.noun("ranking", config.label)
     if done := skip_if_done(noun, description):
         return done
+    if isinstance(method, RankedByPasses):
+        begin(noun, description, replace=config.replace)
+        return rank_by_passes(noun, inputs, config, method, feature_manifest)
     dim = int(feature_manifest.metrics["dimension"])
     if inputs.samples is not None:  # counting its cells is work already
         begin(noun, description, replace=config.replace)
@@ -126,13 +138,13 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     return noun.finish(metrics={kind: count, f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())})
 
 
-def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph:
+def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByPasses:
     """The method that orders the rows of a group; raises UserError for one that orders none."""
     if config.order in (GREEDY_MMD, BY_TASK):
         by_task = config.order == BY_TASK
         return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20, by_task=by_task)
     selector = build_selector(config.order, config.options)
-    if not isinstance(selector, RankedInGroups | RankedOnGraph):
+    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByPasses):
         raise UserError(
             f"method '{config.order}' orders no groups: there is nothing to rank, `raycurate select` runs it directly"
         )

@@ -191,7 +191,9 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
     if sources.clusters is not None:
         settings["clusters"] = sources.clusters.label
     if isinstance(selector, Ranked):
-        own = {"label": sources.ranking.label, "order": config.method, "options": config.options}
+        names = getattr(selector, "rank_options", config.options)
+        options = {name: value for name, value in config.options.items() if name in names}
+        own = {"label": sources.ranking.label, "order": config.method, "options": options}
         rank(run, make_config(RankConfig, {**settings, **own}))
         return
     assert sources.clusters is not None, "greedy MMD orders clusters"

@@ -23,6 +23,7 @@ from raycurate.selection.methods.self_filter import SelfFilter
 from raycurate.selection.methods.self_sup import SelfSup
 from raycurate.selection.methods.semdedup import SemDeDup
 from raycurate.selection.methods.stratified import Stratified
+from raycurate.selection.methods.tive import Tive
 from raycurate.selection.methods.visual_gain import VisualGain
 
 Method = Callable[..., Selector]
@@ -40,6 +41,7 @@ METHODS: Mapping[str, Method] = {
     "self_sup": SelfSup,
     "semdedup": SemDeDup,
     "stratified": Stratified,
+    "tive": Tive,
     "visual_gain": VisualGain,
 }
 
