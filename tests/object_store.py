@@ -28,6 +28,12 @@ TOO_LARGE_TO_COPY = (
     + f"Content-Length: {len(_REFUSAL)}\r\n\r\n".encode()
     + _REFUSAL
 )
+_DENIAL = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+DENIED = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: close\r\n"
+    + f"Content-Length: {len(_DENIAL)}\r\n\r\n".encode()
+    + _DENIAL
+)
 
 
 class Proxy:
@@ -41,6 +47,8 @@ class Proxy:
         self.cuts = 0
         self.refuses_copies = False
         """Answer a copy on the server as one does whose limit the object is above."""
+        self.denied: tuple[bytes, ...] = ()
+        """Beginnings of requests that are answered as by a store that does not grant that right."""
         self._planned: list[tuple[bytes, float | None, str | None]] = []
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -86,6 +94,9 @@ class Proxy:
                 if upstream and self._planned and data.startswith(self._planned[0][0]):
                     self._do_planned(self._planned[0], data, sink)
                     return
+                if upstream and self.denied and data.startswith(self.denied):
+                    source.sendall(DENIED)
+                    break
                 if upstream and self.refuses_copies and b"x-amz-copy-source" in data.partition(b"\r\n\r\n")[0].lower():
                     source.sendall(TOO_LARGE_TO_COPY)
                     break

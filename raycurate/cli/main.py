@@ -9,6 +9,7 @@ import yaml
 from rich.table import Table
 
 from raycurate.cli.balancing import balance, compare_weights
+from raycurate.cli.doctor import doctor
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.options import command_config, stage_command
 from raycurate.cli.results import print_result, show_table
@@ -238,6 +239,7 @@ for command in (
     individual_select,
     transferability,
     scaling,
+    doctor,
 ):
     main.add_command(command)
 
