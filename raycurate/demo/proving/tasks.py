@@ -22,14 +22,10 @@ INKS = {
     "black": "#101010",
 }  # fmt: skip
 _PAPERS = ("#ffffff", "#f4f0e0", "#e4f0f8", "#f0e4f0", "#e8f4e4", "#eeeeee")
-_SYMBOL_TEXT = """
-anchor bell bicycle book bug camera car cat cloud cube dog fish flag gear heart house key leaf lock moon plane star sun
-tree umbrella
-"""
-_SYMBOLS = tuple(_SYMBOL_TEXT.split())
-_BRANDS = ("apple", "android", "github", "linux", "python", "java", "docker", "chrome", "firefox", "amazon", "paypal")
-_WORD_TEXT = "cat dog sun map key box cup bus red hat ice jam log net owl pen"
-_WORDS = tuple(_WORD_TEXT.split())
+_SYMBOLS = ("bicycle", "cloud", "fish", "flag", "heart", "house", "key", "moon", "plane", "star", "tree", "umbrella")
+_BRANDS = ("apple", "android", "github", "linux", "python", "chrome")
+_LETTERS = "ABCEHKMOSTXZ"
+_WORDS = ("cat", "dog", "sun", "map", "box", "red", "ice", "jam")
 _GERMAN = dict(
     red="rot", green="grün", blue="blau", yellow="gelb", gray="grau", black="schwarz", brown="braun", teal="türkis"
 )
@@ -105,7 +101,7 @@ def _brand_name(_material: Material, shelf: Shelf, rng: random.Random) -> Iterat
 
 def _letter(_material: Material, shelf: Shelf, rng: random.Random) -> Iterator[Row]:
     while True:
-        letter = rng.choice("ABCDEFGHKLMNPRSTUXYZ")
+        letter = rng.choice(_LETTERS)
         yield _row(
             "letter",
             rng,
@@ -247,7 +243,7 @@ def _icons(shown: list[tuple[Icon, str]], rng: random.Random) -> Image.Image:
     cell = SIDE if len(shown) == 1 else SIDE // 2
     corners = [(x, y) for x in range(0, SIDE, cell) for y in range(0, SIDE, cell)]
     for (icon, color), (x, y) in zip(shown, rng.sample(corners, len(shown)), strict=True):
-        picture = glyph(icon.font, icon.character, rng.randint(cell // 2, cell * 3 // 4), INKS[color])
+        picture = glyph(icon.font, icon.character, rng.randint(cell * 5 // 8, cell * 7 // 8), INKS[color])
         picture.thumbnail((cell, cell))
         place = (x + rng.randint(0, cell - picture.width), y + rng.randint(0, cell - picture.height))
         sheet.paste(picture, place, picture)
@@ -255,12 +251,14 @@ def _icons(shown: list[tuple[Icon, str]], rng: random.Random) -> Image.Image:
 
 
 def _text(text: str, font: str, rng: random.Random) -> Image.Image:
+    """Write a letter, or a word across most of the image, not far from its middle."""
     sheet = Image.new("RGB", (SIDE, SIDE), rng.choice(_PAPERS))
-    picture = glyph(
-        font, text, rng.randint(36, 56) if len(text) == 1 else rng.randint(22, 28), rng.choice(tuple(INKS.values()))
-    )
+    size = rng.randint(48, 64) if len(text) == 1 else rng.randint(24, 30)
+    picture = glyph(font, text, size, rng.choice(tuple(INKS.values())))
     picture.thumbnail((SIDE, SIDE))
-    sheet.paste(picture, (rng.randint(0, SIDE - picture.width), rng.randint(0, SIDE - picture.height)), picture)
+    spare = (SIDE - picture.width, SIDE - picture.height)
+    place = tuple(min(room, max(0, room // 2 + rng.randint(-6, 6))) for room in spare)
+    sheet.paste(picture, (place[0], place[1]), picture)
     return sheet
 
 
