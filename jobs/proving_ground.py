@@ -1,7 +1,7 @@
 """The proving ground: a public benchmark for the selection of instruction data that two CPU cores can run.
 
 \b
-    make      33 tasks, the largest 120 times the smallest, with near-duplicates, wrong answers and five languages
+    make      33 tasks, the largest 100 times the smallest, with near-duplicates, wrong answers and five languages
     campaign  every method at every budget and seed: select, finetune, score (jobs/recipes/proving_ground.yaml)
     chance    per task, what the commonest test answer scores: a model must beat it to have learned the task
 
