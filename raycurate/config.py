@@ -217,6 +217,9 @@ class ScoreConfig(PoolConfig):
     window_rows: int = Field(256, ge=1, description="rows that are sorted by length and packed together")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     samples: Label = Field("main", description="label of the samples to read")
+    also: tuple[Label, ...] = execution(
+        (), description="labels of more samples, for example [val]: the same scores of these, under their label"
+    )
     label: Label = execution("main", description="others than main prefix the labels of what is written")
     max_tasks: int = execution(64, ge=1)
 

@@ -70,10 +70,20 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
 
 
 def _order(recipe: Recipe) -> tuple[str, ...]:
-    """The sections in their order: a selection comes after those of the recipe that make what it reads."""
+    """The sections in their order: scores and a selection come after those of the recipe that make what they read."""
+    score, validation = recipe.section("score"), recipe.section("validation")
+    if score is not None and validation is not None and validation.label in score.also:
+        place = SECTIONS.index("score")
+        rest = [name for name in SECTIONS if name != "validation"]
+        return _order_of_select(recipe, (*rest[:place], "validation", *rest[place:]))
+    return _order_of_select(recipe, SECTIONS)
+
+
+def _order_of_select(recipe: Recipe, sections: tuple[str, ...]) -> tuple[str, ...]:
+    """The same sections, with those before the selection that make what it reads."""
     select = recipe.section("select")
     if select is None:
-        return SECTIONS
+        return sections
     balance, choose = recipe.section("balance"), recipe.section("choose")
     makers = []
     if choose is not None and select.method == AUTO and select.auto == choose.label:
@@ -84,9 +94,10 @@ def _order(recipe: Recipe) -> tuple[str, ...]:
     if balance is not None and balance.label in map(balance_of, sources):
         makers.append("balance")
     if not makers:
-        return SECTIONS
-    first = [name for name in BEFORE_SELECT if name == "validation" or name in makers]
-    rest = [name for name in SECTIONS if name not in first]
+        return sections
+    early = sections.index("validation") < sections.index("select")
+    first = [name for name in BEFORE_SELECT if (name == "validation" and not early) or name in makers]
+    rest = [name for name in sections if name not in first]
     place = rest.index("select")
     return (*rest[:place], *first, *rest[place:])
 

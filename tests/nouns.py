@@ -18,9 +18,9 @@ def _parts(rows: int, shards: int) -> list[np.ndarray]:
     return [part for part in np.array_split(np.arange(rows), shards)]
 
 
-def write_samples(run: Run, keys: Sequence[str], tasks: Sequence[str], *, shards: int = 1) -> Noun:
+def write_samples(run: Run, keys: Sequence[str], tasks: Sequence[str], *, shards: int = 1, label: str = "main") -> Noun:
     """Text-only samples with these keys and tasks."""
-    noun = run.noun("samples")
+    noun = run.noun("samples", label)
     noun.begin({"stage": "ingest", "config": {"images": None}, "keys": list(keys)})
     for shard, part in enumerate(_parts(len(keys), shards)):
         rows = [
@@ -42,17 +42,31 @@ def write_samples(run: Run, keys: Sequence[str], tasks: Sequence[str], *, shards
 
 
 def write_features(
-    run: Run, keys: Sequence[str], features_ND: np.ndarray, *, shards: int = 1, block_dim: int = 4, label: str = "main"
+    run: Run,
+    keys: Sequence[str],
+    features_ND: np.ndarray,
+    *,
+    shards: int = 1,
+    block_dim: int = 4,
+    label: str = "main",
+    samples: str = "main",
+    lengths_N: np.ndarray | None = None,
 ) -> Noun:
-    """Feature rows as `extract` leaves them."""
+    """Feature rows as `extract` leaves them; with lengths those of `attended`."""
     noun = run.noun("features", label)
-    samples = run.noun("samples").require("ingest")
-    inputs = {"samples": samples.fingerprint}
-    noun.begin({"stage": "extract", "config": {}, "inputs": inputs, "sum": float(features_ND.sum())})
-    for shard, part in enumerate(_parts(len(keys), shards)):
+    made_from = run.noun("samples", samples).require("ingest")
+    inputs = {"samples": made_from.fingerprint}
+    description = {"stage": "extract", "config": {}, "inputs": inputs, "sum": float(features_ND.sum())}
+    noun.begin({**description, "made_from": {f"samples/{samples}": made_from.fingerprint}})
+    place = {key: i for i, key in enumerate(keys)}
+    for shard in range(shards):
+        held = run.noun("samples", samples).read_part(shard, ["key"])["key"].to_pylist()
+        part = np.array([place[key] for key in held if key in place], dtype=np.int64)
         table = pa.table(
             {"key": pa.array([keys[i] for i in part], pa.string()), "features": features_column(features_ND[part])}
         )
+        if lengths_N is not None:
+            table = table.append_column("length", pa.array(lengths_N[part], pa.float32()))
         noun.commit_part(shard, table, rows_in=len(part), compression="none")
     dimension = features_ND.shape[1]
     noun.finish(metrics={"dimension": dimension, "block_dim": block_dim, "blocks": dimension // block_dim})

@@ -7,6 +7,9 @@ row. There are these ways to an order:
 - `RankedInGroups`: the group's rows are brought to one task, which calls `rank_group`.
 - `RankedInTasks`: the rows of a task of the dataset are brought to one task, clustered there, and each cluster is a
   group. Rows whose features are zero, as those of an image are where there is none, are the cluster `NO_IMAGE`.
+- `RankedByTurns`: many tasks compare the rows with the validation rows, and one task orders all rows with
+  `rank_by_turns`; it holds no features.
+- `RankedBySums`: many tasks add up what a row's number follows from, and many tasks compute it; nothing is regrouped.
 - `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
   `rank_on_graph`; it holds no features.
 - `RankedByPasses`: what is added up over the rows of a group says the value of each of them. Rows stay where they are
@@ -17,6 +20,7 @@ Methods that order `all` rows say in their own file what that costs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -140,6 +144,44 @@ class RankedByPasses(Ranked, Protocol):
 
     def rank_value(self, features_ND: NDArray[Any], sum_X: NDArray[np.float64], count: int) -> NDArray[np.float64]:
         """Return the number of each row, [N], from the sum over the `count` rows of its group."""
+        ...
+
+
+@runtime_checkable
+class RankedByTurns(Ranked, Protocol):
+    """A method that orders all rows by their likeness to targets; its grouping is `all`.
+
+    Attributes:
+        targets: label of the validation rows, whose tasks are the targets.
+    """
+
+    @property
+    def targets(self) -> str: ...
+
+    def rank_by_turns(self, similarity_NT: NDArray[np.float64]) -> Ordering:
+        """Order rows that are sorted by key, from their likeness to each target."""
+        ...
+
+
+@runtime_checkable
+class RankedBySums(Ranked, Protocol):
+    """A method whose number of a row follows from sums over all rows with an image; its grouping is `all`.
+
+    Rows come as unit features and the lengths that these had, 1 where none are kept.
+    """
+
+    def sum_rows(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return what is added up, of some rows; the sums of blocks are added by name."""
+        ...
+
+    def fit_sums(self, total: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """Return what numbers follow from."""
+        ...
+
+    def value_rows(
+        self, features_ND: NDArray[Any], length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """Return the number of each of some rows, [N]."""
         ...
 
 

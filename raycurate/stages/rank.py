@@ -13,8 +13,9 @@ Cost: N * D * 2 bytes written and read once; per group what its method says (gre
 Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy MMD bounds it by ``kernel_mb`` and
 ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together holds them in one task on
 one node: above ``memory_gb`` that is refused before any work. Where it walks on a graph of neighbours, nothing is
-regrouped and the graph is made in parts (``ranking/graph.py``); where sums over its group say the value of a row,
-nothing is either and all is read twice (``ranking/passes.py``).
+regrouped and the graph is made in parts (``ranking/graph.py``); where targets take turns, likewise
+(``ranking/turns.py``); where sums over its group, or over all rows, say the value of a row, all is read twice and
+nothing is held (``ranking/passes.py``, ``ranking/sums.py``).
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from raycurate.selection.ranked import (
     GroupRows,
     Ranked,
     RankedByPasses,
+    RankedBySums,
+    RankedByTurns,
     RankedInGroups,
     RankedInTasks,
     RankedOnGraph,
@@ -65,6 +68,8 @@ from raycurate.stages.ranking.groups import Groups
 from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.passes import rank_by_passes
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
+from raycurate.stages.ranking.sums import rank_by_sums
+from raycurate.stages.ranking.turns import rank_by_turns
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
 VALUES_HERE = 50_000_000
@@ -92,7 +97,9 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     inputs = RankInputs.of(run, config, method)
     feature_manifest = required(inputs.features)
     read = inputs.manifests()
-    made_from = {each.noun: each.fingerprint for each in read}
+    made_from: dict[str, str] = {}
+    for each in read:  # targets have features of their own, after those of the rows
+        made_from.setdefault(each.noun, each.fingerprint)
     if (own := source_hash(config.order)) is not None:
         made_from["method"] = own
     description = describe("rank", config, made_from, read)
@@ -108,19 +115,40 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     groups = Groups.of(noun, inputs, config, feature_manifest, in_chunks=isinstance(method, GreedyMmd))
     memory = _memory(config, method, dim, groups)
     begin(noun, description, replace=config.replace)
+    if isinstance(method, RankedBySums):
+        rank_by_sums(noun, inputs, config, method, feature_manifest)
+        metrics = {}
+    else:
+        metrics = _rank_groups(noun, inputs, config, method, groups, feature_manifest, memory)
+    delete_folder(noun.filesystem, f"{noun.folder}/work")
+    return noun.finish(metrics=metrics)
+
+
+def _rank_groups(
+    noun: Noun,
+    inputs: RankInputs,
+    config: RankConfig,
+    method: RankedInGroups | RankedOnGraph | RankedByTurns,
+    groups: Groups,
+    manifest: Manifest,
+    memory: int,
+) -> dict[str, int]:
+    """Order the rows of every group, bring the ranks back to their shards, and tell how many groups there are."""
     densities: list[dict[str, int]] = []
     cells = groups.cells
     if isinstance(method, RankedOnGraph):
-        files = rank_on_graph(noun, inputs, config, method, feature_manifest, memory)
+        files = rank_on_graph(noun, inputs, config, method, manifest, memory)
+    elif isinstance(method, RankedByTurns):
+        files = rank_by_turns(noun, inputs, config, method, manifest)
     else:
-        densities, found, files = _order(noun, inputs, config, method, groups, feature_manifest)
+        densities, found, files = _order(noun, inputs, config, method, groups, manifest)
         cells = CellTable.of(add_counts([found])) if isinstance(method, RankedInTasks) else cells
     if cells is not None:
         noun.write_table("cells.parquet", cells.to_table())
     elif densities:
         assert inputs.clusters is not None, "densities are of clusters"
         table = _density_table(densities, groups.size_G)
-        for reading, values_K in _transferabilities(inputs.clusters, groups.size_G, feature_manifest).items():
+        for reading, values_K in _transferabilities(inputs.clusters, groups.size_G, manifest).items():
             table = table.append_column(f"transferability_{reading}", pa.array(values_K))
         noun.write_table("clusters.parquet", table)
     ranked_uris = [noun.uri_of(step_name("ranked", number, "arrow")) for number in range(files)]
@@ -128,23 +156,22 @@ def rank(run: Run, config: RankConfig) -> Manifest:
         "rank",
         noun,
         functools.partial(_gather_shard, noun, ranked_uris),
-        num_shards=feature_manifest.shards,
-        total_rows=feature_manifest.rows_out,
+        num_shards=manifest.shards,
+        total_rows=manifest.rows_out,
         num_cpus=0.5,
         max_tasks=config.max_tasks,
     )
-    delete_folder(noun.filesystem, f"{noun.folder}/work")
     kind, count = ("clusters", len(groups.size_G)) if cells is None else ("cells", len(cells.size_C))
-    return noun.finish(metrics={kind: count, f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())})
+    return {kind: count, f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())}
 
 
-def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByPasses:
+def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByTurns | RankedBySums | RankedByPasses:
     """The method that orders the rows of a group; raises UserError for one that orders none."""
     if config.order in (GREEDY_MMD, BY_TASK):
         by_task = config.order == BY_TASK
         return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20, by_task=by_task)
     selector = build_selector(config.order, config.options)
-    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByPasses):
+    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByTurns | RankedBySums | RankedByPasses):
         raise UserError(
             f"method '{config.order}' orders no groups: there is nothing to rank, `raycurate select` runs it directly"
         )

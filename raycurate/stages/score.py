@@ -101,6 +101,16 @@ def score(run: Run, config: ScoreConfig) -> list[Manifest]:
     Raises:
         UserError: a model that cannot be used, `clip` without a CLIP model, a file of given numbers that has none.
     """
+    if config.given is not None and config.also:
+        raise UserError(f"also={list(config.also)} is for the scores of a model, and --given reads numbers of one file")
+    manifests = _score_samples(run, config)
+    for label in config.also:
+        manifests += _score_samples(run, config.model_copy(update={"samples": label, "label": label}))
+    return manifests
+
+
+def _score_samples(run: Run, config: ScoreConfig) -> list[Manifest]:
+    """The scores of the samples of one label."""
     samples = run.noun("samples", config.samples)
     sample_manifest = required(samples)
     if config.given is not None:

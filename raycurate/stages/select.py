@@ -34,8 +34,8 @@ from raycurate.selection import Goal, Plan, SelectionTables, Selector, build_sel
 from raycurate.selection.envelope import Envelope
 from raycurate.selection.enveloped import Enveloped
 from raycurate.selection.local import make_plan
+from raycurate.selection.methods.by_rank import ByRank
 from raycurate.selection.methods.by_score import ByScore
-from raycurate.selection.methods.on_graph import OnGraph
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.engine.lineage import begin, required, why_stale
 from raycurate.stages.engine.names import ROW_SCORES
@@ -211,7 +211,7 @@ def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int
     """
     if not sources.joined:
         return None
-    if len(sources.joined) == 1 and (isinstance(selector, OnGraph) or not isinstance(selector, ByScore)):
+    if len(sources.joined) == 1 and (isinstance(selector, ByRank) or not isinstance(selector, ByScore)):
         return required(sources.joined[0]).rows_out
 
     def count(shard: int) -> int:

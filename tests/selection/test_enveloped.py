@@ -69,6 +69,8 @@ METHODS = {
     "stratified": Stratified(),
     "visual gain": build_selector("visual_gain"),
     "presel": build_selector("presel"),
+    "prism": build_selector("prism"),
+    "scalselect": build_selector("scalselect"),
     "own": ShortKeys(),
 }
 
@@ -80,6 +82,7 @@ def rows_for(name: str, made: TaskedCase) -> pa.Table:
     """The rows with the ranks that a method reads."""
     table = made.by_cell if name in BY_CELL else made.by_cluster
     drawn = np.random.default_rng(7).random(table.num_rows) < 0.06
+    table = table.append_column("value", pa.array(np.random.default_rng(8).integers(0, 9, table.num_rows) / 8))
     table = table.append_column("reference", pa.array(drawn & (made.case.labels > 0)))
     table = table.append_column("irs", pa.array(np.where(drawn & (made.case.labels > 0), 0.7, np.nan)))
     return table.append_column("place", pa.array(np.random.default_rng(3).permutation(table.num_rows)))

@@ -18,11 +18,14 @@ from raycurate.selection.methods.d2_pruning import D2Pruning
 from raycurate.selection.methods.el2n import El2n
 from raycurate.selection.methods.perplexity import Perplexity
 from raycurate.selection.methods.presel import Presel
+from raycurate.selection.methods.prism import Prism
 from raycurate.selection.methods.random import Random
+from raycurate.selection.methods.scalselect import ScalSelect
 from raycurate.selection.methods.self_filter import SelfFilter
 from raycurate.selection.methods.self_sup import SelfSup
 from raycurate.selection.methods.semdedup import SemDeDup
 from raycurate.selection.methods.stratified import Stratified
+from raycurate.selection.methods.targeted import Targeted
 from raycurate.selection.methods.tive import Tive
 from raycurate.selection.methods.visual_gain import VisualGain
 
@@ -36,11 +39,14 @@ METHODS: Mapping[str, Method] = {
     "el2n": El2n,
     "perplexity": Perplexity,
     "presel": Presel,
+    "prism": Prism,
     "random": Random,
+    "scalselect": ScalSelect,
     "self_filter": SelfFilter,
     "self_sup": SelfSup,
     "semdedup": SemDeDup,
     "stratified": Stratified,
+    "targeted": Targeted,
     "tive": Tive,
     "visual_gain": VisualGain,
 }

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.selection.ranked import Ranked
+from raycurate.selection.ranked import Ranked, RankedByTurns
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.names import ROW_SCORES, score_label
 
@@ -19,7 +19,8 @@ from raycurate.stages.engine.names import ROW_SCORES, score_label
 class RankInputs:
     """What is ranked: ``clusters`` unless all rows are one group, ``scores`` where the method has a score column.
 
-    ``samples`` are read where each task, or each task in a cluster, is ordered by itself.
+    ``samples`` are read where each task, or each task in a cluster, is ordered by itself; ``targets``, the features of
+    validation rows, and ``target_samples``, their tasks, where targets take turns.
     """
 
     features: Noun
@@ -27,6 +28,8 @@ class RankInputs:
     scores: Noun | None = None
     column: str | None = None
     samples: Noun | None = None
+    targets: Noun | None = None
+    target_samples: Noun | None = None
 
     @staticmethod
     def of(run: Run, config: RankConfig, method: Ranked) -> RankInputs:
@@ -41,6 +44,8 @@ class RankInputs:
                 )
         if method.rank_grouping in ("cell", "task"):
             with_tasks = run.noun("samples", required(features).description["config"].get("samples") or "main")
+        if isinstance(method, RankedByTurns):
+            return RankInputs(features, None, None, None, None, *_targets_of(run, config, method, features))
         if method.rank_score is None:
             return RankInputs(features, clusters, samples=with_tasks)
         group, column = method.rank_score
@@ -55,7 +60,7 @@ class RankInputs:
 
     def manifests(self) -> list[Manifest]:
         """Those of what is read."""
-        nouns = (self.features, self.clusters, self.scores, self.samples)
+        nouns = (self.features, self.clusters, self.scores, self.samples, self.targets, self.target_samples)
         return [required(noun) for noun in nouns if noun is not None]
 
     def tasks_of(self, shard: int, keys: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -72,3 +77,36 @@ class RankInputs:
         found = self.scores.read_part(shard, ["key", self.column])
         where = pc.index_in(keys, value_set=found["key"].combine_chunks())
         return found[self.column].cast(pa.float64()).take(where.combine_chunks())
+
+
+def _targets_of(run: Run, config: RankConfig, method: RankedByTurns, features: Noun) -> tuple[Noun, Noun]:
+    """The features of the validation rows and their samples.
+
+    Raises:
+        UserError: they are not there, with the commands that make them, or are another model's.
+    """
+    samples = run.noun("samples", method.targets)
+    found = run.noun("features", score_label(method.targets, method.rank_features))
+    score = f"`raycurate score {run.uri} --scores {method.rank_features} --set also=[{method.targets}]`"
+    if samples.manifest() is None:
+        raise UserError(
+            f"method '{config.order}' needs validation rows of what is to be learned, one task for each target, and "
+            f"there are no 'samples/{method.targets}'. Run `raycurate ingest FILE --images FOLDER --out {run.uri} "
+            f"--label {method.targets}`, then {score}; or name the label of others with --set options.targets=LABEL"
+        )
+    if found.manifest() is None:
+        raise UserError(
+            f"the validation rows 'samples/{method.targets}' have no '{found.noun}/{found.label}'. Run {score}"
+        )
+    own, other = required(features).description, required(found, of=required(samples)).description
+    for name, a, b in (
+        ("model", own["inputs"].get("model"), other["inputs"].get("model")),
+        ("dtype", own["inputs"].get("dtype"), other["inputs"].get("dtype")),
+        ("max_length", own["config"].get("max_length"), other["config"].get("max_length")),
+    ):
+        if a != b:
+            raise UserError(
+                f"'{features.noun}/{features.label}' and '{found.noun}/{found.label}' are of another {name}; run "
+                f"{score} with the settings of the first"
+            )
+    return found, samples
