@@ -22,10 +22,13 @@ from PIL import Image
 
 from raycurate.cli import support
 from raycurate.cli.main import main
+from raycurate.cli.options import StageCommand
 from raycurate.run.store import Run
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(r"^ +(?:\w+=\S+ )?(raycurate [a-z-]+ .*?)$", re.MULTILINE)
+RUN_HERE = ("run", "status", "settings")
+"""Commands without settings of a stage that end at once in an empty run directory."""
 INLINE = re.compile(r"`(raycurate [a-z-]+[^`]*)`")
 
 
@@ -85,10 +88,13 @@ def test_a_printed_line_is_taken(place, monkeypatch, line):
 
     monkeypatch.setattr(support, "make_config", make_and_stop)
     _, command, *words = shlex.split(line)
+    if not isinstance(main.commands[command], StageCommand) and command not in RUN_HERE:
+        main.commands[command].make_context(command, words)  # it has no config, and looks at other machines
+        return
     words += ["--dry-run"] if command == "run" else []
     done = CliRunner().invoke(main, [command, *words])
     assert done.exit_code == 0, done.output
-    assert made or command in ("run", "status", "settings")
+    assert made or command in RUN_HERE
 
 
 @pytest.mark.parametrize("text", sorted(set(INLINE.findall(README))))
