@@ -9,7 +9,6 @@ row. There are these ways to an order:
   group. Rows whose features are zero, as those of an image are where there is none, are the cluster `NO_IMAGE`.
 - `RankedByTurns`: many tasks compare the rows with the validation rows, and one task orders all rows with
   `rank_by_turns`; it holds no features.
-- `RankedBySums`: many tasks add up what a row's number follows from, and many tasks compute it; nothing is regrouped.
 - `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
   `rank_on_graph`; it holds no features.
 - `RankedByPasses`: what is added up over the rows of a group says the value of each of them. Rows stay where they are
@@ -136,14 +135,29 @@ class RankedOnGraph(Ranked, Protocol):
 
 @runtime_checkable
 class RankedByPasses(Ranked, Protocol):
-    """A method whose number of a row follows from sums over its group; its grouping is `task` or `all`."""
+    """A method whose number of a row follows from sums over its group; its grouping is `task` or `all`.
 
-    def rank_sum(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
+    Rows come as unit features and the lengths that these had, 1 where none are kept.
+
+    Attributes:
+        rank_images: rows whose features are zero have no image: they add nothing, and are the cluster `NO_IMAGE`.
+    """
+
+    @property
+    def rank_images(self) -> bool: ...
+
+    def rank_sum(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return what is added up over the rows of a group, of these rows; the same in any order and division."""
         ...
 
-    def rank_value(self, features_ND: NDArray[Any], sum_X: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-        """Return the number of each row, [N], from the sum over the `count` rows of its group."""
+    def rank_fit(self, total: Mapping[str, NDArray[np.float64]], count: int) -> dict[str, NDArray[np.float64]]:
+        """Return what the numbers of a group follow from, from the sums over its `count` rows."""
+        ...
+
+    def rank_value(
+        self, features_ND: NDArray[Any], length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """Return the number of each of some rows of a group, [N]."""
         ...
 
 
@@ -160,28 +174,6 @@ class RankedByTurns(Ranked, Protocol):
 
     def rank_by_turns(self, similarity_NT: NDArray[np.float64]) -> Ordering:
         """Order rows that are sorted by key, from their likeness to each target."""
-        ...
-
-
-@runtime_checkable
-class RankedBySums(Ranked, Protocol):
-    """A method whose number of a row follows from sums over all rows with an image; its grouping is `all`.
-
-    Rows come as unit features and the lengths that these had, 1 where none are kept.
-    """
-
-    def sum_rows(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Return what is added up, of some rows; the sums of blocks are added by name."""
-        ...
-
-    def fit_sums(self, total: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-        """Return what numbers follow from."""
-        ...
-
-    def value_rows(
-        self, features_ND: NDArray[Any], length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
-    ) -> NDArray[np.float64]:
-        """Return the number of each of some rows, [N]."""
         ...
 
 

@@ -14,8 +14,8 @@ Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy
 ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together holds them in one task on
 one node: above ``memory_gb`` that is refused before any work. Where it walks on a graph of neighbours, nothing is
 regrouped and the graph is made in parts (``ranking/graph.py``); where targets take turns, likewise
-(``ranking/turns.py``); where sums over its group, or over all rows, say the value of a row, all is read twice and
-nothing is held (``ranking/passes.py``, ``ranking/sums.py``).
+(``ranking/turns.py``); where sums over its group say the value of a row, all is read twice and nothing is held
+(``ranking/passes.py``).
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from raycurate.selection.ranked import (
     GroupRows,
     Ranked,
     RankedByPasses,
-    RankedBySums,
     RankedByTurns,
     RankedInGroups,
     RankedInTasks,
@@ -68,7 +67,6 @@ from raycurate.stages.ranking.groups import Groups
 from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.passes import rank_by_passes
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
-from raycurate.stages.ranking.sums import rank_by_sums
 from raycurate.stages.ranking.turns import rank_by_turns
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
@@ -108,18 +106,16 @@ def rank(run: Run, config: RankConfig) -> Manifest:
         return done
     if isinstance(method, RankedByPasses):
         begin(noun, description, replace=config.replace)
-        return rank_by_passes(noun, inputs, config, method, feature_manifest)
+        metrics = rank_by_passes(noun, inputs, config, method, feature_manifest)
+        delete_folder(noun.filesystem, f"{noun.folder}/work")
+        return noun.finish(metrics=metrics)
     dim = int(feature_manifest.metrics["dimension"])
     if inputs.samples is not None:  # counting its cells is work already
         begin(noun, description, replace=config.replace)
     groups = Groups.of(noun, inputs, config, feature_manifest, in_chunks=isinstance(method, GreedyMmd))
     memory = _memory(config, method, dim, groups)
     begin(noun, description, replace=config.replace)
-    if isinstance(method, RankedBySums):
-        rank_by_sums(noun, inputs, config, method, feature_manifest)
-        metrics = {}
-    else:
-        metrics = _rank_groups(noun, inputs, config, method, groups, feature_manifest, memory)
+    metrics = _rank_groups(noun, inputs, config, method, groups, feature_manifest, memory)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
     return noun.finish(metrics=metrics)
 
@@ -165,13 +161,13 @@ def _rank_groups(
     return {kind: count, f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())}
 
 
-def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByTurns | RankedBySums | RankedByPasses:
+def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByTurns | RankedByPasses:
     """The method that orders the rows of a group; raises UserError for one that orders none."""
     if config.order in (GREEDY_MMD, BY_TASK):
         by_task = config.order == BY_TASK
         return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20, by_task=by_task)
     selector = build_selector(config.order, config.options)
-    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByTurns | RankedBySums | RankedByPasses):
+    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByTurns | RankedByPasses):
         raise UserError(
             f"method '{config.order}' orders no groups: there is nothing to rank, `raycurate select` runs it directly"
         )

@@ -11,7 +11,7 @@ from raycurate.config import SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.selection.keys import key_hashes
-from raycurate.stages.ranking import sums
+from raycurate.stages.ranking import passes
 from raycurate.stages.select import select
 from tests.drivers import kill_when, output_of, start
 from tests.nouns import read_all, write_features, write_samples
@@ -99,7 +99,7 @@ def test_sums_are_of_a_bounded_number_of_files(ray_cluster, tmp_path, monkeypatc
     run = run_of(tmp_path / "run", made, shards=6)
     whole = {method: selected(run, method) for method in LABELS}
     values = {method: read_all(run.noun("ranking", f"by-{method}"))["value"] for method in LABELS}
-    monkeypatch.setattr(sums, "RUNS", 2)
+    monkeypatch.setattr(passes, "RUNS", 2)
     other = run_of(tmp_path / "other", made, shards=6)
     for method in LABELS:
         assert selected(other, method) == whole[method]
@@ -124,7 +124,7 @@ def test_kills_in_ranking_and_selecting_do_not_change_the_answer(ray_cluster, tm
     run = run_of(tmp_path / "struck", made, shards=30)
     ranking, selection = run.noun("ranking", "by-scalselect"), run.noun("selection")
     command = ("select", run.uri, "--method", "scalselect", "--ratio", "0.3", "--set", "max_tasks=2")
-    kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("work/summed/*.json"))) >= 2)
+    kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("work/sums/*.json"))) >= 2)
     kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("part-*.parquet"))) >= 2)
     assert ranking.manifest() is None
     kill_when(start(*command), lambda: 2 <= len(list(Path(selection.folder).glob("part-*.parquet"))) < 30)

@@ -4,8 +4,8 @@
     kept            = the first M_image rows by (number, key), and the M_text rows of the smallest seeded hashes
 
 The papers say nothing of rows of text alone, whose images have no number: a part of them as large as of the others
-keeps the mix. The number is found by streaming sums over all rows (`RankedBySums`) and kept by `rank`; every budget is
-then 2 to 5 passes over small rows.
+keeps the mix. The number is found by streaming sums over all rows (`RankedByPasses`) and kept by `rank`; every budget
+is then 2 to 5 passes over small rows.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ from raycurate.selection.ranked import NO_IMAGE, Grouping
 
 @dataclass(frozen=True, kw_only=True)
 class ByImage(ABC):
-    """A subclass gives `rank_features`, `highest_first` and the three steps of `RankedBySums`."""
+    """A subclass gives `rank_features`, `highest_first` and the three steps of `RankedByPasses`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"ranking"})
     columns: ClassVar[frozenset[str]] = frozenset({"key", "cluster", "value"})
     rank_grouping: ClassVar[Grouping] = "all"
+    rank_images: ClassVar[bool] = True
     rank_score: ClassVar[tuple[str, str] | None] = None
     rank_features: ClassVar[str]
     highest_first: ClassVar[bool]
@@ -51,15 +52,15 @@ class ByImage(ABC):
         return 0
 
     @abstractmethod
-    def sum_rows(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    def rank_sum(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return what is added up over all rows with an image."""
 
     @abstractmethod
-    def fit_sums(self, total: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    def rank_fit(self, total: Mapping[str, NDArray[np.float64]], count: int) -> dict[str, NDArray[np.float64]]:
         """Return what the number of a row follows from."""
 
     @abstractmethod
-    def value_rows(
+    def rank_value(
         self, features_ND: NDArray[Any], length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
         """Return the number of each row, [N]."""

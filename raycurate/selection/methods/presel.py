@@ -68,6 +68,7 @@ class Presel(InCells):
     rank_grouping: ClassVar[Grouping] = "task"
     rank_features: ClassVar[str] = "visual"
     rank_score: ClassVar[tuple[str, str] | None] = None
+    rank_options: ClassVar[tuple[str, ...]] = ("neighbours", "rows_per_cluster")
 
     temperature: float | None = None
     neighbours: int = 5

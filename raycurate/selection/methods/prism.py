@@ -37,15 +37,15 @@ class Prism(ByImage):
     rank_features: ClassVar[str] = "visual"
     highest_first: ClassVar[bool] = False
 
-    def sum_rows(self, features_ND: NDArray[Any], _length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Return the sum of the centred rows, and their number."""
-        return {"count": np.array(float(len(features_ND))), "total": unit_sum(features_ND)}
+    def rank_sum(self, features_ND: NDArray[Any], _length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the sum of the centred rows."""
+        return {"total": unit_sum(features_ND)}
 
-    def fit_sums(self, total: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    def rank_fit(self, total: Mapping[str, NDArray[np.float64]], count: int) -> dict[str, NDArray[np.float64]]:
         """Return the mean of the centred rows."""
-        return {"mean": total["total"] / max(1.0, float(total["count"]))}
+        return {"mean": total["total"] / count}
 
-    def value_rows(
+    def rank_value(
         self, features_ND: NDArray[Any], _length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
         """Return the mean correlation of each row with all rows."""

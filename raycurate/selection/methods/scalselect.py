@@ -59,21 +59,21 @@ class ScalSelect(ByImage):
         if self.rank is not None and self.rank < 1:
             raise UserError(f"rank is {self.rank}; it must be at least 1")
 
-    def sum_rows(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        """Return number, sum and second moments of the rows."""
+    def rank_sum(self, features_ND: NDArray[Any], length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return sum and second moments of the rows."""
         dim = features_ND.shape[1]
         total = Moments(count=0, sum_D=np.zeros(dim), gram_DD=np.zeros((dim, dim)))
         for block in blocks(len(features_ND), EXACT_ROWS):
             total = total.merge(moments_of(_states(features_ND[block], length_N[block])))
-        return {"count": np.array(float(total.count)), "sum": total.sum_D, "gram": total.gram_DD}
+        return {"sum": total.sum_D, "gram": total.gram_DD}
 
-    def fit_sums(self, total: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    def rank_fit(self, total: Mapping[str, NDArray[np.float64]], count: int) -> dict[str, NDArray[np.float64]]:
         """Return the leading directions."""
-        moments = Moments(count=int(total["count"]), sum_D=total["sum"], gram_DD=total["gram"])
+        moments = Moments(count=count, sum_D=total["sum"], gram_DD=total["gram"])
         basis = leverage_basis(moments, rank=self.rank, energy=self.energy)
         return {"mean": basis.mean_D, "directions": basis.directions_DK}
 
-    def value_rows(
+    def rank_value(
         self, features_ND: NDArray[Any], length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
         """Return the leverage of each row."""

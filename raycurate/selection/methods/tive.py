@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -73,6 +73,7 @@ class Tive:
     rank_grouping: ClassVar[Grouping] = "task"
     rank_features: ClassVar[str] = "gradients"
     rank_score: ClassVar[tuple[str, str] | None] = None
+    rank_images: ClassVar[bool] = False
     rank_options: ClassVar[tuple[str, ...]] = ()
 
     q: float = 0.001
@@ -86,16 +87,22 @@ class Tive:
         """Return the bytes of a row of the part that a task reads; none holds a group."""
         return 2 * dim
 
-    def rank_sum(self, features_ND: NDArray[Any]) -> NDArray[np.float64]:
+    def rank_sum(self, features_ND: NDArray[Any], _length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the sum of the sketches, [D]; exact, as they are float16."""
         total_D = np.zeros(features_ND.shape[1])
         for rows in blocks(features_ND.shape[0], TILE_ROWS):
             total_D += features_ND[rows].astype(np.float64).sum(axis=0)
-        return total_D
+        return {"sum": total_D}
 
-    def rank_value(self, features_ND: NDArray[Any], sum_X: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    def rank_fit(self, total: Mapping[str, NDArray[np.float64]], count: int) -> dict[str, NDArray[np.float64]]:
+        """Return the mean sketch, on the grid of exact products."""
+        return {"mean": on_grid(total["sum"] / count)}
+
+    def rank_value(
+        self, features_ND: NDArray[Any], _length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
         """Return s of each row, [N]."""
-        values: NDArray[np.float64] = dots(features_ND, on_grid(sum_X / count)[None])[:, 0]
+        values: NDArray[np.float64] = dots(features_ND, fitted["mean"][None])[:, 0]
         return values
 
     def takes_part(self, rows: pa.Table) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from raycurate.selection.keys import key_array, key_hashes
 from raycurate.selection.methods.by_image import ByImage
 from raycurate.selection.methods.prism import Prism
 from raycurate.selection.methods.scalselect import ScalSelect
-from raycurate.selection.ranked import NO_IMAGE, RankedBySums
+from raycurate.selection.ranked import NO_IMAGE, RankedByPasses
 from tests.selection.selection_cases import in_blocks, kept_keys, sample_keys, unit_features
 
 DIM = 10
@@ -30,9 +30,9 @@ def values_of(
     """The numbers of all rows, added up over the blocks between the cuts."""
     total: dict[str, NDArray[np.float64]] = {}
     for start, stop in zip([0, *cuts], [*cuts, len(features)], strict=True):
-        for name, values in method.sum_rows(features[start:stop], lengths[start:stop]).items():
+        for name, values in method.rank_sum(features[start:stop], lengths[start:stop]).items():
             total[name] = total[name] + values if name in total else values
-    return method.value_rows(features, lengths, method.fit_sums(total))
+    return method.rank_value(features, lengths, method.rank_fit(total, len(features)))
 
 
 def case(seed: int, rows: int) -> tuple[NDArray[np.float16], NDArray[np.float64]]:
@@ -138,5 +138,5 @@ def test_wrong_options_are_told() -> None:
         build_selector("scalselect", {"energy": 1.5})
     with pytest.raises(UserError, match="rank is 0"):
         build_selector("scalselect", {"rank": 0})
-    assert isinstance(Prism(), RankedBySums)
-    assert isinstance(ScalSelect(), RankedBySums)
+    assert isinstance(Prism(), RankedByPasses)
+    assert isinstance(ScalSelect(), RankedByPasses)

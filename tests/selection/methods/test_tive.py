@@ -22,6 +22,17 @@ from tests.selection import naive_tive
 from tests.selection.selection_cases import in_blocks, kept_keys, sample_keys, unit_features
 
 
+def sum_of(method: Tive, features: np.ndarray) -> dict[str, np.ndarray]:
+    """What is added up of some rows."""
+    return method.rank_sum(features, np.ones(len(features)))
+
+
+def values_of(method: Tive, features: np.ndarray) -> np.ndarray:
+    """The value of each row of one task."""
+    fitted = method.rank_fit(sum_of(method, features), len(features))
+    return method.rank_value(features, np.ones(len(features)), fitted)
+
+
 def case(seed: int, rows: int, tasks: int) -> tuple[pa.Table, np.ndarray]:
     """Rows of unequal tasks with many equal norms; some without a gradient."""
     random = np.random.default_rng(seed)
@@ -30,7 +41,7 @@ def case(seed: int, rows: int, tasks: int) -> tuple[pa.Table, np.ndarray]:
     method, value = Tive(), np.zeros(rows)
     for name in set(names):
         at = np.array([i for i in range(rows) if names[i] == name])
-        value[at] = method.rank_value(features[at], method.rank_sum(features[at]), at.size)
+        value[at] = values_of(method, features[at])
     lost = random.random(rows) < 0.15
     table = pa.table(
         {
@@ -55,10 +66,10 @@ def test_values_are_those_of_all_pairs_in_any_division(seed: int, rows: int, tas
     names, method = table["task"].to_pylist(), Tive()
     expected = naive_tive.values(features, names)
     at = np.array([i for i in range(rows) if names[i] == names[0]])
-    whole = method.rank_sum(features[at])
-    parts = sum(method.rank_sum(features[part]) for part in np.array_split(np.random.default_rng(1).permutation(at), 3))
-    assert np.array_equal(whole, parts)
-    found = method.rank_value(features[at], whole, at.size)
+    whole = sum_of(method, features[at])["sum"]
+    mixed = np.array_split(np.random.default_rng(1).permutation(at), 3)
+    assert np.array_equal(whole, sum(sum_of(method, features[part])["sum"] for part in mixed))
+    found = values_of(method, features[at])
     assert found == pytest.approx([expected[i] for i in at], abs=1e-7)
 
 
