@@ -1,7 +1,7 @@
 """What a scoreboard can tell and what not: beside its scores, how sure each of them is.
 
 - Row by row against a yardstick (a stratified draw of the same budget): the difference with its interval, and the
-  smallest difference that these test rows and seeds can resolve (`paired.py`).
+  smallest difference that these test rows and seeds can resolve (`paired.py`), in percent of the reference's scores.
 - Rel.% without each task in turn: a ranking that one task makes is not one.
 - Tasks on which the reference itself is not above chance are kept out of Rel.% (`chance.py`), and shown with why.
 
@@ -74,11 +74,13 @@ class Evidence:
 
     Attributes:
         yardsticks: method -> what it is compared with.
+        reference: whose scores the differences are percent of; None: each yardstick's own.
         differences: method -> its difference.
         rel_without: method -> task -> Rel.% without that task; empty without a reference.
     """
 
     yardsticks: Mapping[str, str]
+    reference: str | None
     differences: Mapping[str, Difference]
     rel_without: Mapping[str, Mapping[str, float]]
 
@@ -111,8 +113,11 @@ def weigh(answers: Answers, board: Scoreboard, yardsticks: Mapping[str, str], le
         left_out: tasks that do not count.
     """
     columns = [column for column in board.columns if column.task not in set(left_out)]
-    differences = {method: _difference(answers, columns, method, other) for method, other in yardsticks.items()}
-    return Evidence(dict(yardsticks), differences, _rel_without(board, columns))
+    full = _reference_scores(board)
+    differences = {method: _difference(answers, columns, method, other, full) for method, other in yardsticks.items()}
+    return Evidence(
+        dict(yardsticks), board.reference if full else None, differences, _rel_without(board, columns, full)
+    )
 
 
 def yardstick_of(methods: Sequence[str]) -> str | None:
@@ -120,23 +125,33 @@ def yardstick_of(methods: Sequence[str]) -> str | None:
     return next((name for name in YARDSTICKS if name in methods), None)
 
 
-def _difference(answers: Answers, columns: Sequence[Column], method: str, other: str) -> Difference:
+def _reference_scores(board: Scoreboard) -> dict[Key, float]:
+    """What the reference scores, mean over its seeds; empty without one."""
+    found = next((each for each in board.methods if each.method == board.reference), None)
+    if found is None:
+        return {}
+    return {c.key: s.mean for c, s in zip(board.columns, found.scores, strict=True) if s.mean is not None}
+
+
+def _difference(
+    answers: Answers, columns: Sequence[Column], method: str, other: str, full: Mapping[Key, float]
+) -> Difference:
     found = {}
     for column in columns:
         first, second = answers.of(method, column), answers.of(other, column)
         seeds = sorted(first.keys() & second.keys())
         if seeds:
             sides = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
-            found[label(column)] = task_difference(*sides, answers.images, higher_is_better=column.higher_is_better)
+            found[label(column)] = task_difference(
+                *sides, answers.images, higher_is_better=column.higher_is_better, base=full.get(column.key)
+            )
     return difference(found)
 
 
-def _rel_without(board: Scoreboard, columns: Sequence[Column]) -> dict[str, dict[str, float]]:
+def _rel_without(
+    board: Scoreboard, columns: Sequence[Column], full: Mapping[Key, float]
+) -> dict[str, dict[str, float]]:
     """Mean over the seeds of Rel.% without each task, for methods that have all scores."""
-    reference = next((each for each in board.methods if each.method == board.reference), None)
-    if reference is None:
-        return {}
-    full = {c.key: s.mean for c, s in zip(board.columns, reference.scores, strict=True) if s.mean is not None}
     usable = [column for column in columns if full.get(column.key, 0.0) > 0]
     found: dict[str, dict[str, float]] = {}
     for method in board.methods:
@@ -179,7 +194,8 @@ def evidence_markdown(evidence: Evidence) -> str:
     if not rows:
         return ""
     headings = ["method", "against", "difference %", "95 % interval", "resolves %", "questions", "images", "seeds"]
-    note = "Differences are row by row, in percent of the other's scores, all tasks alike; images shared by questions "
+    whose = "the other's" if evidence.reference is None else f"{evidence.reference}'s"
+    note = f"Differences are row by row, in percent of {whose} scores, all tasks alike; images shared by questions "
     note += "and the seeds are in the intervals. What lies below the resolved difference cannot be told from nothing."
     return f"{markdown_table([*headings, 'Rel.% without one task'], rows)}\n\n{note}\n"
 

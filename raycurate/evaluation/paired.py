@@ -6,9 +6,11 @@ For the questions i of task t, S seeds of both methods, and clusters c of questi
     D_t = mean_i d_i
     V_t = C/(C-1) 1/n^2 sum_c (sum_{i in c} (d_i - D_t))^2
 
-    D   = 100/T sum_t D_t / b_t                percent of b's own scores, b_t > 0; tasks weigh the same
+    D   = 100/T sum_t D_t / b_t                b_t > 0: what a reference scores, else b itself; tasks weigh the same
     V   = (100/T)^2 sum_t V_t / b_t^2 + s^2/S  s: standard deviation of D over the seeds
     interval: D +- t_{.975}(f) sqrt(V)         f: Satterthwaite's degrees of freedom of the two parts of V
+
+With a reference D is in points of Rel.%. Without one a task that b hardly learned counts by a ratio of two small numbers.
 
 The rows' part has sum_t (C_t - 1) degrees of freedom, the seeds' part S - 1, so few seeds count for as little as they
 are; with one seed nothing is known of training noise, and the interval is of the rows alone. What chance does to single
@@ -52,7 +54,7 @@ class TaskDifference:
     Attributes:
         mean: D_t, in the metric's unit, above zero where the first method is better.
         variance: V_t; None below `LEAST_CLUSTERS` clusters.
-        base: b_t, the second method's mean score.
+        base: b_t, the mean score that the difference is a part of.
         by_seed: D_t of each seed.
         items: questions that both answered in every seed.
         clusters: images that these are about.
@@ -68,7 +70,7 @@ class TaskDifference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two methods over all their common tasks, in percent of the second one's scores.
+    """Two methods over all their common tasks, in percent of the tasks' bases.
 
     Attributes:
         percent: D; None where no task can be compared.
@@ -115,7 +117,12 @@ class Difference:
 
 
 def task_difference(
-    first: Sequence[Items], second: Sequence[Items], images: Mapping[Item, str], *, higher_is_better: bool
+    first: Sequence[Items],
+    second: Sequence[Items],
+    images: Mapping[Item, str],
+    *,
+    higher_is_better: bool,
+    base: float | None = None,
 ) -> TaskDifference | None:
     """Compare one task, or None where no question was answered by both in every seed.
 
@@ -124,6 +131,7 @@ def task_difference(
         second: likewise, of the other method, for the same seeds.
         images: what question is about which image; one without an image is a cluster by itself.
         higher_is_better: of the metric.
+        base: the reference's mean score; None: the second method's.
     """
     assert len(first) == len(second) >= 1, "as many seeds of both"
     keys = sorted(set.intersection(*(set(items) for items in (*first, *second))))
@@ -137,7 +145,7 @@ def task_difference(
     return TaskDifference(
         mean=mean,
         variance=variance,
-        base=float(second_SN.mean()),
+        base=float(second_SN.mean()) if base is None else base,
         by_seed=tuple(difference_SN.mean(axis=1).tolist()),
         items=len(keys),
         clusters=int(cluster_N.max()) + 1,

@@ -41,7 +41,7 @@ from raycurate.stages.sketch import SketchConfig, sketch
 from raycurate.stages.table import version_of
 
 MEASURED, TRAINED = "measured", "trained"
-GRID = ("methods", "temperatures", "ratios", "seeds")
+GRID = ("methods", "temperatures", "ratios", "seeds", "full_seeds")
 log = logging.getLogger("raycurate")
 
 

@@ -51,12 +51,15 @@ def _rows(skills, generator):
             }
 
 
-def _board(answers, **settings):
-    results = [
+def _results(answers):
+    return [
         Result(method=method, seed=seed, scores={key: fmean(items.values()) for key, items in run.items()})
         for (method, seed), run in answers.runs.items()
     ]
-    return build_scoreboard(COLUMNS, results, reference="full", **settings)
+
+
+def _board(answers, **settings):
+    return build_scoreboard(COLUMNS, _results(answers), reference="full", **settings)
 
 
 def test_a_task_at_chance_is_told_by_the_reference_alone(answers):
@@ -83,13 +86,23 @@ def test_methods_are_compared_with_the_yardstick_row_by_row(answers):
     good, same = found.differences["good"], found.differences["same"]
     assert good.tasks == ("easy/exact_match", "hard/exact_match")
     assert good.interval[0] > 0
-    assert good.percent == pytest.approx(25, abs=8)
+    full = {task: good.by_task[f"{task}/exact_match"].base for task in ("easy", "hard")}
+    assert full == pytest.approx({"easy": 0.9, "hard": 0.6}, abs=0.05)
+    assert good.percent == pytest.approx(100 / 2 * 0.25 / 0.6, abs=6)
     assert same.interval[0] < 0 < same.interval[1]
     assert 0 < same.resolves < 20
     assert [each.clusters for each in good.by_task.values()] == [200, 200]
     text = evidence_markdown(found)
     assert "| good | stratified | +" in text
+    assert "in percent of full's scores" in text
     json.dumps(evidence_record(found, tasks_at_chance(answers, COLUMNS, "full")), allow_nan=False)
+
+
+def test_without_a_reference_differences_are_percent_of_the_yardstick(answers):
+    """A gain of a half of its score on one of two tasks is 25 %."""
+    found = weigh(answers, build_scoreboard(COLUMNS, _results(answers)), {"good": "stratified"}, ["coin"])
+    assert found.differences["good"].percent == pytest.approx(25, abs=8)
+    assert "in percent of the other's scores" in evidence_markdown(found)
 
 
 def test_rel_percent_without_each_task_is_that_of_the_other_tasks(answers):

@@ -57,6 +57,9 @@ class SweepConfig(NounConfig):
     temperatures: tuple[float, ...] = Field((), description="of the methods that have one; none: each method's default")
     ratios: tuple[float, ...] = Field((0.2,), min_length=1, description="parts of all samples to keep")
     seeds: tuple[Seed, ...] = Field((0,), min_length=1, description="of the selection, and of the training")
+    full_seeds: int | None = Field(
+        None, ge=1, description="only so many of them for 'full', whose trainings are the longest; default: all"
+    )
     options: dict[str, dict[str, Any]] = Field({}, description="method -> its own options")
     variants: dict[str, Settings] | None = Field(
         None, description="further names among the methods -> settings of `select`, such as {root: {task_power: 0.5}}"

@@ -1,6 +1,6 @@
 """The trials of a sweep: which they are, what each is called, and the key under which its result is kept.
 
-    grid = methods x temperatures (of methods that have one) x ratios x seeds, and 'full' x seeds
+    grid = methods x temperatures (of methods that have one) x ratios x seeds, and 'full' x its seeds
 
 A trial's label carries the hash of its selection's config, so two sweeps that ask for the same selection share it.
 """
@@ -102,7 +102,7 @@ def grid(sweep: SweepConfig) -> list[Trial]:
     trials = []
     for method in sweep.methods:
         if method == FULL:
-            trials += [Trial(sweep, FULL, None, 1.0, seed, {}) for seed in sweep.seeds]
+            trials += [Trial(sweep, FULL, None, 1.0, seed, {}) for seed in sweep.seeds[: sweep.full_seeds]]
             continue
         settings = settings_of_line(method, sweep.options, sweep.variants)
         options = settings.get("options", {})

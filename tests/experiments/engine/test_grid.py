@@ -28,6 +28,16 @@ def test_only_methods_with_a_temperature_are_multiplied_by_it():
     assert len({trial.label for trial in found}) == 14
 
 
+def test_full_may_have_fewer_seeds():
+    """The first ones of the sweep; the others keep theirs."""
+    found = trials(methods=["full", "random"], seeds=[4, 5, 6], full_seeds=2, finetune={})
+    assert [(trial.method, trial.seed) for trial in found] == [
+        ("full", 4),
+        ("full", 5),
+        *[("random", s) for s in (4, 5, 6)],
+    ]
+
+
 def test_labels_follow_the_selection():
     """The same point of two grids has one label; another option has another; what is trained on it does not matter."""
     point = trials(temperatures=[0.1], ratios=[0.2])[0]
