@@ -10,7 +10,8 @@ For the questions i of task t, S seeds of both methods, and clusters c of questi
     V   = (100/T)^2 sum_t V_t / b_t^2 + s^2/S  s: standard deviation of D over the seeds
     interval: D +- t_{.975}(f) sqrt(V)         f: Satterthwaite's degrees of freedom of the two parts of V
 
-With a reference D is in points of Rel.%. Without one a task that b hardly learned counts by a ratio of two small numbers.
+With a reference D is in points of Rel.%. Without one, a task that b hardly learned counts by a ratio of two small
+numbers.
 
 The rows' part has sum_t (C_t - 1) degrees of freedom, the seeds' part S - 1, so few seeds count for as little as they
 are; with one seed nothing is known of training noise, and the interval is of the rows alone. What chance does to single
