@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raycurate.selection.density import Density
@@ -78,7 +79,8 @@ class Ranked(Protocol):
         rank_score: (label, column) of the `row_scores` that it reads, or None.
         rank_bytes_per_row: memory that a task takes for a row of so many dimensions.
 
-    One whose ranking does not depend on all of its options names those that it depends on in `rank_options`.
+    One whose ranking does not depend on all of its options names those that it depends on in `rank_options`. One that
+    has an option `ratio` is ranked for each ratio by itself, under a label of its own.
     """
 
     @property
@@ -92,6 +94,22 @@ class Ranked(Protocol):
 
     def rank_bytes_per_row(self, dim: int) -> int:
         """Return the peak memory of a task over the number of its rows, in bytes."""
+        ...
+
+
+@runtime_checkable
+class ScoredFromColumns(Protocol):
+    """What a ranked method has besides, if the score that it starts from is made of several columns.
+
+    Attributes:
+        rank_columns: columns of the scores that `rank_score` names.
+    """
+
+    @property
+    def rank_columns(self) -> tuple[str, ...]: ...
+
+    def rank_score_of(self, scores: pa.Table) -> NDArray[np.float64]:
+        """Return the score of each row, [N], NaN for one that takes no part."""
         ...
 
 

@@ -40,7 +40,7 @@ from raycurate.selection.ranked import Ranked
 from raycurate.stages.engine.lineage import begin, required, why_stale
 from raycurate.stages.engine.names import ROW_SCORES
 from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
-from raycurate.stages.engine.sources import Sources, check_sources, sources_of
+from raycurate.stages.engine.sources import Sources, check_sources, ratio_of, sources_of
 from raycurate.stages.rank import BY_TASK, rank
 from raycurate.stages.selecting.auto import settled
 from raycurate.stages.selecting.report import write_tables
@@ -193,6 +193,8 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
     if isinstance(selector, Ranked):
         names = getattr(selector, "rank_options", config.options)
         options = {name: value for name, value in config.options.items() if name in names}
+        if (ratio := ratio_of(config, selector)) is not None:
+            options["ratio"] = ratio
         own = {"label": sources.ranking.label, "order": config.method, "options": options}
         rank(run, make_config(RankConfig, {**settings, **own}))
         return

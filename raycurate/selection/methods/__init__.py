@@ -15,6 +15,7 @@ from raycurate.selection.methods.balanced import Balanced
 from raycurate.selection.methods.clip_score import ClipScore
 from raycurate.selection.methods.coincide import Coincide
 from raycurate.selection.methods.d2_pruning import D2Pruning
+from raycurate.selection.methods.dics import Dics
 from raycurate.selection.methods.el2n import El2n
 from raycurate.selection.methods.perplexity import Perplexity
 from raycurate.selection.methods.presel import Presel
@@ -36,6 +37,7 @@ METHODS: Mapping[str, Method] = {
     "clip_score": ClipScore,
     "coincide": Coincide,
     "d2_pruning": D2Pruning,
+    "dics": Dics,
     "el2n": El2n,
     "perplexity": Perplexity,
     "presel": Presel,

@@ -40,6 +40,6 @@ def score_label(label: str, group: str) -> str:
     return group if label == "main" else f"{label}-{group}"
 
 
-def ranking_label(method: str) -> str:
-    """The label of a method's own ranking; no cluster label is taken for it."""
-    return "by-" + re.sub(r"[^A-Za-z0-9._-]", "-", method)
+def ranking_label(method: str, ratio: float | None = None) -> str:
+    """The label of a method's own ranking, which no clustering has; with a ratio where each has a ranking."""
+    return "by-" + re.sub(r"[^A-Za-z0-9._-]", "-", method) + ("" if ratio is None else f"-{ratio}")

@@ -77,7 +77,7 @@ def sources_of(run: Run, config: SelectConfig, selector: Selector) -> Sources:
     own: dict[str, Any] = {"scores": scores}
     ranked = isinstance(selector, Ranked)
     if isinstance(selector, Ranked):
-        own["ranking"] = run.noun("ranking", ranking_label(config.method))
+        own["ranking"] = run.noun("ranking", ranking_label(config.method, ratio_of(config, selector)))
         if selector.rank_score is not None:
             own["ranking_scores"] = run.noun(ROW_SCORES, score_label(config.scores, selector.rank_score[0]))
         if selector.rank_grouping in ("all", "task"):
@@ -95,6 +95,11 @@ def sources_of(run: Run, config: SelectConfig, selector: Selector) -> Sources:
         if "ranking" in labels and not ranked:
             own |= _rankings(run, labels["ranking"], clusters.label)
     return Sources(**own)
+
+
+def ratio_of(config: SelectConfig, selector: Selector) -> float | None:
+    """The ratio that a method's ranking is made for; None where one serves all."""
+    return (selector.ratio or config.ratio) if hasattr(selector, "ratio") else None
 
 
 def _rankings(run: Run, wanted: list[str], clusters: str) -> dict[str, Noun]:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.selection.ranked import Ranked, RankedByTurns
+from raycurate.selection.ranked import Ranked, RankedByTurns, ScoredFromColumns
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.names import ROW_SCORES, score_label
 
@@ -30,6 +30,7 @@ class RankInputs:
     samples: Noun | None = None
     targets: Noun | None = None
     target_samples: Noun | None = None
+    derived: ScoredFromColumns | None = None
 
     @staticmethod
     def of(run: Run, config: RankConfig, method: Ranked) -> RankInputs:
@@ -56,7 +57,8 @@ class RankInputs:
                 f"'{scores.noun}/{scores.label}' and 'features/{features.label}' are of different samples; make both "
                 "again"
             )
-        return RankInputs(features, clusters, scores, column, with_tasks)
+        derived = method if isinstance(method, ScoredFromColumns) else None
+        return RankInputs(features, clusters, scores, column, with_tasks, derived=derived)
 
     def manifests(self) -> list[Manifest]:
         """Those of what is read."""
@@ -74,9 +76,12 @@ class RankInputs:
         """The score of each row of a shard, null where there is none."""
         if self.scores is None or self.column is None:
             return pa.nulls(len(keys), pa.float64())
-        found = self.scores.read_part(shard, ["key", self.column])
-        where = pc.index_in(keys, value_set=found["key"].combine_chunks())
-        return found[self.column].cast(pa.float64()).take(where.combine_chunks())
+        columns = (self.column,) if self.derived is None else self.derived.rank_columns
+        found = self.scores.read_part(shard, ["key", *columns])
+        where = pc.index_in(keys, value_set=found["key"].combine_chunks()).combine_chunks()
+        if self.derived is None:
+            return found[self.column].cast(pa.float64()).take(where)
+        return pa.array(self.derived.rank_score_of(found), from_pandas=True).take(where)
 
 
 def _targets_of(run: Run, config: RankConfig, method: RankedByTurns, features: Noun) -> tuple[Noun, Noun]:
