@@ -17,6 +17,7 @@ from raycurate.cli.settings import settings as settings_command
 from raycurate.cli.support import Group, out, plain, print_manifest, run_argument, run_stage, set_up_logging
 from raycurate.cli.sweep import sweep
 from raycurate.cli.training import compare, evaluate, finetune
+from raycurate.cli.views import diff, explain, show
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
 from raycurate.version import __version__
@@ -240,6 +241,9 @@ for command in (
     transferability,
     scaling,
     doctor,
+    explain,
+    diff,
+    show,
 ):
     main.add_command(command)
 

@@ -106,7 +106,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     selector = enveloped(method, config)
     read = functools.partial(read_rows, samples, sources, selector.columns)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
-    plan = _plan(selector, goal, sources, sample_manifest, read, each_shard)
+    plan = plan_selection(selector, goal, sources, sample_manifest, read, each_shard)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
         "select",
@@ -124,7 +124,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     return noun.finish(metrics=metrics)
 
 
-def _plan(
+def plan_selection(
     selector: Selector, goal: Goal, sources: Sources, samples: Manifest, read: Any, each_shard: EachShard
 ) -> Plan:
     """The plan with its cuts, from small tables and passes over the shards."""

@@ -1,0 +1,179 @@
+"""The commands that look at a run and make nothing: explain, diff, show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from raycurate.cli.results import show_table
+from raycurate.cli.support import ReadableCommand, out, plain, run_argument
+from raycurate.run.store import Run
+from raycurate.samples.quarantine import printable
+
+if TYPE_CHECKING:
+    from raycurate.views.explain import Explanation
+
+SHOWN_CHARS = 2000
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
+
+
+@click.command(cls=ReadableCommand, context_settings=SETTINGS)
+@run_argument
+@click.argument("row")
+@click.option("--samples", default="main", help="Label of the samples.")
+@click.option(
+    "--ratio/--no-ratio",
+    "ratio",
+    default=None,
+    help="Search the ratio that would keep it; default: up to 200,000 rows.",
+)
+@AS_JSON
+def explain(run: str, row: str, samples: str, ratio: bool | None, as_json: bool) -> None:
+    """Tell everything that happened to ROW, a key or an id of the source.
+
+    \b
+    Example:
+      raycurate explain runs/mine 000000033471
+    """
+    from raycurate.views.explain import explain_row
+
+    found = explain_row(Run(run), row, samples, search_ratio=ratio)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+        return
+    for title, text in _lines(found):
+        out.print(f"[bold]{title:<10}[/] {_safe(text)}", highlight=False)
+
+
+def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
+    source = found.source
+    yield "key", found.key or "none"
+    task = f", task {source['task']}" if "task" in source else ""
+    yield "source", f"{source['source_file']}, row {source['source_row']}, id {source['source_id']}{task}"
+    if found.refused is not None:
+        yield "refused", f"{found.refused['reason']}: {found.refused['detail']}"
+        yield "excerpt", found.refused["excerpt"]
+        return
+    for image in found.images:
+        yield "image", image
+    for turn in found.turns:
+        yield turn["role"], " ".join(turn["text"].split())
+    for label, values in found.features.items():
+        yield "features", f"{label}: {values['dimension']:,} numbers, norm {values['norm']:.4g}"
+    for label, values in found.clusters.items():
+        yield "cluster", _cluster(label, values)
+    for name, score in found.scores.items():
+        if score["value"] is None or score["percentile"] is None:
+            yield "score", f"{name}: none"
+        else:
+            yield "score", f"{name}: {score['value']:.6g}, above {score['percentile']:.1f} % of the rows"
+    for label, selection in found.selections.items():
+        yield "selection", _selection(label, selection)
+    for label, epochs in found.trainings.items():
+        yield "training", f"models/{label}: " + (f"seen {epochs:.3g} times" if epochs else "not seen")
+
+
+def _cluster(label: str, values: dict[str, Any]) -> str:
+    text = f"{label}: {values['cluster']}, of {values['size']:,} rows"
+    if values["similarity"] is not None:
+        text += f", cosine to its centroid {values['similarity']:.4f}"
+    if values["nearest"] is None:
+        return f"{text}; the features are too large to look for neighbours"
+    near = ", ".join(f"{each['key']} ({each['cosine']:.4f})" for each in values["nearest"])
+    return f"{text}; nearest {near}" if near else text
+
+
+def _selection(label: str, values: dict[str, Any]) -> str:
+    text = f"{label}: {'kept' if values['kept'] else 'dropped'} ({values['reason']}) by {values['method']}"
+    text += f" at ratio {values['ratio']:g}"
+    if values["rank"] is not None:
+        text += f", rank {values['rank']}"
+    for name, group in values["group"].items():
+        if group:
+            told = ", ".join(f"{key} {_number(value)}" for key, value in group.items() if value is not None)
+            text += f"; its {name.removesuffix('s')}: {told}"
+    if "kept_from_ratio" in values:
+        ratio = values["kept_from_ratio"]
+        if isinstance(ratio, float):
+            text += f"; a ratio of {ratio:.3f} would keep it"
+        else:
+            text += f"; the ratio that would keep it {ratio}" if ratio else "; no ratio would keep it"
+    return text
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@click.command(cls=ReadableCommand, context_settings=SETTINGS)
+@click.argument("first", metavar="RUN[:LABEL]")
+@click.argument("second", metavar="RUN[:LABEL]")
+@click.option("--quiet", is_flag=True, help="Print nothing: the exit code tells.")
+@AS_JSON
+def diff(first: str, second: str, quiet: bool, as_json: bool) -> None:
+    """Tell how two selections differ and what caused it. The exit code is 1 where they keep different rows.
+
+    \b
+    Example:
+      raycurate diff runs/mine:main runs/mine:d2
+    """
+    from raycurate.views.diff import diff_selections, lines_of
+
+    found = diff_selections(first, second)
+    if as_json and not quiet:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    elif not quiet:
+        for line in lines_of(found):
+            out.print(_safe(line), highlight=False)
+    if not found.same:
+        raise click.exceptions.Exit(1)
+
+
+@click.command(cls=ReadableCommand, context_settings=SETTINGS)
+@run_argument
+@click.option("--label", default="main", help="Of the selection.")
+@click.option("--task", help="Rows of this task only.")
+@click.option("--kept/--dropped", "kept", default=None, help="Kept or dropped rows only.")
+@click.option("--reason", help="Rows with this reason only, such as over_quota.")
+@click.option("--cluster", type=int, help="Rows of this cluster only.")
+@click.option("--limit", default=20, help="Rows to show: a sample of those that are asked for.")
+@click.option("--seed", default=0, help="Of the sample.")
+@AS_JSON
+def show(run: str, label: str, as_json: bool, **wanted: Any) -> None:
+    """Show rows of a selection with their questions and answers.
+
+    \b
+    Example:
+      raycurate show runs/mine --task parity --dropped --limit 20
+    """
+    from raycurate.views.rows import Wanted, chosen_rows, first_turns
+
+    total, rows = chosen_rows(Run(run), label, Wanted(**wanted))
+    if as_json:
+        click.echo(json.dumps([_without_bytes(row) for row in rows], indent=2))
+        return
+    table = Table("key", "task", "", "cluster", "rank", "reason", "question", "answer", box=None, padding=(0, 1, 0, 0))
+    for row in rows:
+        question, answer = first_turns(row)
+        numbers = ("" if row[name] is None else str(row[name]) for name in ("cluster", "rank"))
+        cells = (row["key"], row["task"], "kept" if row["kept"] else "-", *numbers, row["reason"], question, answer)
+        table.add_row(*(_safe(cell) for cell in cells))
+    show_table(table)
+    out.print(f"{len(rows):,} of {total:,} rows, by the hash of their keys and seed {wanted['seed']}", highlight=False)
+
+
+def _safe(text: str) -> str:
+    """Text of the data for a terminal: neither markup nor control characters, at most `SHOWN_CHARS`."""
+    return plain(printable(text, SHOWN_CHARS))
+
+
+def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    images = [{**image, "data": len(image["data"] or b"")} for image in row["images"]]
+    return {**row, "images": images}

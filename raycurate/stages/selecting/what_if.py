@@ -1,0 +1,56 @@
+"""At which ratio would a selection have kept a row? The selection is planned again, the row alone is decided.
+
+    r* = the smallest ratio, to 1/1000, at which the row is kept, by bisection between the selection's own and 1
+
+Methods keep more rows of a group as its quota grows, and quotas grow with the ratio but for rounding, so the row stays
+kept above r*. Nothing is written. Cost: about ten plans; a method that counts reads its rows once or twice in each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pyarrow.compute as pc
+
+from raycurate.config import SelectConfig
+from raycurate.run.store import Run
+from raycurate.selection import build_selector
+from raycurate.stages.engine.lineage import required
+from raycurate.stages.engine.shards import map_here
+from raycurate.stages.engine.sources import sources_of
+from raycurate.stages.select import enveloped, plan_selection, read_rows
+from raycurate.stages.selecting.weights import goal_of
+
+STEP = 0.001
+
+
+def keeps_at(run: Run, config: SelectConfig, key: str, shard: int) -> Callable[[float], bool]:
+    """A function of the ratio: whether the selection with these settings keeps the row."""
+    method = build_selector(config.method, config.options)
+    samples = run.noun("samples", config.samples)
+    manifest = required(samples)
+    sources = sources_of(run, config, method)
+    selector = enveloped(method, config)
+    read = functools.lru_cache(maxsize=4)(functools.partial(read_rows, samples, sources, selector.columns))
+    rows = read(shard)
+    own = rows.slice(pc.index(rows["key"], key).as_py(), 1)
+
+    def keeps(ratio: float) -> bool:
+        other = config.model_copy(update={"ratio": ratio})
+        goal = goal_of(run, other, method, manifest.metrics["tasks"])
+        plan = plan_selection(selector, goal, sources, manifest, read, map_here)
+        return bool(selector.decide(plan, own).kept_N[0])
+
+    return keeps
+
+
+def first_ratio(keeps: Callable[[float], bool], ratio: float) -> float | None:
+    """The smallest ratio above `ratio`, to `STEP`, that keeps the row; None where not even all rows have it."""
+    if not keeps(1.0):
+        return None
+    low, high = ratio, 1.0
+    while high - low > STEP:
+        middle = (low + high) / 2
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high

@@ -1,0 +1,94 @@
+"""Find a row by its key or by the source's own id, among the samples and among what was refused.
+
+Cost: one pass over keys and ids of the samples, about 60 bytes a row; one shard in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycurate.errors import UserError
+from raycurate.run.filesystem import list_files
+from raycurate.run.store import Noun, Run
+
+MOST = 20
+"""Rows of one source id that are told apart in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row lies.
+
+    Attributes:
+        key: of the row; None for one that was refused before it had one.
+        shard: of the samples; -1 for a refused row.
+        refused: the quarantine's row, None for a sample.
+    """
+
+    key: str | None
+    shard: int
+    refused: dict[str, Any] | None = None
+
+
+def find_row(run: Run, name: str, label: str = "main") -> Place:
+    """The row of this key or source id.
+
+    Raises:
+        UserError: no such row, or several with this id.
+    """
+    noun = run.noun("samples", label)
+    found = [*_samples(noun, name), *_refused(noun, name)]
+    if not found:
+        raise UserError(
+            f"no row of samples/{label} has the key or the id '{name}'. Keys are the first column of "
+            f"`raycurate show {run.uri}`; ids are those of the source"
+        )
+    if len(found) > 1:
+        keys = ", ".join(str(each.key) for each in found[:MOST])
+        raise UserError(f"{len(found)} rows have the id '{name}'; name one by its key: {keys}")
+    return found[0]
+
+
+def _samples(noun: Noun, name: str) -> Iterator[Place]:
+    for shard, rows in enumerate(noun.iter_parts(["key", "source_id"])):
+        for key in rows.filter(_matches(rows, name))["key"].to_pylist():
+            yield Place(key, shard)
+
+
+def _refused(noun: Noun, name: str) -> Iterator[Place]:
+    for row in refused_rows(noun):
+        if name in (row["key"], row["source_id"]):
+            yield Place(row["key"], -1, row)
+
+
+def refused_rows(noun: Noun) -> Iterator[dict[str, Any]]:
+    """The rows of a noun's quarantine."""
+    import pyarrow.parquet as pq
+
+    for info in list_files(noun.filesystem, noun.quarantine_folder, ".parquet"):
+        with pq.ParquetFile(info.path, filesystem=noun.filesystem) as part:
+            yield from part.read().to_pylist()
+
+
+def _matches(rows: pa.Table, name: str) -> pa.ChunkedArray:
+    by_id = pc.fill_null(pc.equal(rows["source_id"], name), False)
+    return pc.or_(pc.equal(rows["key"], name), by_id)
+
+
+def row_of(noun: Noun, key: str, shard: int | None = None) -> dict[str, Any] | None:
+    """The row of a key as plain values; None where there is none. A shard that is known saves the search."""
+    manifest = noun.manifest()
+    if manifest is None:
+        return None
+    shards = range(manifest.shards) if shard is None or shard >= manifest.shards else [shard]
+    for number in shards:
+        keys = noun.read_part(number, ["key"])["key"]
+        place = pc.index(keys, key).as_py()
+        if place >= 0:
+            return dict(noun.read_part(number).slice(place, 1).to_pylist()[0])
+    return None

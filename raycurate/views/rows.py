@@ -1,0 +1,82 @@
+"""Rows of a selection with their questions and answers, a stated sample of those that are asked for.
+
+The sample is the rows with the smallest seeded hash of their key, so it is the same wherever it is asked for. Cost: one
+pass over the selection; the samples of the chosen rows only are read, a row group at a time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycurate.errors import UserError, unknown_name
+from raycurate.run.store import Run
+from raycurate.selection.keys import key_array, key_hashes
+from raycurate.views.diff import selection_at
+
+COLUMNS = ["key", "source_id", "task", "kept", "cluster", "rank", "score", "reason"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """Which rows are asked for; None asks for all of a kind."""
+
+    task: str | None = None
+    kept: bool | None = None
+    reason: str | None = None
+    cluster: int | None = None
+    limit: int = 20
+    seed: int = 0
+
+
+def chosen_rows(run: Run, label: str, wanted: Wanted) -> tuple[int, list[dict[str, Any]]]:
+    """How many rows there are of the kind that is asked for, and a sample of them with their turns and images.
+
+    Raises:
+        UserError: no such selection or task.
+    """
+    noun, manifest = selection_at(f"{run.uri}:{label}")
+    tasks = noun.read_table("tasks.parquet", ["task"])["task"].to_pylist()
+    if wanted.task is not None and wanted.task not in tasks:
+        raise unknown_name("task", wanted.task, tasks)
+    if wanted.limit < 1:
+        raise UserError(f"limit is {wanted.limit}; it must be 1 or more")
+    total = 0
+    best: list[tuple[int, str, int, dict[str, Any]]] = []
+    for shard, rows in enumerate(noun.iter_parts(COLUMNS)):
+        own = rows.filter(_mask(rows, wanted)) if rows.num_rows else rows
+        total += own.num_rows
+        hashes = key_hashes(key_array(own["key"]), seed=wanted.seed, purpose="show").tolist() if own.num_rows else []
+        places = zip(hashes, own["key"].to_pylist(), [shard] * own.num_rows, range(own.num_rows), strict=True)
+        smallest = heapq.nsmallest(wanted.limit, places)
+        kept = [(at, key, number, own.slice(place, 1).to_pylist()[0]) for at, key, number, place in smallest]
+        best = heapq.nsmallest(wanted.limit, [*best, *kept], key=lambda each: each[:2])
+    samples = run.noun("samples", manifest.description["config"]["samples"])
+    found = []
+    for _, key, shard, row in best:
+        part = samples.read_part(shard, ["key", "messages", "images"])
+        sample = part.slice(pc.index(part["key"], key).as_py(), 1).to_pylist()[0]
+        found.append({**row, "messages": sample["messages"], "images": sample["images"]})
+    return total, found
+
+
+def _mask(rows: pa.Table, wanted: Wanted) -> pa.ChunkedArray:
+    mask = pc.is_valid(rows["key"])
+    for name in ("task", "kept", "reason", "cluster"):
+        value = getattr(wanted, name)
+        if value is not None:
+            mask = pc.and_(mask, pc.fill_null(pc.equal(rows[name], value), False))
+    return mask
+
+
+def first_turns(row: dict[str, Any], chars: int = 60) -> Iterator[str]:
+    """The first question and its answer, cut, without line breaks."""
+    for role in ("user", "assistant"):
+        text = next((turn["text"] for turn in row["messages"] if turn["role"] == role), "")
+        line = " ".join(text.split())
+        yield line if len(line) <= chars else f"{line[: chars - 3]}..."

@@ -1,0 +1,197 @@
+"""Looking at a run: one row's way, two selections side by side, a sample of rows; nothing in the run changes."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from raycurate.cli.main import main
+from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.errors import UserError
+from raycurate.run.store import Run
+from raycurate.stages.ingest import ingest
+from raycurate.stages.select import select
+from raycurate.views.diff import diff_selections
+from raycurate.views.explain import explain_row
+from raycurate.views.find import find_row
+from raycurate.views.rows import Wanted, chosen_rows
+from tests.nouns import read_all, write_clusters, write_features, write_samples
+from tests.selection.selection_cases import clustered_case
+
+ROWS = 90
+STORED = Path(__file__).parents[1] / "data" / "run_done.tar.xz"
+METHODS = {
+    "coincide": {"method": "coincide"},
+    "balanced": {"method": "balanced"},
+    "random": {"method": "random"},
+    "stratified": {"method": "stratified", "task_power": 0.5},
+    "inside": {"method": "coincide", "envelope": "on"},
+}
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster, tmp_path_factory) -> Run:
+    """Five selections of 90 rows of three tasks in six clusters."""
+    made = Run(str(tmp_path_factory.mktemp("views") / "run"))
+    case = clustered_case(5, rows=ROWS, clusters=6)
+    write_samples(made, case.keys, [f"task {min(i % 7, 2)}" for i in range(ROWS)], shards=3)
+    write_features(made, case.keys, case.features, shards=3, block_dim=case.block_dim)
+    write_clusters(made, case.keys, case.features, case.labels, case.centroids, shards=3)
+    for label, settings in METHODS.items():
+        select(made, make_config(SelectConfig, {**settings, "ratio": 0.2, "label": label}))
+    return made
+
+
+def kept(run: Run, label: str) -> dict[str, bool]:
+    table = read_all(run.noun("selection", label))
+    return dict(zip(table["key"].to_pylist(), table["kept"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_the_ratio_that_would_keep_a_row_keeps_it(run, label):
+    """A real selection at the told ratio has the row; one a little below has it not."""
+    dropped = sorted(key for key, stays in kept(run, label).items() if not stays)
+    for key in dropped[:: len(dropped) // 2]:
+        ratio = explain_row(run, key).selections[label]["kept_from_ratio"]
+        for at, stays in ((ratio, True), (ratio - 0.0025, False)):
+            settings = {**METHODS[label], "ratio": at, "label": "probe", "replace": True}
+            select(run, make_config(SelectConfig, settings))
+            assert kept(run, "probe")[key] == stays, (key, at)
+
+
+def test_a_row_is_explained_by_what_its_nouns_say(run):
+    """Norm, cluster, its nearest rows, rank and the numbers of its groups."""
+    case = clustered_case(5, rows=ROWS, clusters=6)
+    found = explain_row(run, "row 17", search_ratio=False)
+    assert found.source == {"source_file": "made", "source_row": 17, "source_id": "row 17", "task": "task 2"}
+    values = case.features.astype(np.float16).astype(np.float64)
+    assert found.features["main"]["norm"] == pytest.approx(np.linalg.norm(values[17]))
+    members = np.flatnonzero(case.labels == case.labels[17])
+    unit = values / np.linalg.norm(values, axis=1, keepdims=True)
+    cosine = {case.keys[i]: unit[i] @ unit[17] for i in members if i != 17}
+    nearest = found.clusters["main"]["nearest"]
+    assert found.clusters["main"]["size"] == len(members)
+    assert [each["key"] for each in nearest] == sorted(cosine, key=lambda key: -cosine[key])[: len(nearest)]
+    assert "kept_from_ratio" not in found.selections["random"]
+    group = found.selections["coincide"]["group"]
+    assert group["clusters"]["size"] == len(members)
+
+
+def test_scores_and_trainings_of_a_finished_run(tmp_path):
+    """Percentiles count the rows below; a row that was dropped was not seen by the training on the kept ones."""
+    with tarfile.open(STORED) as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = Run(str(tmp_path / "run"))
+    table = read_all(run.noun("row_scores", "token_losses"))
+    stays = kept(run, "main")
+    for key in table["key"].to_pylist()[:3]:
+        found = explain_row(run, key, search_ratio=False)
+        loss = dict(zip(table["key"].to_pylist(), table["loss"].to_pylist(), strict=True))
+        below = 100 * np.mean(np.array(list(loss.values())) < loss[key])
+        assert found.scores["token_losses.loss"]["percentile"] == pytest.approx(below)
+        assert bool(found.trainings["main"]) == stays[key]
+
+
+def test_a_refused_row_says_why_and_two_of_one_id_are_told_apart(tmp_path, ray_cluster):
+    """Quarantine is searched too; duplicates are named by their keys."""
+    turn = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+    rows = [{"id": "x", "conversations": turn}, {"id": "x", "conversations": turn}, {"id": "bad", "conversations": []}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run = Run(str(tmp_path / "run"))
+    ingest(run, make_config(IngestConfig, {"source": str(tmp_path / "rows.json")}))
+    found = explain_row(run, "bad")
+    assert found.refused is not None
+    assert (found.refused["reason"], found.source["source_row"]) == ("missing_conversations", 2)
+    with pytest.raises(UserError, match=r"2 rows have the id 'x'; name one by its key: \w{32}-0, \w{32}-1"):
+        find_row(run, "x")
+    with pytest.raises(UserError, match="no row of samples/main has the key or the id 'y'"):
+        find_row(run, "y")
+
+
+def test_nested_selections_differ_by_what_was_added(run, tmp_path):
+    """Ratio 0.2 against 0.4 of the same draw: nothing is lost, the setting is named, tasks add up."""
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 0.4, "label": "more"}))
+    found = diff_selections(f"{run.uri}:random", f"{run.uri}:more")
+    assert (found.kept, found.both, found.settings) == ((18, 36), 18, {"ratio": (0.2, 0.4)})
+    assert found.jaccard == 0.5
+    assert found.reasons == ({}, {"not_drawn": 18})
+    assert sum(b - a for a, b in found.tasks.values()) == 18
+    assert not found.same
+    assert diff_selections(f"{run.uri}:random", f"{run.uri}:random").same
+
+
+def test_clusters_are_compared_when_they_are_the_same(run):
+    """Two temperatures of COINCIDE: rows per cluster from both tables."""
+    hot = {"method": "coincide", "ratio": 0.2, "options": {"temperature": 5.0}, "label": "hot"}
+    select(run, make_config(SelectConfig, hot))
+    found = diff_selections(f"{run.uri}:coincide", f"{run.uri}:hot")
+    tables = [run.noun("selection", label).read_table("clusters.parquet") for label in ("coincide", "hot")]
+    counts = [dict(zip(t["cluster"].to_pylist(), t["kept"].to_pylist(), strict=True)) for t in tables]
+    assert found.clusters == {
+        str(cluster): (counts[0][cluster], counts[1][cluster])
+        for cluster in sorted(counts[0], key=lambda c: (-abs(counts[0][c] - counts[1][c]), str(c)))
+        if counts[0][cluster] != counts[1][cluster]
+    }
+    assert list(found.settings) == ["options"]
+
+
+def test_rows_that_are_shown_are_a_stated_sample_of_those_asked_for(run):
+    """Every filter holds, the count is of all of them, another seed shows others."""
+    total, rows = chosen_rows(run, "coincide", Wanted(task="task 2", kept=False, limit=5))
+    table = read_all(run.noun("selection", "coincide")).to_pylist()
+    assert total == sum(row["task"] == "task 2" and not row["kept"] for row in table)
+    assert len(rows) == 5
+    assert all(row["task"] == "task 2" and not row["kept"] for row in rows)
+    again = chosen_rows(run, "coincide", Wanted(task="task 2", kept=False, limit=total + 9))[1]
+    assert [row["key"] for row in again[:5]] == [row["key"] for row in rows]
+    other = chosen_rows(run, "coincide", Wanted(task="task 2", kept=False, limit=5, seed=1))[1]
+    assert [row["key"] for row in other] != [row["key"] for row in rows]
+    with pytest.raises(UserError, match="task 3"):
+        chosen_rows(run, "coincide", Wanted(task="task 3"))
+
+
+def test_commands_print_and_tell_by_their_exit_code(run):
+    """Text and JSON; 0 for the same rows, 1 for others, nothing printed with --quiet."""
+    ask = CliRunner().invoke
+    shown = ask(main, ["explain", run.uri, "row 3", "--no-ratio"])
+    assert shown.exit_code == 0, shown.output
+    assert "selection  random:" in shown.output
+    assert json.loads(ask(main, ["explain", run.uri, "row 3", "--json"]).output)["source"]["source_id"] == "row 3"
+    same, other = f"{run.uri}:random", f"{run.uri}:stratified"
+    assert ask(main, ["diff", same, same]).exit_code == 0
+    done = ask(main, ["diff", same, other])
+    assert (done.exit_code, "setting method: random -> stratified" in done.output) == (1, True)
+    assert (
+        ask(main, ["diff", same, other, "--quiet"]).output,
+        json.loads(ask(main, ["diff", same, other, "--json"]).output)["same"],
+    ) == ("", False)
+    assert ask(main, ["diff", same, f"{run.uri}:none"]).exit_code == 1
+    assert "3 of " in ask(main, ["show", run.uri, "--label", "random", "--limit", "3"]).output
+
+
+def test_text_of_the_data_cannot_drive_a_terminal(tmp_path, ray_cluster):
+    """Markup and marks that turn the direction of text are shown as they are written."""
+    text = "[red]\u202eevil"
+    turns = [{"from": "human", "value": text}, {"from": "gpt", "value": "a"}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"id": "r", "conversations": turns}]))
+    run = Run(str(tmp_path / "run"))
+    ingest(run, make_config(IngestConfig, {"source": str(tmp_path / "rows.json")}))
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 1.0}))
+    for command in (["explain", run.uri, "r"], ["show", run.uri]):
+        shown = CliRunner().invoke(main, command).output
+        assert "\u202e" not in shown
+        assert "[red]" in shown
+
+
+def test_looking_changes_nothing(run):
+    """Files and their times are as before."""
+    before = {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*")}
+    explain_row(run, "row 5")
+    diff_selections(f"{run.uri}:random", f"{run.uri}:balanced")
+    chosen_rows(run, "random", Wanted())
+    assert {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*")} == before
