@@ -94,6 +94,8 @@ def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]
         ("cluster", lambda: cluster(made, _config(ClusterConfig, clusters=200, iterations=3, cache_gb=0.05))),
         ("rank", lambda: rank(made, _config(RankConfig, **small))),
         ("rank-by-task", lambda: rank(made, _config(RankConfig, order="mmd_by_task", label="by-task", **small))),
+        ("rank-prism", lambda: rank(made, _config(RankConfig, order="prism", label="prism"))),
+        ("rank-scalselect", lambda: rank(made, _config(RankConfig, order="scalselect", label="scalselect"))),
         ("select", lambda: select(made, make_config(SelectConfig, {}))),
         (
             "select-in-envelope",

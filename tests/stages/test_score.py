@@ -27,6 +27,7 @@ from tests.tiny_vlms import make_tiny_vlm
 
 ROWS = 60
 GAIN = "tests.image_gain:ImageGain"
+REFERENCE = {"reference_part": 0.4}
 ALL = ("token_losses", "last_token", "mean_token", "clip")
 
 
@@ -69,6 +70,8 @@ def run(tmp_path_factory):
     made = Run(str(tmp_path_factory.mktemp("runs") / "run"))
     settings = {"source": str(folder / "rows.json"), "images": str(folder), "rows_per_shard": 16}
     ingest(made, make_config(IngestConfig, settings))
+    (folder / "val.json").write_text(json.dumps([row for row in rows if int(row["id"]) % 10 == 1]), encoding="utf-8")
+    ingest(made, make_config(IngestConfig, {**settings, "source": str(folder / "val.json"), "label": "val"}))
     return made
 
 
@@ -154,12 +157,13 @@ def test_what_was_made_beside_a_noun_does_not_change_it(ray_cluster, scored, run
 
 
 def test_embeddings_of_the_first_layer_keep_rows_of_text_alone(ray_cluster, run, model):
-    """Those of single rows; a row without an image is a row of zeros, one whose attention is NaN is quarantined."""
+    """Those of single rows; a row without an image is zeros, one whose attention is NaN is lost; methods read them."""
     from raycurate.features.token_scores import LENGTH
 
     names = ("visual", "attended", "weighted_token")
-    settings = {"scores": names, "model": model, "label": "early", **SETTINGS}
-    visual, attended, weighted = score(run, make_config(ScoreConfig, settings))
+    settings = {"scores": names, "model": model, "label": "early", "also": ["val"], **SETTINGS}
+    visual, attended, weighted, *others = score(run, make_config(ScoreConfig, settings))
+    assert [f"{other.label} {other.rows_out}" for other in others] == [f"val-{name} 6" for name in names]
     assert (visual.rows_out, attended.rows_out, weighted.rows_out) == (ROWS, ROWS - 1, ROWS - 1)
     expected = reference(run, model, names)
     for name in names:
@@ -170,6 +174,13 @@ def test_embeddings_of_the_first_layer_keep_rows_of_text_alone(ray_cluster, run,
         assert (~rows_ND.any(axis=1)).sum() == (0 if name == "weighted_token" else ROWS // 6)
         if name == "attended":
             assert table["length"].to_pylist() == pytest.approx([row[LENGTH] for row in plain], rel=1e-3)
+    reference_config = make_config(ScoreConfig, {"scores": ["reference"], "model": model, **REFERENCE, **SETTINGS})
+    score(run, reference_config)
+    for method, label in (("prism", 0), ("scalselect", 1), ("targeted", 2), ("presel", 0)):
+        for envelope in (None, "0.5,2,0.3"):
+            values = {"method": method, "features": f"early-{names[label]}", "ratio": 0.3, "envelope": envelope}
+            chosen = select(run, make_config(SelectConfig, {**values, "label": method, "replace": True}))
+            assert chosen.metrics["kept"] == round(0.3 * ROWS), method
 
 
 def test_gradients_come_out_of_the_pass_of_the_losses(ray_cluster, scored, run, model):
@@ -208,7 +219,7 @@ def test_the_reference_is_a_part_of_each_task_with_and_without_its_questions(ray
     from raycurate.selection.keys import key_array, key_hashes
     from raycurate.stages.workers.fragments import as_samples
 
-    settings = {"scores": ["reference"], "model": model, "reference_part": 0.4, **SETTINGS}
+    settings = {"scores": ["reference"], "model": model, **REFERENCE, **SETTINGS}
     (manifest,) = score(run, make_config(ScoreConfig, settings))
     found = {row["key"]: row for row in read_all(run.noun("row_scores", "reference")).to_pylist()}
     assert (manifest.rows_in, manifest.rows_out) == (ROWS, ROWS - sum(manifest.quarantined.values()))
