@@ -6,6 +6,11 @@
     last        the same gradients alone
     + all       gradients of all attention beside the losses
     all         the same gradients alone
+    visual      the image's tokens before the first layer, alone: `prism`, the images of `presel`
+    attended    those of them that the question attends to, after the first layer, alone: `scalselect`
+    weighted    the last layer's mean, alone: `targeted`
+    + these     all three beside the losses
+    unasked     losses of all answers to the image alone: with the losses, what `presel` takes of its 5 %
 
 The same batches of the demo's rows, loaded before; the passes take turns and the fastest of a few rounds counts.
 """
@@ -28,15 +33,20 @@ PASSES: dict[str, dict[str, Any]] = {
     "last": {"losses": False, "gradients": "last"},
     "+ all": {"gradients": "all"},
     "all": {"losses": False, "gradients": "all"},
+    "visual": {"losses": False, "embeddings": ("visual",)},
+    "attended": {"losses": False, "embeddings": ("attended",)},
+    "weighted": {"losses": False, "embeddings": ("weighted_token",)},
+    "+ these": {"embeddings": ("visual", "attended", "weighted_token")},
+    "unasked": {"unasked": True},
 }
 
 
-def batches_of(vlm: Any, folder: Path, rows: int, batch_tokens: int) -> tuple[list[Any], list[Any]]:
-    """Batches of the demo's rows with their images and without."""
+def batches_of(vlm: Any, folder: Path, rows: int, batch_tokens: int) -> dict[str, list[Any]]:
+    """Batches of the demo's rows as they are, without their images, and without their questions."""
     from PIL import Image
 
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
-    from raycurate.encoding.token_batches import AnswerPreparer
+    from raycurate.encoding.token_batches import AnswerPreparer, without_questions
 
     build_demo_dataset(folder, scale=scale_for_rows(rows))
     roles = {"human": "user", "gpt": "assistant"}
@@ -47,36 +57,40 @@ def batches_of(vlm: Any, folder: Path, rows: int, batch_tokens: int) -> tuple[li
         opened = [Image.open(path).convert("RGB") for path in images]
         samples.append({"key": str(len(samples)), "messages": messages, "images": opened, "image_keys": images})
     preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=batch_tokens, max_rows=256)
-    made = []
-    for blind in (False, True):
-        windows = [samples[start : start + 256] for start in range(0, len(samples), 256)]
-        made.append([batch for window in windows for batch in preparer.prepare_answers(window, blind=blind)[0]])
-    return made[0], made[1]
+    bare = [without_questions(sample) for sample in samples if sample["images"]]
+    made = {}
+    for name, blind, chosen in (("seen", False, samples), ("blind", True, samples), ("unasked", False, bare)):
+        windows = [chosen[start : start + 256] for start in range(0, len(chosen), 256)]
+        made[name] = [batch for window in windows for batch in preparer.prepare_answers(window, blind=blind)[0]]
+    return made
 
 
-def milliseconds(vlm: Any, seen: list[Any], blind: list[Any], repeats: int) -> dict[str, float]:
+def milliseconds(vlm: Any, batches: dict[str, list[Any]], repeats: int) -> dict[str, float]:
     """Per row of each pass."""
     from raycurate.features.gradient_sketches import GradientSketcher
     from raycurate.features.token_scores import TokenScorer
 
     def scorers(settings: dict[str, Any]) -> list[tuple[Any, list[Any]]]:
         sketcher = GradientSketcher(vlm, layers=settings["gradients"]) if "gradients" in settings else None
-        own = TokenScorer(vlm, losses=settings.get("losses", True), embeddings=(), gradients=sketcher)
-        return [(own, seen)] + ([(TokenScorer(vlm, embeddings=()), blind)] if settings.get("blind") else [])
+        embeddings = settings.get("embeddings", ())
+        own = TokenScorer(vlm, losses=settings.get("losses", True), embeddings=embeddings, gradients=sketcher)
+        if settings.get("unasked"):
+            return [(own, batches["unasked"])]
+        return [(own, batches["seen"])] + ([(own, batches["blind"])] if settings.get("blind") else [])
 
     made = {name: scorers(settings) for name, settings in PASSES.items()}
     fastest = dict.fromkeys(made, float("inf"))
     for parts in made.values():
-        for scorer, batches in parts:
-            scorer.score(batches[0])
+        for scorer, held in parts:
+            scorer.score(held[0])
     for _ in range(repeats):
         for name, parts in made.items():
             began = time.perf_counter()
-            for scorer, batches in parts:
-                for batch in batches:
+            for scorer, held in parts:
+                for batch in held:
                     scorer.score(batch)
             fastest[name] = min(fastest[name], time.perf_counter() - began)
-    rows = sum(batch.num_rows for batch in seen)
+    rows = sum(batch.num_rows for batch in batches["seen"])
     return {name: 1000 * seconds / rows for name, seconds in fastest.items()}
 
 
@@ -103,8 +117,8 @@ def main(model: str, rows: int, batch_tokens: int, threads: int, repeats: int) -
         folder = Path(temporary)
         source = str(_medium_vlm(folder / "model")) if model == "medium" else model
         vlm = load_vlm(source, device="cuda" if torch.cuda.is_available() else "cpu")
-        seen, blind = batches_of(vlm, folder / "data", rows, batch_tokens)
-        found = milliseconds(vlm, seen, blind, repeats)
+        batches = batches_of(vlm, folder / "data", rows, batch_tokens)
+        found = milliseconds(vlm, batches, repeats)
     console.print(f"{model}, {vlm.dtype}, {rows} rows, {threads} threads")
     for name, value in found.items():
         console.print(f"{name:<10} {value:>9.3f} ms/row   {value / found['losses']:>6.3f} of losses")

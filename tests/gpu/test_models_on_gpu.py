@@ -16,9 +16,10 @@ from raycurate.evaluation.generate import Generator
 from raycurate.evaluation.prompts import QuestionPreparer
 from raycurate.features.clip import ClipPreparer, ClipScorer, clip_facts, load_clip_processor
 from raycurate.features.extractor import ActivationExtractor
+from raycurate.features.first_layer import EARLY
 from raycurate.features.pooling import VARIANTS
 from raycurate.features.survival import OUT_OF_MEMORY, SurvivingPass
-from raycurate.features.token_scores import TokenScorer
+from raycurate.features.token_scores import EMBEDDED, TokenScorer
 from raycurate.models.adapter import resolve_dtype
 from tests.gpu.rows_and_models import FAMILIES, SAMPLES, cosines, largest_gap, load, sample
 
@@ -70,7 +71,7 @@ def test_signs_are_the_cpus_but_for_zeros(device):
 def token_scores(folder, device, blind=False):
     """Columns by key."""
     vlm = load(folder, device)
-    scorer = TokenScorer(vlm)
+    scorer = TokenScorer(vlm, embeddings=(*EMBEDDED, *EARLY))
     preparer = AnswerPreparer(vlm.processor, max_length=4096, token_budget=600, max_rows=8)
     batches, rejects = preparer.prepare_answers(SAMPLES, blind=blind)
     assert rejects == []
@@ -95,6 +96,8 @@ def test_token_scores_are_the_cpus(device, folders, family):
             assert found[key][name] == pytest.approx(columns[name], rel=1e-3, abs=1e-4), (key, name)
         for name in ("last_token", "mean_token"):
             assert largest_gap(found[key][name], columns[name]) <= 2e-4, (key, name)
+        for name in ("weighted_token", *EARLY):
+            assert largest_gap(found[key][name], columns[name]) <= 1e-3, (key, name)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
