@@ -106,6 +106,22 @@ def test_sums_are_of_a_bounded_number_of_files(ray_cluster, tmp_path, monkeypatc
         assert read_all(other.noun("ranking", f"by-{method}"))["value"].equals(values[method])
 
 
+def test_prism_compares_with_the_rows_of_a_task_where_that_is_asked(ray_cluster, tmp_path):
+    """Each task's own correlation matrix; with its whole share in the envelope each task keeps its lowest rows."""
+    made = tasked_case(6, rows=120)
+    run = run_of(tmp_path / "run", made, shards=4, lost=0)
+    kept = selected(run, "prism", 0.5, options={"within": "task"}, envelope="1,1,0")
+    table = read_all(run.noun("ranking", "by-prism"))
+    values = dict(zip(table["key"].to_pylist(), table["value"].to_pylist(), strict=True))
+    features, keys = images_of(made).astype(np.float64), made.case.keys
+    for task in set(made.tasks):
+        own = [i for i, other in enumerate(made.tasks) if other == task and features[i].any()]
+        score = np.atleast_2d(np.corrcoef(features[own])).mean(axis=1)
+        assert [values[keys[i]] for i in own] == pytest.approx(score.tolist(), abs=1e-6)
+        stay = [values[keys[i]] for i in own if keys[i] in kept]
+        assert max(stay, default=-1) <= min([values[keys[i]] for i in own if keys[i] not in kept], default=2)
+
+
 def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path):
     """Each says which embedding to score."""
     made = tasked_case(2, rows=20)

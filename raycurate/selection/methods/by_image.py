@@ -41,11 +41,15 @@ class ByImage(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset({"ranking"})
     columns: ClassVar[frozenset[str]] = frozenset({"key", "cluster", "value"})
-    rank_grouping: ClassVar[Grouping] = "all"
     rank_images: ClassVar[bool] = True
     rank_score: ClassVar[tuple[str, str] | None] = None
     rank_features: ClassVar[str]
     highest_first: ClassVar[bool]
+
+    @property
+    def rank_grouping(self) -> Grouping:
+        """Which rows are added up together; all."""
+        return "all"
 
     def rank_bytes_per_row(self, _dim: int) -> int:
         """Return nothing: rows are streamed."""

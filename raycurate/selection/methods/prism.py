@@ -9,9 +9,9 @@ centres each of them. The mean over j is one dot product with the sum of all cen
 matrix. The paper keeps about 30 %.
 
 Source: the paper's abstract and first version; its program was not at hand, so layer and pooling are this engine's
-choice, and parity with its figures is not claimed. Deviations: correlations are with the rows of all tasks, where the
-paper speaks of a task's; an envelope bounds what that does to tasks. Centred rows are on a grid of 2^-26, so their sums
-are exact in any order; scores are rounded to 2^-40.
+choice, and parity with its figures is not claimed. The abstract speaks of a task's correlations: `within` `task` takes
+j over the rows of i's task, and with the envelope 1,1,0 each task keeps its own lowest rows. Deviations: centred rows
+are on a grid of 2^-26, so their sums are exact in any order; scores are rounded to 2^-40.
 
 Cost: the vision tower; 2 N D FLOP twice. Memory: a part of the features. Limits: it knows nothing of the texts; rows
 that share an image share a score.
@@ -21,21 +21,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycurate.selection.methods.by_image import ByImage
+from raycurate.selection.ranked import Grouping
 from raycurate.selection.redundancy import redundancy, unit_sum
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prism(ByImage):
-    """Selector `prism`; it has no options."""
+    """Selector `prism`.
 
+    Attributes:
+        within: which rows a row is compared with: `all`, or those of its `task`.
+    """
+
+    rank_options: ClassVar[tuple[str, ...]] = ("within",)
     rank_features: ClassVar[str] = "visual"
     highest_first: ClassVar[bool] = False
+
+    within: Literal["all", "task"] = "all"
+
+    @property
+    def rank_grouping(self) -> Grouping:
+        """All rows, or those of a task."""
+        return self.within
 
     def rank_sum(self, features_ND: NDArray[Any], _length_N: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the sum of the centred rows."""
@@ -48,5 +61,5 @@ class Prism(ByImage):
     def rank_value(
         self, features_ND: NDArray[Any], _length_N: NDArray[np.float64], fitted: Mapping[str, NDArray[np.float64]]
     ) -> NDArray[np.float64]:
-        """Return the mean correlation of each row with all rows."""
+        """Return the mean correlation of each row with all rows of its group."""
         return redundancy(features_ND, fitted["mean"])
