@@ -173,7 +173,7 @@ def keep_table(noun: Noun, config: NounConfig, grows: Sequence[str] = ()) -> Non
     Args:
         noun: of the experiment; its metrics have the settings under `config`.
         config: the settings that are asked for.
-        grows: settings that are lists, where more values only add lines.
+        grows: settings that are lists, where more values only add lines, or bounds (None: none), where higher ones do.
 
     Raises:
         UserError: other settings, without `replace`.
@@ -183,10 +183,17 @@ def keep_table(noun: Noun, config: NounConfig, grows: Sequence[str] = ()) -> Non
         return
     old, new = dict(manifest.metrics["config"]), _plain(config.determining())
     for name in grows:
-        if all(value in new.get(name, ()) for value in old.get(name, ())):
+        if _holds(new.get(name), old.get(name)):
             old[name] = new.get(name)
     if lost := differences({name: value for name, value in old.items() if value is not None}, new):
         _refuse_what_took_long(noun, lost)
+
+
+def _holds(asked: Any, held: Any) -> bool:
+    """Whether a list has all values of another, or a bound is no lower."""
+    if isinstance(held, list | tuple) or isinstance(asked, list | tuple):
+        return set(held or ()) <= set(asked or ())
+    return asked is None or (held is not None and held <= asked)
 
 
 def _refuse_what_took_long(noun: Noun, settings: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from raycurate.config import ClusterConfig, ExportConfig, ExtractConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.sweep import GRID
 from raycurate.recipe import Recipe
 from raycurate.run.store import Noun, Run
 from raycurate.stages import select as select_stage
@@ -312,11 +313,26 @@ def test_another_sweep_under_one_label_does_not_write_over_the_table_of_the_firs
     first = make_config(SweepConfig, {"methods": ["random"], "ratios": [0.1, 0.2]})
     noun.begin({"stage": "sweep"})
     noun.finish(metrics={"trials": 2, "config": first.determining()})
-    grid = ("methods", "temperatures", "ratios", "seeds")
-    keep_table(noun, first, grid)
-    keep_table(noun, first.model_copy(update={"ratios": (0.1, 0.2, 0.4), "max_concurrent": 2}), grid)
+    keep_table(noun, first, GRID)
+    keep_table(noun, first.model_copy(update={"ratios": (0.1, 0.2, 0.4), "max_concurrent": 2}), GRID)
     with pytest.raises(UserError, match=r"'sweeps/main' is there with other settings: ratios .*--label NAME"):
-        keep_table(noun, first.model_copy(update={"ratios": (0.4,)}), grid)
+        keep_table(noun, first.model_copy(update={"ratios": (0.4,)}), GRID)
     with pytest.raises(UserError, match="finetune"):
-        keep_table(noun, first.model_copy(update={"finetune": {"model": "X"}}), grid)
-    keep_table(noun, first.model_copy(update={"ratios": (0.4,), "replace": True}), grid)
+        keep_table(noun, first.model_copy(update={"finetune": {"model": "X"}}), GRID)
+    keep_table(noun, first.model_copy(update={"ratios": (0.4,), "replace": True}), GRID)
+
+
+def test_a_bound_may_rise_over_a_finished_table_and_not_fall(run):
+    """None is the highest bound; a number that is lower, or one instead of none, would lose lines."""
+    noun = run.noun("sweeps")
+    first = make_config(SweepConfig, {"methods": ["random"], "full_seeds": 2})
+    noun.begin({"stage": "sweep"})
+    noun.finish(metrics={"trials": 2, "config": first.determining()})
+    for rises in (2, 3, None):
+        keep_table(noun, first.model_copy(update={"full_seeds": rises}), GRID)
+    with pytest.raises(UserError, match="full_seeds 2 -> 1"):
+        keep_table(noun, first.model_copy(update={"full_seeds": 1}), GRID)
+    noun.begin({"stage": "sweep"})
+    noun.finish(metrics={"trials": 2, "config": first.model_copy(update={"full_seeds": None}).determining()})
+    with pytest.raises(UserError, match="full_seeds"):
+        keep_table(noun, first, GRID)
