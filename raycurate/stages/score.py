@@ -123,42 +123,56 @@ def _score_samples(run: Run, config: ScoreConfig) -> list[Manifest]:
     images = config.images or sample_manifest.description["config"].get("images")
     check_images(samples, sample_manifest, images)
     manifests: list[Manifest] = []
-    facts: ModelFacts | None = None
     if set(config.scores) - {"clip"}:
         facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))
+        manifests += _score_rows(run, config, samples, sample_manifest, facts, images)
+        if REFERENCE in config.scores:
+            manifests += _score_reference(run, config, samples, sample_manifest, facts, images)
+    if "clip" in config.scores:
+        manifests += _score_clip(run, config, samples, sample_manifest, images)
+    return manifests
+
+
+def _score_rows(
+    run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest, facts: ModelFacts, images: str | None
+) -> list[Manifest]:
+    """All that one pass of the model makes of the rows as they are."""
     asked = (
         (name, GRADIENT_SKETCHES) if name == GRADIENT_NORMS else (name,)
         for name in dict.fromkeys(config.scores)
         if name not in ("clip", REFERENCE)
     )
-    if facts and (names := list(itertools.chain.from_iterable(asked))):
-        outputs = [_output(run, config, sample_manifest, facts, name) for name in names]
+    names, gpus = list(itertools.chain.from_iterable(asked)), gpus_of(config)
+    if not names:
+        return []
 
-        def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
-            nouns = {output.name: output.noun for output in wanted}
-            load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
-            settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
-            memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
-            dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus, memory)
-            return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
+    def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
+        nouns = {output.name: output.noun for output in wanted}
+        load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
+        settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
+        memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+        dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus, memory)
+        return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
 
-        manifests += _run_pass(config, samples, facts, outputs, start)
-    if facts and REFERENCE in config.scores:
-        manifests += _score_reference(run, config, samples, sample_manifest, facts, images)
-    if "clip" in config.scores:
-        clip_facts, limits = next(map_tasks(clip_model_facts, [(config, gpus > 0)], num_cpus=0.5))
-        outputs = [_output(run, config, sample_manifest, clip_facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
+    outputs = [_output(run, config, manifest, facts, name) for name in names]
+    return _run_pass(config, samples, facts, outputs, start)
 
-        def start_clip(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
-            nouns = {output.name: output.noun for output in wanted}
-            load = functools.partial(load_clip, samples, config, clip_facts, limits, images)
-            settings = {"nouns": nouns, "config": config, "facts": clip_facts, "on_gpu": gpus > 0}
-            memory = loader_memory(config.window_rows, clip_facts.image_bytes, config.window_mb)
-            dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus, memory)
-            return dataset, functools.partial(merge_clip, samples, nouns, config, clip_facts)
 
-        manifests += _run_pass(config, samples, clip_facts, outputs, start_clip)
-    return manifests
+def _score_clip(run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest, images: str | None) -> list[Manifest]:
+    """What one pass of CLIP makes."""
+    gpus = gpus_of(config)
+    facts, limits = next(map_tasks(clip_model_facts, [(config, gpus > 0)], num_cpus=0.5))
+
+    def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
+        nouns = {output.name: output.noun for output in wanted}
+        load = functools.partial(load_clip, samples, config, facts, limits, images)
+        settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
+        memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+        dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus, memory)
+        return dataset, functools.partial(merge_clip, samples, nouns, config, facts)
+
+    outputs = [_output(run, config, manifest, facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
+    return _run_pass(config, samples, facts, outputs, start)
 
 
 def _score_reference(

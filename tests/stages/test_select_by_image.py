@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import RankConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.selection.keys import key_hashes
+from raycurate.stages.rank import rank
 from raycurate.stages.ranking import passes
 from raycurate.stages.select import select
 from tests.drivers import kill_when, output_of, start
@@ -120,6 +121,18 @@ def test_prism_compares_with_the_rows_of_a_task_where_that_is_asked(ray_cluster,
         assert [values[keys[i]] for i in own] == pytest.approx(score.tolist(), abs=1e-6)
         stay = [values[keys[i]] for i in own if keys[i] in kept]
         assert max(stay, default=-1) <= min([values[keys[i]] for i in own if keys[i] not in kept], default=2)
+
+
+def test_tasks_are_those_of_the_samples_that_the_features_are_of(ray_cluster, tmp_path):
+    """Also where these have a label of their own."""
+    made = tasked_case(7, rows=60)
+    run = Run(str(tmp_path / "run"))
+    write_samples(run, made.case.keys, made.tasks, shards=2, label="other")
+    write_features(run, made.case.keys, images_of(made), shards=2, label="other-visual", samples="other")
+    settings = {"order": "prism", "options": {"within": "task"}, "features": "other-visual", "label": "own"}
+    manifest = rank(run, make_config(RankConfig, settings))
+    assert manifest.metrics["groups"] == len(set(made.tasks))
+    assert manifest.description["made_from"].keys() == {"features/other-visual", "samples/other"}
 
 
 def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path):

@@ -44,7 +44,7 @@ class RankInputs:
                     "`raycurate cluster` on these"
                 )
         if method.rank_grouping in ("cell", "task"):
-            with_tasks = run.noun("samples", required(features).description["config"].get("samples") or "main")
+            with_tasks = run.noun("samples", _samples_of(required(features)))
         if isinstance(method, RankedByTurns):
             return RankInputs(features, None, None, None, None, *_targets_of(run, config, method, features))
         if method.rank_score is None:
@@ -82,6 +82,13 @@ class RankInputs:
         if self.derived is None:
             return found[self.column].cast(pa.float64()).take(where)
         return pa.array(self.derived.rank_score_of(found), from_pandas=True).take(where)
+
+
+def _samples_of(features: Manifest) -> str:
+    """The label of the samples that features are of; what `extract` made before has it among its settings."""
+    made_from = features.description.get("made_from") or {}
+    found = [name.partition("/")[2] for name in made_from if name.startswith("samples/")]
+    return found[0] if found else features.description["config"].get("samples") or "main"
 
 
 def _targets_of(run: Run, config: RankConfig, method: RankedByTurns, features: Noun) -> tuple[Noun, Noun]:
