@@ -335,6 +335,9 @@ class SelectConfig(NounConfig):
     task_weights: TaskWeightsSource | None = Field(
         None, description="weights of the shares: JSON of task -> weight, or balance/LABEL of this run"
     )
+    marks: tuple[Label, ...] | None = Field(
+        None, description="labels of the marks whose rows are left out; null: all that are there; []: none"
+    )
     samples: Label = "main"
     clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")
     features: Label | None = Field(None, description="of methods that order all rows together; default: the method's")

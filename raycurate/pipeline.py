@@ -71,12 +71,13 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
 
 def _order(recipe: Recipe) -> tuple[str, ...]:
     """The sections in their order: scores and a selection come after those of the recipe that make what they read."""
+    sections = _test_first(SECTIONS) if recipe.section("decontaminate") is not None else SECTIONS
     score, validation = recipe.section("score"), recipe.section("validation")
     if score is not None and validation is not None and validation.label in score.also:
-        place = SECTIONS.index("score")
-        rest = [name for name in SECTIONS if name != "validation"]
+        place = sections.index("score")
+        rest = [name for name in sections if name != "validation"]
         return _order_of_select(recipe, (*rest[:place], "validation", *rest[place:]))
-    return _order_of_select(recipe, SECTIONS)
+    return _order_of_select(recipe, sections)
 
 
 def _order_of_select(recipe: Recipe, sections: tuple[str, ...]) -> tuple[str, ...]:
@@ -100,6 +101,13 @@ def _order_of_select(recipe: Recipe, sections: tuple[str, ...]) -> tuple[str, ..
     rest = [name for name in sections if name not in first]
     place = rest.index("select")
     return (*rest[:place], *first, *rest[place:])
+
+
+def _test_first(sections: tuple[str, ...]) -> tuple[str, ...]:
+    """The test rows are read before the rows are compared with them."""
+    rest = [name for name in sections if name != "test"]
+    place = rest.index("decontaminate")
+    return (*rest[:place], "test", *rest[place:])
 
 
 def _rankings(recipe: Recipe, config: RankConfig) -> list[RankConfig]:

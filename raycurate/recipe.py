@@ -17,7 +17,7 @@ from raycurate.stages.selecting.auto import AUTO
 from raycurate.stages.selecting.weights import check_shares
 from raycurate.stages.table import STAGES
 
-CURATION = ("ingest", "extract", "score", "cluster", "rank", "select", "export")
+CURATION = ("ingest", "extract", "score", "cluster", "dedup", "decontaminate", "rank", "select", "export")
 TRAINING = ("test", "finetune", "evaluate", "compare")
 BALANCING = ("validation", "test", "balance", "compare_weights")
 CHOOSING = ("ingest", "test", "individual_select")

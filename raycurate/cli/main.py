@@ -9,6 +9,7 @@ import yaml
 from rich.table import Table
 
 from raycurate.cli.balancing import balance, compare_weights
+from raycurate.cli.cleaning import decontaminate, dedup
 from raycurate.cli.doctor import doctor
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.options import command_config, stage_command
@@ -132,6 +133,13 @@ def rank(run: str, config: Any) -> None:
     help="Bound what the method takes of each task to parts of its share, and draw a part of it; alone: 0.5,2,0.3.",
 )
 @click.option(
+    "--ignore-marks",
+    "marks",
+    is_flag=True,
+    callback=lambda _ctx, _param, value: [] if value else None,
+    help="Choose among all rows, also those that `dedup` or `decontaminate` has marked.",
+)
+@click.option(
     "--task-weights",
     metavar="FILE",
     help="Weights of the tasks' shares: JSON of task -> weight, or balance/LABEL, which this run's `balance` made.",
@@ -226,6 +234,8 @@ for command in (
     extract,
     score,
     cluster,
+    dedup,
+    decontaminate,
     rank,
     select,
     export,

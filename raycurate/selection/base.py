@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from raycurate.errors import UserError
 from raycurate.selection.cells import CellTable
-from raycurate.selection.keys import Keys
+from raycurate.selection.keys import Keys, key_array
 
 EachBlock = Callable[[Callable[[pa.Table], Any]], Iterator[Any]]
 """Calls a function with every block of rows and gives the results, in any order."""
@@ -47,7 +47,17 @@ REASONS: Mapping[str, str] = {
     "no_gain": "dropped: the image does not help to tell its answer",
     "no_score": "dropped: no score could be computed for it",
     "no_group": "dropped: it belongs to no cluster or task of the plan",
+    "exact_copy": "marked: it has the text and the pixels of another row, which `raycurate dedup` names",
+    "near_image": "marked: it has the text of another row, and images near its images",
+    "near_text": "marked: it has the images of another row, and words near its words",
+    "near_features": "marked: its features are near those of another row of its cluster",
+    "test_row": "marked: it is a row of the test set that `raycurate decontaminate` compared with",
+    "test_image": "marked: it shows an image of the test set",
+    "test_near_image": "marked: it shows an image near one of the test set, or a crop of one",
+    "test_text": "marked: it has most words of a question and answer of the test set",
 }
+NOT_USABLE = ("no_features", "no_score", "no_group")
+"""Reasons of rows that a method cannot keep."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -286,3 +296,19 @@ def reasons(
 ) -> NDArray[np.str_]:
     """Return one reason code a row; rows of no group get `no_group`."""
     return np.where(kept_N, kept_reason, np.where(known_N, dropped_reason, "no_group"))
+
+
+def own_order(method: Selector, plan: Plan, rows: pa.Table) -> RowOrder:
+    """Give the place of each row in its group of a plan of the method, -1 for one that takes no part.
+
+    A method that needs no cut compares a score, lower first.
+    """
+    if plan.needs_cut:
+        return method.order(plan, rows)
+    made = method.decide(plan, rows)
+    known_N = ~np.isin(made.reason_N, NOT_USABLE)
+    return RowOrder(
+        group_N=np.where(known_N, plan.group_index(rows), -1),
+        word_N=order_word(made.score_N),
+        key_N=key_array(rows["key"]),
+    )

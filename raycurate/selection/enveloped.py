@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from raycurate.errors import UserError
 from raycurate.selection.base import (
+    NOT_USABLE,
     ClusterTable,
     Decisions,
     EachBlock,
@@ -39,7 +40,7 @@ from raycurate.selection.base import (
     SelectionTables,
     Selector,
     decide_by_cut,
-    order_word,
+    own_order,
 )
 from raycurate.selection.cells import CellCounts, CellTable, add_counts, count_cells
 from raycurate.selection.envelope import Envelope, TaskBudget, task_budgets
@@ -47,8 +48,6 @@ from raycurate.selection.keys import key_array
 from raycurate.selection.local import make_plan, with_cuts
 from raycurate.selection.methods.random import hash_order
 from raycurate.selection.shares import task_shares
-
-NOT_USABLE = ("no_features", "no_score", "no_group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ class Enveloped:
             own = plan.plans[task]
             if own is not None:
                 at = np.flatnonzero(left_N & (task_N == task))
-                made = _own_order(self.method, own, rows.take(pa.array(at)))
+                made = own_order(self.method, own, rows.take(pa.array(at)))
                 group_N[at] = np.where(made.group_N >= 0, made.group_N + plan.first_T[task], -1)
                 word_N[at] = made.word_N
         return RowOrder(group_N=group_N, word_N=word_N, key_N=key_array(rows["key"]))
@@ -210,19 +209,6 @@ def _of_task(table: ClusterTable, size: Mapping[int, int]) -> ClusterTable:
         size_K=np.array([size[cluster] for cluster in ids.tolist()], dtype=np.int64),
         transferability={name: values[places] for name, values in table.transferability.items()},
         density={name: values[places] for name, values in table.density.items()},
-    )
-
-
-def _own_order(method: Selector, plan: Plan, rows: pa.Table) -> RowOrder:
-    """The place of each row in its group of a plan of the method, -1 for one that takes no part."""
-    if plan.needs_cut:
-        return method.order(plan, rows)
-    made = method.decide(plan, rows)
-    known_N = ~np.isin(made.reason_N, NOT_USABLE)
-    return RowOrder(
-        group_N=np.where(known_N, plan.group_index(rows), -1),
-        word_N=order_word(made.score_N),
-        key_N=key_array(rows["key"]),
     )
 
 

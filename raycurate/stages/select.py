@@ -10,6 +10,9 @@ method is wrapped (``selection/enveloped.py``).
 
 Cost: one pass over N rows of about 60 bytes, plus the passes of the cut where a method needs one, and those of the
 envelope. No feature is read.
+
+Rows that `dedup` or `decontaminate` has marked are never kept: the method plans, cuts and decides over the others
+(`selection/remaining.py`), and the budget stays that part of all rows.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import functools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,14 +34,17 @@ from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection import Goal, Plan, SelectionTables, Selector, build_selector
+from raycurate.selection.cells import add_counts, count_cells
 from raycurate.selection.envelope import Envelope
 from raycurate.selection.enveloped import Enveloped
 from raycurate.selection.local import make_plan
 from raycurate.selection.methods.by_rank import ByRank
 from raycurate.selection.methods.by_score import ByScore
 from raycurate.selection.ranked import Ranked
+from raycurate.selection.remaining import Remaining, remaining_goal, remaining_tables
 from raycurate.stages.engine.lineage import begin, required, why_stale
-from raycurate.stages.engine.names import ROW_SCORES
+from raycurate.stages.engine.marked import honoured
+from raycurate.stages.engine.names import MARKS, ROW_SCORES
 from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_missing_shards, skip_if_done
 from raycurate.stages.engine.sources import Sources, check_sources, ratio_of, sources_of
 from raycurate.stages.rank import BY_TASK, rank
@@ -48,7 +54,7 @@ from raycurate.stages.selecting.tables import cell_table, cluster_table
 from raycurate.stages.selecting.weights import goal_of, weights_read
 
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
-LACKS = "lacks"
+LACKS, MARKED = "lacks", "marked"
 ROWS_HERE = 500_000
 """Rows that one process reads and decides on in the seconds that a cluster takes to start."""
 EachShard = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
@@ -91,9 +97,11 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     check_target(config.ratio, sample_manifest.rows_out)
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, method)
+    marks = marks_of(run, config)
     read_now = [
         sample_manifest,
         *choice,
+        *(required(noun) for noun in marks),
         *(each.require("select") for each in sources.read),
         *weights_read(run, config)[1],
     ]
@@ -103,10 +111,10 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
         return done
     _tell_of_new_default(noun, config)
     begin(noun, description, replace=config.replace)
-    selector = enveloped(method, config)
-    read = functools.partial(read_rows, samples, sources, selector.columns)
+    selector = selector_of(method, config, marked=bool(marks))
+    read = functools.partial(read_rows, samples, sources, selector.columns, marks)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
-    plan = plan_selection(selector, goal, sources, sample_manifest, read, each_shard)
+    plan, open_tasks = plan_selection(method, selector, goal, sources, sample_manifest, read, each_shard)
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
         "select",
@@ -118,29 +126,75 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
         max_tasks=config.max_tasks,
         map_shards=map_shards,
     )
-    metrics = write_tables(noun, plan, tasks)
+    metrics = write_tables(noun, plan, tasks, open_tasks)
     for note in metrics.get("notes", ()):
         log.warning("%s/%s: %s", noun.noun, noun.label, note)
     return noun.finish(metrics=metrics)
 
 
 def plan_selection(
-    selector: Selector, goal: Goal, sources: Sources, samples: Manifest, read: Any, each_shard: EachShard
-) -> Plan:
-    """The plan with its cuts, from small tables and passes over the shards."""
-    method = selector.method if isinstance(selector, Enveloped) else selector
+    method: Selector,
+    selector: Selector,
+    goal: Goal,
+    sources: Sources,
+    samples: Manifest,
+    read: Any,
+    each_shard: EachShard,
+) -> tuple[Plan, Mapping[str, int]]:
+    """The plan with its cuts, from small tables and passes over the shards; and the rows of each task not marked.
+
+    Args:
+        method: itself.
+        selector: the method as `selector_of` has it.
+        goal: of all rows.
+        sources: what is joined to the samples.
+        samples: their manifest.
+        read: the rows of a shard.
+        each_shard: calls a function of each shard.
+
+    Raises:
+        UserError: what the method raises, or fewer rows that are not marked than are asked for.
+    """
+    inside = selector.method if isinstance(selector, Enveloped) else selector
+    tables = _tables(method, sources, samples, read, each_shard, marked=isinstance(inside, Remaining))
+    shards = range(samples.shards)
+
+    def each_block(function: Callable[[pa.Table], Any]) -> Iterator[Any]:
+        return each_shard(lambda shard: function(unmarked(read(shard))), ((shard,) for shard in shards))
+
+    plan = make_plan(selector, tables, remaining_goal(goal, samples.rows_out, tables.num_rows), each_block)
+    return plan, tables.tasks or samples.metrics["tasks"]
+
+
+def selector_of(method: Selector, config: SelectConfig, *, marked: bool) -> Selector:
+    """The method as it is run: over the rows that are not marked, where some are, and inside its envelope."""
+    return enveloped(Remaining(method=method) if marked else method, config)
+
+
+def _tables(
+    method: Selector, sources: Sources, samples: Manifest, read: Any, each_shard: EachShard, *, marked: bool
+) -> SelectionTables:
+    """The small tables of the rows that can be chosen."""
     tables = SelectionTables(
         num_rows=samples.rows_out,
         tasks=samples.metrics["tasks"],
         clusters=cluster_table(sources),
         cells=cell_table(sources),
-        num_usable=_num_usable(method, sources, read, samples.shards, each_shard),
+        num_usable=_num_usable(method, sources, read, samples.shards, each_shard, marked=marked),
     )
+    if not marked:
+        return tables
 
-    def each_block(function: Callable[[pa.Table], Any]) -> Iterator[Any]:
-        return each_shard(lambda shard: function(read(shard)), ((shard,) for shard in range(samples.shards)))
+    def count(shard: int) -> tuple[dict[str, int], list[tuple[str, int, int]]]:
+        rows = unmarked(read(shard))
+        return dict(Counter(rows["task"].to_pylist())), count_cells(rows) if "cluster" in rows.column_names else []
 
-    return make_plan(selector, tables, goal, each_block)
+    tasks: Counter[str] = Counter()
+    cells = []
+    for of_tasks, of_cells in each_shard(count, ((shard,) for shard in range(samples.shards))):
+        tasks.update(of_tasks)
+        cells.append(of_cells)
+    return remaining_tables(tables, tasks, add_counts(cells))
 
 
 def enveloped(method: Selector, config: SelectConfig) -> Selector:
@@ -178,9 +232,15 @@ def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
     inputs = {"samples": samples.fingerprint} | {name: required(noun).fingerprint for name, noun in joined.items()}
     if sources.measured is not None:
         inputs["measured"] = required(sources.measured).fingerprint
+    inputs |= {f"{MARKS}/{noun.label}": required(noun, of=samples).fingerprint for noun in marks_of(run, config)}
     inputs |= weights_read(run, config)[0]
     own = source_hash(config.method)
     return inputs if own is None else {**inputs, "method": own}
+
+
+def marks_of(run: Run, config: SelectConfig) -> list[Noun]:
+    """The marks whose rows are left out."""
+    return honoured(run, config.samples, config.marks)
 
 
 def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: Sources) -> None:
@@ -206,18 +266,21 @@ def _rank_if_stale(run: Run, config: SelectConfig, selector: Selector, sources: 
             rank(run, make_config(RankConfig, {**settings, **order, "label": noun.label}))
 
 
-def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int, each_shard: EachShard) -> int | None:
-    """Rows that can be kept: those that everything joined has and, by score, those with one.
+def _num_usable(
+    selector: Selector, sources: Sources, read: Any, num_shards: int, each_shard: EachShard, *, marked: bool
+) -> int | None:
+    """Rows that can be kept: those that are not marked and everything joined has and, by score, those with one.
 
     One streaming count, unless one noun is joined of which every row can be kept.
     """
     if not sources.joined:
         return None
-    if len(sources.joined) == 1 and (isinstance(selector, ByRank) or not isinstance(selector, ByScore)):
+    plain = isinstance(selector, ByRank) or not isinstance(selector, ByScore)
+    if len(sources.joined) == 1 and plain and not marked:
         return required(sources.joined[0]).rows_out
 
     def count(shard: int) -> int:
-        rows = read(shard)
+        rows = unmarked(read(shard))
         if isinstance(selector, ByScore):
             return int(np.count_nonzero(selector.takes_part(rows)))
         return int(rows[LACKS].null_count)
@@ -225,8 +288,8 @@ def _num_usable(selector: Selector, sources: Sources, read: Any, num_shards: int
     return sum(each_shard(count, ((shard,) for shard in range(num_shards))))
 
 
-def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], shard: int) -> pa.Table:
-    """The rows of one shard as methods see them: key, task, what was joined, and what a row lacks, if anything."""
+def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], marks: Sequence[Noun], shard: int) -> pa.Table:
+    """The rows of one shard as methods see them: key, task, what was joined, what a row lacks, and why it is marked."""
     rows = samples.read_part(shard, ["key", "source_id", "task"])
     lacks = pa.nulls(rows.num_rows, pa.string())
     for noun in sources.joined:
@@ -237,25 +300,39 @@ def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], shard: i
                 rows = rows.append_column(name, found[name].take(where))
         scored = noun.noun == ROW_SCORES or sources.ranking_scores is not None
         lacks = pc.if_else(pc.is_null(where), pa.scalar(NO_SCORE if scored else NO_FEATURES), lacks)
-    return rows.append_column(LACKS, lacks)
+    marked = pa.nulls(rows.num_rows, pa.string())
+    for noun in marks:
+        found = noun.read_part(shard, ["key", "reason"])
+        assert rows["key"].equals(found["key"]), f"samples and {noun.noun}/{noun.label} differ in shard {shard}"
+        marked = pc.coalesce(marked, found["reason"])
+    return rows.append_column(LACKS, lacks).append_column(MARKED, marked)
+
+
+def unmarked(rows: pa.Table) -> pa.Table:
+    """The rows that can be chosen."""
+    return rows if rows[MARKED].null_count == rows.num_rows else rows.filter(rows[MARKED].is_null())
 
 
 def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: int) -> ShardRecord:
     rows: pa.Table = read(shard)
-    decisions = selector.decide(plan, rows)
-    reasons = decisions.reason_N.astype(object)
-    clusters = rows["cluster"] if "cluster" in rows.column_names else pa.nulls(rows.num_rows, pa.int32())
+    open_N = rows[MARKED].is_null().to_numpy()
+    made = selector.decide(plan, unmarked(rows))
+    kept_N, score_N = np.zeros(rows.num_rows, dtype=bool), np.full(rows.num_rows, np.nan)
+    kept_N[open_N], score_N[open_N] = made.kept_N, made.score_N
+    reasons = np.array(rows[MARKED].to_pylist(), dtype=object)
+    reasons[open_N] = made.reason_N.astype(object)
     lacks_N = np.array(rows[LACKS].to_pylist(), dtype=object)
-    reasons = np.where(rows[LACKS].is_valid().to_numpy(), lacks_N, reasons)
+    reasons = np.where(rows[LACKS].is_valid().to_numpy() & open_N, lacks_N, reasons)
+    clusters = rows["cluster"] if "cluster" in rows.column_names else pa.nulls(rows.num_rows, pa.int32())
     table = pa.table(
         {
             "key": rows["key"],
             "source_id": rows["source_id"],
             "task": rows["task"],
-            "kept": pa.array(decisions.kept_N, pa.bool_()),
+            "kept": pa.array(kept_N, pa.bool_()),
             "cluster": clusters,
             "rank": rows["rank"] if "rank" in rows.column_names else pa.nulls(rows.num_rows, pa.int64()),
-            "score": pa.array(decisions.score_N, pa.float64()),
+            "score": pa.array(score_N, pa.float64()),
             "reason": pa.array(reasons.tolist(), pa.string()),
         }
     )

@@ -52,7 +52,7 @@ class SemDeDup(ByScore):
         by_key_N = np.argsort(rows.keys_N, kind="stable")
         hardest_N = by_key_N[np.argsort(rows.similarity_N[by_key_N], kind="stable")]
         value_N = np.empty(rows.keys_N.shape[0])
-        value_N[hardest_N] = _nearest_earlier(rows.features_ND[hardest_N])
+        value_N[hardest_N] = nearest_earlier(rows.features_ND[hardest_N])
         order_N = by_key_N[np.argsort(value_N[by_key_N], kind="stable")]
         return Ordering(rank_N=ranks_of(order_N), value_N=value_N)
 
@@ -61,7 +61,7 @@ class SemDeDup(ByScore):
         return number_column(rows, "value")
 
 
-def _nearest_earlier(rows_ND: NDArray[np.float16]) -> NDArray[np.float64]:
+def nearest_earlier(rows_ND: NDArray[np.float16]) -> NDArray[np.float64]:
     """Return the largest cosine of each row to a row before it, [N]; -1 for the first."""
     length_N = np.sqrt(squared_norms(rows_ND))
     length_N[length_N == 0] = 1.0

@@ -24,6 +24,7 @@ from raycurate.config import NounConfig
 from raycurate.errors import UserError
 from raycurate.run.dates import when
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.marked import honoured
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.table import STAGES
 
@@ -98,6 +99,21 @@ def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
             return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which has changed since")
         if above := why_stale(parent, found):
             return Stale((noun, *above.chain), above.reason)
+    return _marked_since(noun, run, description)
+
+
+def _marked_since(noun: Noun, run: Run, description: Mapping[str, Any]) -> Stale | None:
+    """Whether a selection that honours all marks was made before some of them were."""
+    config = description.get("config") or {}
+    if description.get("stage") != "select" or "marks" in config:
+        return None
+    known = made_from(description)
+    for each in honoured(run, config.get("samples", "main"), None):
+        if _name(each) not in known:
+            reason = (
+                f"'{_name(noun)}' was made before '{_name(each)}', whose marks it should honour (--ignore-marks: not)"
+            )
+            return Stale((noun,), reason)
     return None
 
 

@@ -9,6 +9,7 @@ from raycurate.stages.table import maker_of
 
 ROW_SCORES = "row_scores"
 SCORE_NET = "score_net"
+MARKS = "marks"
 BY_TASK = "by-task"
 BY_TASK_NEED = f"ranking/{BY_TASK}"
 EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "clip")
@@ -27,7 +28,18 @@ def command_for(noun: Noun) -> str:
         return f"score {run} --scores {group}" + (f" --clip {CLIP_EXAMPLE}" if group == "clip" else "")
     if noun.noun == "clusters" and noun.label != "main":
         return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
+    if noun.noun == MARKS:
+        return _marks_command(noun)
     return maker_of(noun.noun)
+
+
+def _marks_command(noun: Noun) -> str:
+    """What made marks, or makes those of this name."""
+    manifest = noun.manifest()
+    description = {} if manifest is None else manifest.description
+    stage = description.get("stage", "decontaminate" if noun.label.startswith("decontaminate") else "dedup")
+    against = description.get("config", {}).get("against", "TEST")
+    return f"{stage} {noun.run_uri}" + (f" --against {against}" if stage == "decontaminate" else "")
 
 
 def by_task_label(clusters: str) -> str:

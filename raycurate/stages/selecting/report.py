@@ -15,6 +15,7 @@ from raycurate.selection import Plan
 from raycurate.selection.cell_plan import CellPlan
 from raycurate.selection.diversity import task_diversity, top_tasks
 from raycurate.selection.enveloped import EnvelopePlan
+from raycurate.selection.remaining import RemainingPlan
 from raycurate.selection.shares import task_shares
 
 STARVED = 2
@@ -22,8 +23,15 @@ STARVED = 2
 TOLD_TASKS = 3
 
 
-def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int]) -> dict[str, Any]:
-    """Write the tables of tasks, clusters and cells, from the shards' records; returns the manifest's numbers."""
+def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int], open_tasks: Mapping[str, int]) -> dict[str, Any]:
+    """Write the tables of tasks, clusters and cells, from the shards' records; returns the manifest's numbers.
+
+    Args:
+        noun: the selection, all of whose shards are committed.
+        plan: that it was made by.
+        tasks: rows of each task.
+        open_tasks: those that were not marked, which shares follow.
+    """
     kept_tasks: Counter[str] = Counter()
     kept_clusters: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
@@ -36,9 +44,14 @@ def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int]) -> dict[str, Any
             in_cluster.setdefault(cluster, Counter())[task] += count
     kept = sum(kept_tasks.values())
     assert kept == plan.expected, f"kept {kept} rows but planned {plan.expected}"
-    shares = task_shares(tasks, kept, plan.goal).share
-    noun.write_table("tasks.parquet", _task_report(plan, tasks, kept_tasks, {t: float(s) for t, s in shares.items()}))
+    shares = task_shares(open_tasks, kept, plan.goal).share
+    report = _task_report(plan, tasks, kept_tasks, {t: float(s) for t, s in shares.items()})
+    if open_tasks != tasks:
+        marked = [tasks[name] - open_tasks[name] for name in report["task"].to_pylist()]
+        report = report.append_column("marked", pa.array(marked, pa.int64()))
+    noun.write_table("tasks.parquet", report)
     own = plan.alone if isinstance(plan, EnvelopePlan) else plan
+    own = own.own if isinstance(own, RemainingPlan) else own
     if isinstance(own, CellPlan):
         noun.write_table("cells.parquet", own.cells.to_table().append_column("quota", pa.array(own.quota_G)))
         noun.write_table("clusters.parquet", _cluster_report(_by_cluster(own), kept_clusters, in_cluster))
@@ -48,6 +61,7 @@ def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int]) -> dict[str, Any
     metrics: dict[str, Any] = {
         "kept": kept,
         "target": plan.target,
+        **({"marked": sum(tasks.values()) - sum(open_tasks.values())} if open_tasks != tasks else {}),
         "reasons": dict(reasons),
         "effective_tasks_before": round(before.effective_tasks, 4),
         "effective_tasks_after": round(after.effective_tasks, 4),

@@ -3,7 +3,8 @@
     r* = the smallest ratio, to 1/1000, at which the row is kept, by bisection between the selection's own and 1
 
 Methods keep more rows of a group as its quota grows, and quotas grow with the ratio but for rounding, so the row stays
-kept above r*. Nothing is written. Cost: about ten plans; a method that counts reads its rows once or twice in each.
+kept above r*. A row that is marked is kept at none. Nothing is written. Cost: about ten plans; a method that counts
+reads its rows once or twice in each.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import pyarrow.compute as pc
 from raycurate.config import SelectConfig
 from raycurate.run.store import Run
 from raycurate.selection import build_selector
+from raycurate.selection.remaining import FewRemain
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.engine.sources import sources_of
-from raycurate.stages.select import enveloped, plan_selection, read_rows
+from raycurate.stages.select import MARKED, marks_of, plan_selection, read_rows, selector_of
 from raycurate.stages.selecting.weights import goal_of
 
 STEP = 0.001
@@ -31,15 +33,22 @@ def keeps_at(run: Run, config: SelectConfig, key: str, shard: int) -> Callable[[
     samples = run.noun("samples", config.samples)
     manifest = required(samples)
     sources = sources_of(run, config, method)
-    selector = enveloped(method, config)
-    read = functools.lru_cache(maxsize=4)(functools.partial(read_rows, samples, sources, selector.columns))
+    marks = marks_of(run, config)
+    selector = selector_of(method, config, marked=bool(marks))
+    read = functools.lru_cache(maxsize=4)(functools.partial(read_rows, samples, sources, selector.columns, marks))
     rows = read(shard)
     own = rows.slice(pc.index(rows["key"], key).as_py(), 1)
+
+    if own[MARKED].null_count == 0:
+        return lambda _: False
 
     def keeps(ratio: float) -> bool:
         other = config.model_copy(update={"ratio": ratio})
         goal = goal_of(run, other, method, manifest.metrics["tasks"])
-        plan = plan_selection(selector, goal, sources, manifest, read, map_here)
+        try:
+            plan, _ = plan_selection(method, selector, goal, sources, manifest, read, map_here)
+        except FewRemain:  # every row that is not marked would be needed
+            return True
         return bool(selector.decide(plan, own).kept_N[0])
 
     return keeps
