@@ -40,6 +40,7 @@ from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.shards import MapShards, describe, map_here, map_tasks, skip_if_done
+from raycurate.stages.engine.training_order import order_source
 from raycurate.stages.engine.training_rows import TrainingRows, sample_labels, training_rows
 from raycurate.stages.score_net import score_features, write_difficulties
 from raycurate.stages.workers.finetune import (
@@ -77,12 +78,16 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
     gpus = _gpus(config)
     _check(config, gpus)
     features = score_features(run, config)
+    row_order, ordered_by = order_source(run, config)
     rows, weights, fingerprint = _rows(run, config, map_here if in_process else map_tasks)
     inputs, read = {**rows.inputs, "model": fingerprint}, list(rows.read)
     if features is not None:
         scored = features.require("score")
         inputs["score_features"] = scored.fingerprint
         read.append(scored)
+    if ordered_by:
+        inputs["order"] = [each.fingerprint for each in ordered_by]
+        read += ordered_by
     description = describe("finetune", config, inputs, read)
     if done := skip_if_done(noun, description):
         return _with_difficulties(run, config, done)
@@ -94,6 +99,7 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
         sources=rows.sources,
         held_out=rows.held_out,
         score_features=features,
+        row_order=row_order,
         tasks=rows.tasks,
         weights=weights,
         on_gpu=gpus > 0,

@@ -16,9 +16,9 @@ normalised over the whole step, so they change the result by rounding only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution, node_labels, rejected_share
 from raycurate.run.paths import DeepSpeedName, LocalPath, ModelName
@@ -32,6 +32,11 @@ NET_FILE = "score_net.safetensors"
 """The score-net beside the model's own files."""
 
 
+def _shuffled_is_null(value: Any) -> Any:
+    """Shuffled rows are what a training without an order has: finished ones stay what they are."""
+    return None if value == "shuffled" else value
+
+
 class FinetuneConfig(NounConfig):
     """``finetune``: train a vision-language model on the kept rows, each task with its weight."""
 
@@ -40,6 +45,8 @@ class FinetuneConfig(NounConfig):
         "selection",
         "weighting",
         "score_net",
+        "order",
+        "order_by",
         "workers",
         "deepspeed",
         "method=--lora/--full",
@@ -69,6 +76,15 @@ class FinetuneConfig(NounConfig):
         None, description="label of features, mostly clip: a score-net on them learns each row's weight"
     )
     score_net_learning_rate: float | None = Field(None, gt=0, description="default: the decoder's")
+
+    order: Annotated[Literal["curriculum", "interleaved"] | None, BeforeValidator(_shuffled_is_null)] = Field(
+        None, description="of the rows: shuffled (default), curriculum, interleaved; see training/order.py"
+    )
+    order_by: Literal["loss", "transferability"] | None = Field(
+        None, description="what orders them: loss of a row, or transferability of its cluster (default)"
+    )
+    order_scores: Label | None = Field(None, description="label of the scores with that loss; default: main")
+    order_clusters: Label | None = Field(None, description="label of those clusters; default: main")
 
     method: Literal["lora", "full", "projector"] = Field(
         "lora", description="of the decoder: LoRA, all of it, or none, the projector alone, as LLaVA's first stage does"
@@ -144,9 +160,21 @@ class FinetuneConfig(NounConfig):
             raise ValueError("method projector trains nothing where train_projector is false")
         if self.score_net is not None and (self.weights is not None or self.weighting is not None):
             raise ValueError("a score_net weighs every row: give neither weights nor weighting with it")
+        self._check_order()
         if self.score_net is not None and self.mixture is not None:
             raise ValueError("a score_net needs the features of samples: give no mixture with it")
         return self
+
+    def _check_order(self) -> None:
+        given = [name for name in ("order_by", "order_scores", "order_clusters") if getattr(self, name) is not None]
+        if given and self.order is None:
+            raise ValueError(f"{given[0]} says what orders the rows: give order curriculum or interleaved with it")
+        if self.order is not None and self.mixture is not None:
+            raise ValueError("an order needs numbers of the rows of samples: give no mixture with it")
+        if self.order_scores is not None and self.order_by != "loss":
+            raise ValueError("order_scores is for order_by loss")
+        if self.order_clusters is not None and self.order_by == "loss":
+            raise ValueError("order_clusters is for order_by transferability")
 
     @model_validator(mode="after")
     def _check_batch(self) -> FinetuneConfig:

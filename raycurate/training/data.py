@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,15 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
         several = self._reader.looks_at_number and len(shown) > 1
         images = tuple(self._image(source, image, several) for image in shown)
         return TrainingRow(ids_T, labels_of(ids_T, spans_A2, self._silent), int(self.tasks_N[index]), images)
+
+    def joined(self, read: Callable[[int, pa.ChunkedArray], np.ndarray]) -> np.ndarray:
+        """A number of every row, [N]; `read` gives those of the keys of one part of the only source."""
+        assert len(self._image_roots) == 1, "parts are those of one source"
+        value_N = np.empty(self.num_rows)
+        for path in range(len(self._paths)):
+            own = np.flatnonzero(self._path_N == path)
+            value_N[own] = read(path, self._table(path)["key"])[self._row_N[own]]
+        return value_N
 
     def key(self, index: int) -> str:
         """The sample's key of a row."""

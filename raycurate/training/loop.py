@@ -43,6 +43,7 @@ from raycurate.training.network import (
     projector_paths,
     save_processor,
 )
+from raycurate.training.order import OrderSource
 from raycurate.training.score_net import ScoredCollator, ScoredDataset, ScoreNetTrainer
 from raycurate.training.trainer import VitwTrainer
 
@@ -62,6 +63,7 @@ class LoopSettings:
         scratch: local folder for memory-mapped tokens.
         held_out: rows whose loss is taken at the end; none: no such pass.
         score_features: what a score-net that is trained as well reads.
+        order: what the order of the rows is made from; None: they are shuffled.
         on_gpu: whether each process has a GPU.
         name: of the run, for the trackers.
     """
@@ -74,6 +76,7 @@ class LoopSettings:
     scratch: str
     held_out: tuple[TokenSource, ...] = ()
     score_features: Noun | None = None
+    order: OrderSource | None = None
     on_gpu: bool = False
     name: str = "raycurate"
 
@@ -125,6 +128,7 @@ def train(settings: LoopSettings, report: Report | None = None) -> Outcome:
         weighting=None if config.weighting is None else build_weighting(config.weighting, settings.tasks, config.seed),
         group_by_length=config.group_by_length,
         order_seed=config.seed,
+        order=settings.order,
         projector_names=projector,
         projector_learning_rate=None if projector_rate == rate else projector_rate,
     )

@@ -11,7 +11,7 @@ The overrides, against transformers 5.23 (`trainer.py`):
   a parameter without gradient alone (its moments and decay too), and DeepSpeed's step is never called.
 * `create_optimizer` makes a group of the projector's parameters with their own learning rate.
 * `_load_from_checkpoint` loads a whole model under the names that it was saved by.
-* `_get_train_sampler` orders rows by `epoch_order`; `skip_first_batches` then resumes at the same row.
+* `_get_train_sampler` orders rows by `epoch_order` or `order.py`; `skip_first_batches` then resumes at the same row.
 
 Sums by task stay on the device and are reduced over ranks only when something is logged or saved. They are saved with
 each checkpoint, so that the counts at the end do not tell how often a run was interrupted.
@@ -34,6 +34,7 @@ from raycurate.errors import UserError
 from raycurate.training.collate import POSITIONS, TASK_IDS
 from raycurate.training.data import EpochSampler, TokenDataset
 from raycurate.training.head_losses import HeadLosses
+from raycurate.training.order import OrderedSampler, OrderSource
 from raycurate.training.task_weights import TaskWeights
 from raycurate.training.vitw import LossSums, gradient_shares, next_labels, token_counts, weight_sum, weighted_sums
 
@@ -56,6 +57,7 @@ class VitwTrainer(Trainer):
         weighting: OnlineWeighting | None = None,
         group_by_length: bool = False,
         order_seed: int = 0,
+        order: OrderSource | None = None,
         projector_names: Sequence[str] = (),
         projector_learning_rate: float | None = None,
         **kwargs: Any,
@@ -68,6 +70,7 @@ class VitwTrainer(Trainer):
             weighting: changes them from step to step.
             group_by_length: whether a global micro-batch has rows of like length.
             order_seed: of the order of rows.
+            order: of rows by their numbers; None shuffles them.
             projector_names: module paths of the projector, in the model before LoRA.
             projector_learning_rate: its learning rate; None is that of the other parameters.
         """
@@ -77,7 +80,7 @@ class VitwTrainer(Trainer):
         assert not self.args.remove_unused_columns
         self.tasks = list(tasks)
         self.task_weights = TaskWeights(tasks, task_weights, weighting)
-        self._group_by_length, self._order_seed = group_by_length, order_seed
+        self._group_by_length, self._order_seed, self._order = group_by_length, order_seed, order
         self._projector, self._projector_rate = tuple(projector_names), projector_learning_rate
         network = _innermost(self.model)
         keeps = "logits_to_keep" in inspect.signature(network.forward).parameters
@@ -188,12 +191,12 @@ class VitwTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(dataset, TokenDataset):
             return super()._get_train_sampler(train_dataset)
-        return EpochSampler(
-            dataset.lengths_N,
-            group_rows=self.args.train_batch_size * self.args.world_size,
-            seed=self._order_seed,
-            group_by_length=self._group_by_length,
-        )
+        group_rows = self.args.train_batch_size * self.args.world_size
+        common: dict[str, Any] = {"seed": self._order_seed, "group_by_length": self._group_by_length}
+        if self._order is None:
+            return EpochSampler(dataset.lengths_N, group_rows=group_rows, **common)
+        common |= {"group_rows": group_rows, "step_rows": group_rows * self.args.gradient_accumulation_steps}
+        return OrderedSampler(dataset.lengths_N, self._order.values(dataset), self._order.kind, **common)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load a whole model by its own class, which knows the names that it was saved under.

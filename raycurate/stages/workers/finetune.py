@@ -23,6 +23,7 @@ from raycurate.run.store import Noun
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenSource
 from raycurate.training.faults import comes_again, explain
+from raycurate.training.order import OrderSource
 
 POLL_SECONDS = 1.0
 REMOVE_SECONDS = 60.0
@@ -38,6 +39,7 @@ class Order:
         noun: `models`, where the result goes.
         score_features: what a score-net that is trained as well reads.
         run_id: of the run: it names the local folders of what lies on an object store.
+        row_order: what the order of the rows is made from.
     """
 
     config: FinetuneConfig
@@ -49,6 +51,7 @@ class Order:
     weights: tuple[float, ...]
     on_gpu: bool
     run_id: str
+    row_order: OrderSource | None = None
 
 
 def train_here(order: Order) -> dict[str, Any]:
@@ -185,6 +188,7 @@ class _Worker:
                 sources=self.order.sources,
                 held_out=self.order.held_out,
                 score_features=self.order.score_features,
+                order=self.order.row_order,
                 tasks=self.order.tasks,
                 task_weights=self.order.weights,
                 output=self.output,
