@@ -30,7 +30,7 @@ from raycurate.stages.table import STAGES
 
 log = logging.getLogger("raycurate")
 
-CHEAP = ("selection", "ranking", "tokens", "sketches")
+CHEAP = ("selection", "ranking", "tokens", "sketches", "marks")
 """Nouns that are made again without asking: in minutes, or kept under a label made of all that determines them."""
 LITTLE_SECONDS = 60.0
 """Work of an unfinished noun that may be thrown away for other settings."""

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from raycurate.cleaning.config import DecontaminateConfig, DedupConfig
 from raycurate.cli.support import told_before
 from raycurate.config import (
     ClusterConfig,
@@ -43,6 +44,8 @@ from raycurate.experiments.sweep import sweep
 from raycurate.models.source import image_backend, model_fingerprint
 from raycurate.run.store import Noun, Run, fingerprint_of
 from raycurate.stages.cluster import cluster
+from raycurate.stages.decontaminate import decontaminate
+from raycurate.stages.dedup import dedup
 from raycurate.stages.engine import lineage
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.engine.status import status
@@ -65,7 +68,10 @@ ANSWERS = {"max_new_tokens": 2, "dtype": "float32"}
 METHOD = "from raycurate.selection.methods.random import Random\n\n\nclass Own(Random):\n    pass\n"
 METRIC = "def same(predictions, references, meta):\n    return 0.5\n"
 JUDGE = "import json, sys\n\njson.dump({'mme': {'acc': 0.5}}, open(sys.argv[2] + '/r.json', 'w'))\n"
-BEGINNERS = ("ingest", "extract", "score", "cluster", "rank", "select", "tokenize", "finetune", "evaluate", "sketch")
+BEGINNERS = (
+    *("ingest", "extract", "score", "cluster", "cleaning.prints", "dedup", "decontaminate", "rank", "select"),
+    *("tokenize", "finetune", "evaluate", "sketch"),
+)
 
 
 class MadeAgain(Exception):
@@ -103,6 +109,13 @@ class Made:
     def cluster(self, **settings):
         return cluster(self.run, make_config(ClusterConfig, {"clusters": 3, "workers": 1, **settings}))
 
+    def dedup(self, **settings):
+        return dedup(self.run, make_config(DedupConfig, settings))
+
+    def decontaminate(self, **settings):
+        own = {"samples": "test", "against": "main", **settings}
+        return decontaminate(self.run, make_config(DecontaminateConfig, own))
+
     def select(self, **settings):
         return select(self.run, make_config(SelectConfig, {"method": "coincide", "ratio": 0.5, **settings}))
 
@@ -120,6 +133,9 @@ class Made:
     def finetune(self, **settings):
         values = {"model": str(self.files / "model"), "selection": "main", **TRAINING, **settings}
         return finetune(self.run, make_config(FinetuneConfig, values), in_process=True)
+
+    def finetune_ordered(self, **settings):
+        return self.finetune(**{"order": "curriculum", "order_by": "loss", "label": "ordered", **settings})
 
     def evaluate(self, **settings):
         own = {"metrics": {"*": "matrix_metric:same"}, "annotations": str(self.files / "annotations.jsonl")}
@@ -152,11 +168,14 @@ CHAIN = (
     "score",
     "given",
     "cluster",
+    "dedup",
+    "decontaminate",
     "select",
     "select_own",
     "select_weighed",
     "export",
     "finetune",
+    "finetune_ordered",
     "evaluate",
     "evaluate_trained",
     "evaluate_outside",
@@ -406,6 +425,27 @@ AGAIN: list[tuple[str, Any, str]] = [
     ("cluster", lost("clusters/main", "centroids.parquet"), "clusters/main"),
     ("cluster", lost("features/main", "part-00000.parquet"), NOT_WHOLE.format("features/main")),
     ("cluster", {"seed": 1}, OTHER),
+    ("dedup", otherwise("samples/main"), "prints/main"),
+    ("dedup", otherwise("prints/main"), "prints/main"),
+    ("dedup", image, REPLACED.format("main")),
+    ("dedup", version("prints"), "prints/main"),
+    ("dedup", version("dedup"), "marks/dedup"),
+    ("dedup", version("ingest"), ORPHANED.format("ingest")),
+    ("dedup", lost("prints/main", "part-00001.parquet"), "prints/main"),
+    ("dedup", lost("marks/dedup", "part-00001.parquet", "cut"), "marks/dedup"),
+    ("dedup", lost("marks/dedup", "summary.json", "emptied"), "marks/dedup"),
+    ("dedup", {"distance": 3}, "marks/dedup"),
+    ("dedup", {"clusters": "main"}, "marks/dedup"),
+    ("decontaminate", otherwise("samples/main"), "prints/main"),
+    ("decontaminate", otherwise("prints/main"), "prints/main"),
+    ("decontaminate", image, REPLACED.format("test")),
+    ("decontaminate", version("decontaminate"), "marks/decontaminate"),
+    ("decontaminate", lost("marks/decontaminate", "part-00000.parquet"), "marks/decontaminate"),
+    ("decontaminate", {"overlap": 0.5}, "marks/decontaminate"),
+    ("select", otherwise("marks/dedup"), "selection/main"),
+    ("select", version("dedup"), ORPHANED.format("dedup")),
+    ("select", lost("marks/dedup", "part-00000.parquet"), NOT_WHOLE.format("marks/dedup")),
+    ("select", {"marks": []}, "selection/main"),
     ("select", otherwise("clusters/main"), "ranking/main"),
     ("select", otherwise("features/main"), EARLIER.format("features/main")),
     ("select", otherwise("ranking/main"), "selection/main"),
@@ -441,6 +481,10 @@ AGAIN: list[tuple[str, Any, str]] = [
     ("finetune", lost("models/main", "final/model.safetensors", "emptied"), "models/main"),
     ("finetune", lost("models/main", "history.json"), "models/main"),
     ("finetune", {"weights": {"a": 1.0, "b": 2.0}}, OTHER),
+    ("finetune", {"order": "curriculum"}, OTHER),
+    ("finetune_ordered", otherwise("row_scores/token_losses"), "models/ordered"),
+    ("finetune_ordered", version("score"), ORPHANED.format("score")),
+    ("finetune_ordered", {"order": "interleaved"}, OTHER),
     ("evaluate", WEIGHTS, "predictions/main"),
     ("evaluate", image, REPLACED.format("test")),
     ("evaluate", backend, "predictions/main"),
@@ -502,6 +546,8 @@ EXECUTION: dict[str, dict[str, Any]] = {
     "score": {"max_actors": 2, "threads": 2},
     "cluster": {"workers": 2, "cpus_per_worker": 0.5, "block_rows": 16},
     "select": {"max_tasks": 2},
+    "dedup": {"max_tasks": 2, "threads": 1, "bucket_mb": 2},
+    "decontaminate": {"max_tasks": 2, "threads": 1},
     "finetune": {"threads": 2, "micro_batch": 2, "logging_steps": 1, "image_cache_mb": 1},
     "evaluate": {"max_actors": 2, "threads": 2},
     "sweep": {"cpus_per_trial": 0.5, "max_concurrent": 1},
@@ -561,7 +607,7 @@ def test_what_was_lost_is_seen_and_made_again(made):
 
 
 READ_MODEL = {"features/main", "row_scores/token_losses", "models/main", "models/random-s0", "predictions/main"}
-READ_MODEL |= {"scores/outside"}
+READ_MODEL |= {"scores/outside", "models/ordered"}
 OUTSIDE: list[tuple[Change, set[str], str]] = [
     (ROW, {"samples/main"}, "the source files have changed"),
     (TEST_ROW, {"samples/test"}, "the source files have changed"),
