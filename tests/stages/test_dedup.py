@@ -15,7 +15,9 @@ from raycurate.errors import UserError
 from raycurate.stages import dedup as stage
 from raycurate.stages.cleaning import passes
 from raycurate.stages.dedup import dedup
+from raycurate.stages.engine import shards
 from tests.cleaning.cleaning_runs import GROUPS, TRAIN, ingested, marks_of, write_source
+from tests.drivers import kill_after, output_of
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case, unit_features
 
@@ -91,6 +93,7 @@ def test_a_step_that_died_is_made_again_and_no_other(run, source, tmp_path, monk
         return whole(noun, name, counted, *rest, **more)
 
     monkeypatch.setattr(passes, "resumable_steps", steps)
+    monkeypatch.setattr(shards, "map_tasks", shards.map_here)  # so that this process sees what is done
     with pytest.raises(OSError, match="gone"):
         marked(again)
     before = set(done)
@@ -177,8 +180,8 @@ def _naive_by_features(case, features, bound):
 def test_features_of_a_cluster_as_a_loop_over_pairs(ray_cluster, tmp_path, monkeypatch):
     """Rows of a cluster above the cosine; texts, which are all the same here, are left out."""
     monkeypatch.setattr(stage, "_passes", lambda prints, config: [])
-    for number, shards in enumerate((1, 3)):
-        run, case, features = _features_run(tmp_path / str(number), shards)
+    for number, count in enumerate((1, 3)):
+        run, case, features = _features_run(tmp_path / str(number), count)
         manifest = dedup(run, make_config(DedupConfig, {"clusters": "main", "cosine": 0.99}))
         table = read_all(run.noun("marks", "dedup")).to_pylist()
         expected = _naive_by_features(case, features, 0.99)
@@ -236,3 +239,17 @@ def test_settings_are_in_the_fingerprint(run):
     assert description["config"]["distance"] == 8
     assert set(description["made_from"]) == {"samples/main", "prints/main"}
     assert json.dumps(description)
+
+
+@pytest.mark.slow
+def test_a_kill_while_groups_are_compared_does_not_change_the_answer(ray_cluster, source, run, tmp_path):
+    """kill -9 of the command in a pass, the same line again: no part of it is made twice, the marks of a calm run."""
+    again = ingested(source, tmp_path / "run", rows_per_shard=1)
+    work = tmp_path / "run" / "marks" / "dedup" / "work" / "image-rows"
+    command = ("dedup", again.uri, "--set", "max_tasks=1")
+    left = kill_after(2, work, *command)
+    assert again.noun("marks", "dedup").manifest() is None
+    made = {path.name: path.stat().st_mtime_ns for path in work.glob("*.json")}
+    assert left.items() <= made.items()
+    output_of(*command)
+    assert marks_of(again, "dedup") == marks_of(run, "dedup")
