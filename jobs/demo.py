@@ -16,9 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from raycurate.cli.support import print_manifest, print_scoreboard
+from raycurate.cli.views import print_report_place
 from raycurate.demo.data import build_demo_dataset, scale_for_rows
 from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe, load_recipe
+from raycurate.report.page import write_report
 from raycurate.run.store import Run
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
@@ -61,6 +63,7 @@ def main(out: str, rows: int | None, ratio: float, no_training: bool) -> None:
     _show(recipe, out)
     if recipe.section("compare") is not None:
         print_scoreboard(Run(recipe.run).noun("scoreboard"))
+    print_report_place(write_report(Run(recipe.run)))
     console.print(f"done in {time.monotonic() - started:.1f} s")
 
 

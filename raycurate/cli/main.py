@@ -18,7 +18,7 @@ from raycurate.cli.settings import settings as settings_command
 from raycurate.cli.support import Group, out, plain, print_manifest, run_argument, run_stage, set_up_logging
 from raycurate.cli.sweep import sweep
 from raycurate.cli.training import compare, evaluate, finetune
-from raycurate.cli.views import diff, explain, show
+from raycurate.cli.views import diff, explain, print_report_place, report, show
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
 from raycurate.version import __version__
@@ -205,6 +205,10 @@ def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
     run_recipe(config, report)
     if (export := config.section("export")) is not None:
         out.print(f"[bold]coreset[/]   {plain(export.out)} ({export.format})", highlight=False)
+    if (selected := config.section("select")) is not None:
+        from raycurate.report.page import write_report
+
+        print_report_place(write_report(run, selected.label))
 
 
 @main.command()
@@ -254,6 +258,7 @@ for command in (
     explain,
     diff,
     show,
+    report,
 ):
     main.add_command(command)
 

@@ -1,4 +1,4 @@
-"""The commands that look at a run and make nothing: explain, diff, show."""
+"""The commands that look at a run and make no noun: explain, diff, show, report."""
 
 from __future__ import annotations
 
@@ -177,3 +177,32 @@ def _safe(text: str) -> str:
 def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:
     images = [{**image, "data": len(image["data"] or b"")} for image in row["images"]]
     return {**row, "images": images}
+
+
+@click.command(cls=ReadableCommand, context_settings=SETTINGS)
+@run_argument
+@click.option("--label", default="main", help="Of the selection.")
+@click.option(
+    "--out", "place", help="HTML file; default: report.html in the run directory, report-LABEL.html for others."
+)
+@click.option(
+    "--clusters", type=click.IntRange(1), default=6, help="Clusters of each kind in the gallery: largest, densest, ..."
+)
+@click.option("--rows", type=click.IntRange(1), default=6, help="Rows kept, and rows dropped, that are shown of each.")
+@click.option("--seed", default=0, help="Of the sample.")
+def report(run: str, label: str, place: str | None, clusters: int, rows: int, seed: int) -> None:
+    """Write one HTML file that shows what was chosen, why, and what it bought.
+
+    \b
+    Example:
+      raycurate report runs/mine --out report.html
+    """
+    from raycurate.report.gallery import Sizes
+    from raycurate.report.page import write_report
+
+    print_report_place(write_report(Run(run), label, place, Sizes(clusters, rows, seed)))
+
+
+def print_report_place(place: str) -> None:
+    """Where a report lies."""
+    out.print(f"[bold]report[/]    {plain(place)}", highlight=False)

@@ -1,0 +1,123 @@
+"""One HTML file from the parts of a report: styles and script inside, no network, no text of the data unescaped.
+
+A content security policy in the file forbids every request, and every script and style but the two whose hashes it
+names; pictures are data URIs that were encoded anew. The file stays below `MOST_BYTES`: the gallery is made smaller
+until it does, and the page says how many rows it shows.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from raycurate.report.boards import boards_of, weights_of_run
+from raycurate.report.charts import cluster_map, interval_chart, task_chart
+from raycurate.report.collect import (
+    agreement_of,
+    cluster_facts,
+    map_of,
+    quarantine_of,
+    summary_of,
+    task_bars,
+)
+from raycurate.report.gallery import Sizes, shelves_of
+from raycurate.run.filesystem import absolute, resolve, write_bytes
+from raycurate.run.store import Run
+from raycurate.version import __version__
+from raycurate.views.diff import selection_at
+
+MOST_BYTES = 15 << 20
+MOST_TASKS = 60
+_UNWRITTEN = {0x202A + i: f"\\u{0x202A + i:04x}" for i in range(5)} | {
+    0x2066 + i: f"\\u{0x2066 + i:04x}" for i in range(4)
+}
+"""Marks that turn the direction of the text around them are written as what they are."""
+
+
+def build_report(run: Run, label: str = "main", sizes: Sizes | None = None) -> str:
+    """The report of a selection.
+
+    Raises:
+        UserError: there is no finished selection with this label.
+    """
+    sizes = sizes or Sizes()
+    page = _render(_parts(run, label, sizes))
+    while len(page.encode()) > MOST_BYTES and (sizes.per_kind > 1 or sizes.per_side > 1):
+        sizes = Sizes(max(1, sizes.per_kind // 2), max(1, sizes.per_side // 2), sizes.seed)
+        page = _render(_parts(run, label, sizes))
+    return page
+
+
+def write_report(run: Run, label: str = "main", out: str | None = None, sizes: Sizes | None = None) -> str:
+    """Write the report of a selection to a file or URI, by default into the run directory; where it lies."""
+    name = "report.html" if label == "main" else f"report-{label}.html"
+    place = absolute(out) if out is not None else f"{run.uri.rstrip('/')}/{name}"
+    page = build_report(run, label, sizes).encode()
+    filesystem, path = resolve(place)
+    write_bytes(filesystem, path, page)
+    return place
+
+
+def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
+    """What the template shows."""
+    noun, manifest = selection_at(f"{run.uri}:{label}")
+    config = manifest.description["config"]
+    facts, bars = cluster_facts(noun), task_bars(noun)
+    summary = summary_of(run, noun, manifest)
+    shelves = shelves_of(run, noun, facts, [bar.task for bar in bars], sizes)
+    boards = boards_of(run)
+    shown = frozenset(shelf.facts.cluster for shelf in shelves if shelf.facts is not None)
+    return {
+        "summary": summary,
+        "bars": bars,
+        "task_chart": task_chart(bars[:MOST_TASKS]),
+        "most_tasks": MOST_TASKS,
+        "agreement": agreement_of(noun),
+        "clusters": len(facts),
+        "map": cluster_map(
+            map_of(run, config.get("clusters") or "main", facts), summary.kept / max(summary.rows, 1), shown
+        ),
+        "shelves": shelves,
+        "sizes": sizes,
+        "quarantine": quarantine_of(run, config["samples"]),
+        "boards": [(board, {a: interval_chart(i, a) for a, i in board.intervals.items()}) for board in boards],
+        "weights": weights_of_run(run),
+        "version": __version__,
+    }
+
+
+def _render(parts: dict[str, Any]) -> str:
+    style, script = _source("page.css"), _source("page.js")
+    environment = Environment(
+        loader=FunctionLoader(_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_plain,
+    )
+    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    policy += "; base-uri 'none'; form-action 'none'"
+    return environment.get_template("page.html").render(
+        **parts, style=Markup(style), script=Markup(script), policy=policy
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Text of the data without marks that turn its direction; what is safe already stays."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return value.translate(_UNWRITTEN)
+    return value
+
+
+def _source(name: str) -> str:
+    return files("raycurate.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,227 @@
+"""The report: numbers against naive ones, bounded and self-contained, harmless whatever the data holds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import tarfile
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import normalized_mutual_info_score
+
+from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.errors import UserError
+from raycurate.report import page as pages
+from raycurate.report.charts import Dot, Interval, TaskBar, cluster_map, interval_chart, task_chart
+from raycurate.report.collect import ClusterFacts, agreement
+from raycurate.report.gallery import Sizes, chosen_clusters
+from raycurate.report.page import build_report, write_report
+from raycurate.report.thumbnails import thumbnail
+from raycurate.run.store import Run
+from raycurate.samples.images import ImageLimits, ImageRoot
+from raycurate.stages.ingest import ingest
+from raycurate.stages.select import select
+from tests.browser import CHROMIUM, browser
+from tests.nouns import write_clusters, write_features
+from tests.selection.selection_cases import clustered_case
+
+STORED = Path(__file__).parents[1] / "data" / "run_done.tar.xz"
+CANARY = "<script>window.canary = 1; document.title = 'canary'</script>"
+HOSTILE = (
+    CANARY,
+    '"><img src="http://example.org/x.png" onerror="window.canary=1">',
+    "</style></title></textarea>{{ 7 * 7 }}<svg onload=window.canary=1>",
+    "javascript:window.canary=1",
+    "\u202etxet desrever\u2066",
+    "&lt;b&gt; ' \" ` <a href=javascript:window.canary=1>x</a>",
+)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def hostile(ray_cluster, tmp_path_factory) -> Run:
+    """A run whose texts, tasks and ids want to be code; pictures with a script behind their last byte."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for number in range(6):
+        file = folder / f"{number}.png"
+        Image.new("RGB", (200, 40), (40 * number, 9, 9)).save(file)
+        file.write_bytes(file.read_bytes() + CANARY.encode())
+    rows = [
+        {
+            "id": f"{i} {HOSTILE[i % 6]}",
+            "image": f"{i % 6}.png",
+            "task": f"t{i % 3} {HOSTILE[i % 3]}",
+            "conversations": [
+                {"from": "human", "value": f"<image>\n{i} {HOSTILE[i % 6]}"},
+                {"from": "gpt", "value": HOSTILE[-i % 6]},
+            ],
+        }
+        for i in range(48)
+    ]
+    rows.append({"id": CANARY, "image": "none.png", "conversations": rows[0]["conversations"]})
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    run = Run(str(folder / "run"))
+    values = {"source": str(folder / "rows.json"), "images": str(folder)}
+    ingest(run, make_config(IngestConfig, values))
+    keys = [key for part in run.noun("samples").iter_parts(["key"]) for key in part["key"].to_pylist()]
+    case = clustered_case(2, rows=48, clusters=5)
+    shards = run.noun("samples").require("test").shards
+    write_features(run, keys, case.features, shards=shards, block_dim=case.block_dim)
+    write_clusters(run, keys, case.features, case.labels, case.centroids, shards=shards)
+    select(run, make_config(SelectConfig, {"method": "coincide", "ratio": 0.4}))
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 0.4, "label": "random"}))
+    return run
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("label", ["main", "random"])
+def test_text_of_the_data_stays_text(hostile, label):
+    """One script and one style, both ours; no attribute is a handler, no address leads out."""
+    page = build_report(hostile, label)
+    tags = Tags(page).found
+    names = Counter(tag for tag, _ in tags)
+    assert (names["script"], names["style"], names["iframe"], names["object"], names["link"]) == (1, 1, 0, 0, 0)
+    for tag, attributes in tags:
+        assert not any(name.startswith("on") or name == "style" for name in attributes), (tag, attributes)
+        for name in ("src", "href", "action", "xlink:href"):
+            value = attributes.get(name) or ""
+            assert value == "" or value.startswith(("#", "data:image/webp;base64,")), value
+    assert "\u202e" not in page
+    assert "49<svg" not in page
+
+
+def test_pictures_are_made_anew(hostile):
+    """What was behind the pixels of an image file is not in the page; none is larger than 96 pixels."""
+    page = build_report(hostile)
+    pictures = re.findall(r"data:image/webp;base64,([^\"]+)", page)
+    assert len(pictures) > 20
+    for data in map(base64.b64decode, pictures):
+        assert b"canary" not in data
+        assert max(Image.open(io.BytesIO(data)).size) <= 96
+
+
+def test_a_picture_that_is_gone_or_broken_leaves_a_place(tmp_path):
+    """No error: the text of the row is still shown."""
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    root, limits = ImageRoot(str(tmp_path)), ImageLimits()
+    for name in ("gone.png", "broken.png"):
+        assert thumbnail({"path": name, "data": None}, root, limits) is None
+
+
+def test_the_file_stays_below_its_bound(hostile, monkeypatch):
+    """The gallery gets smaller until the page fits, and the page says what it shows."""
+    whole = build_report(hostile)
+    assert "the first 6 kept and the first 6 dropped" in whole
+    monkeypatch.setattr(pages, "MOST_BYTES", len(whole.encode()) - 1)
+    small = build_report(hostile)
+    assert len(small.encode()) < len(whole.encode())
+    assert "the first 3 kept and the first 3 dropped" in small
+
+
+def test_the_same_run_gives_the_same_report(hostile, tmp_path):
+    """Bit for bit; another seed draws other clusters or rows."""
+    assert build_report(hostile) == build_report(hostile)
+    place = write_report(hostile, "random", str(tmp_path / "r.html"))
+    assert Path(place).read_text("utf-8") == build_report(hostile, "random")
+    assert build_report(hostile, "random", Sizes(seed=1)) != build_report(hostile, "random")
+
+
+def test_a_finished_run_shows_all_of_its_parts(tmp_path):
+    """Scoreboard, quarantine and times are there; a label that is not names those that are."""
+    with tarfile.open(STORED) as archive:
+        archive.extractall(tmp_path, filter="data")
+    run = Run(str(tmp_path / "run"))
+    page = build_report(run)
+    for text in ("scoreboard/main", "12 of 24 rows, chosen by coincide", "No row was refused", "features/mean_token"):
+        assert text in page
+    with pytest.raises(UserError, match="no finished selection 'other'; there are main, random-s0"):
+        build_report(run, "other")
+
+
+def test_purity_and_nmi_are_the_known_ones():
+    """Against scikit-learn, and by counting."""
+    rng = np.random.default_rng(3)
+    cluster_N, task_N = rng.integers(0, 7, 400), rng.integers(0, 4, 400)
+    counts = Counter(zip(cluster_N.tolist(), [f"t{t}" for t in task_N], strict=True))
+    found = agreement(counts)
+    expected = normalized_mutual_info_score(task_N, cluster_N, average_method="geometric")
+    assert found.nmi == pytest.approx(expected)
+    assert found.purity == sum(np.bincount(task_N[cluster_N == k]).max() for k in range(7)) / 400
+    assert agreement(Counter({(0, "a"): 5})).nmi == 0.0
+
+
+def test_every_kind_of_cluster_is_shown_once():
+    """Largest first, then by the numbers that there are, then drawn ones; a method without numbers has no such kind."""
+    facts = [ClusterFacts(k, 100 - k, k, k, k / 10, 1.0 / (k + 1), "") for k in range(20)]
+    shown = chosen_clusters(facts, Sizes(per_kind=2))
+    assert list(shown)[:4] == [0, 1, 19, 18]
+    assert len(shown) == 10
+    bare = [ClusterFacts(k, 5, 1, None, None, None, "") for k in range(20)]
+    assert set(chosen_clusters(bare, Sizes(per_kind=2)).values()) == {
+        "among the largest",
+        "lost most of its rows",
+        "drawn",
+    }
+
+
+def test_charts_hold_for_empty_tasks_one_cluster_and_missing_intervals():
+    """No share, no row, no interval, one point: drawn without an error, with their numbers in words."""
+    chart = task_chart([TaskBar("a<b", 10, 0, 2.0), TaskBar("c", 10, 10, 0.0), TaskBar("d", 9, 9, 0.1, "cap")])
+    assert "a&lt;b: 0 of 10 rows, 0.00 of its share 2" in chart
+    assert "(cap)" in chart
+    assert "cluster 4: 0 of 3 rows kept (0%)" in cluster_map([Dot(4, 0.0, 0.0, 3, 0, "x")], 0.1, frozenset({4}))
+    assert cluster_map([], 0.1) == interval_chart([], "x") == ""
+    assert "+1.0 %, no interval" in interval_chart([Interval("m", 1.0, None, None)], "stratified")
+
+
+@needs_browser
+def test_in_a_browser_nothing_runs_nothing_is_asked_for_and_search_works(hostile, tmp_path):
+    """Zero requests beside the file, an empty console, no canary; pictures at three widths, light and dark."""
+    place = Path(write_report(hostile, out=str(tmp_path / "report.html")))
+    pictures = Path(os.environ.get("RAYCURATE_PICTURES", tmp_path))
+    with browser() as page:
+        for width in (380, 1280, 1600):
+            for dark in (False, True):
+                page.open(place, width=width, dark=dark)
+                assert page.value("document.documentElement.scrollWidth <= innerWidth"), "no sideways scrolling"
+                page.picture(pictures / f"report-{width}-{'dark' if dark else 'light'}.png")
+        assert page.value("typeof window.canary") == "undefined"
+        assert "canary" not in page.value("document.title")
+        shelves = page.value("document.querySelectorAll('.shelf').length")
+        page.write_into("search", "wordthatisnowhere")
+        assert page.value("document.querySelectorAll('.shelf:not([hidden])').length") == 0
+        assert page.value("document.getElementById('found').textContent") == f"0 of {shelves} shown"
+        assert page.value("document.querySelectorAll('#map circle title').length") == 5
+        assert {address.split(":")[0] for address in page.requests} <= {"file", "data"}
+        assert len({address for address in page.requests if address.startswith("file:")}) == 1
+        assert page.messages == []
+
+
+@needs_browser
+def test_the_policy_of_the_page_stops_a_script_that_got_in(hostile, tmp_path):
+    """Were a text ever unescaped: the browser refuses the script and the picture from elsewhere."""
+    page_text = build_report(hostile).replace("</main>", f'{CANARY}<img src="http://127.0.0.1:9/x.png"></main>')
+    (tmp_path / "broken.html").write_text(page_text, encoding="utf-8")
+    with browser() as page:
+        page.open(tmp_path / "broken.html")
+        assert page.value("typeof window.canary") == "undefined"
+        assert any("Content Security Policy" in message for message in page.messages)
