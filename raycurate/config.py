@@ -330,7 +330,10 @@ class SelectConfig(NounConfig):
         None, description="floor, cap and random share of every task, for example 0.5,2,0.3; null: the method alone"
     )
     task_power: float | None = Field(
-        None, ge=0, le=1, description="shares of tasks follow their rows to this power: 1 (default), 0.5, 0 = alike"
+        None,
+        ge=0,
+        le=1,
+        description="shares of tasks follow their rows to this power: 1, 0.5, 0 = alike; default 1, balanced 0.5",
     )
     task_weights: TaskWeightsSource | None = Field(
         None, description="weights of the shares: JSON of task -> weight, or balance/LABEL of this run"

@@ -100,13 +100,7 @@ def task_bars(noun: Noun) -> list[TaskBar]:
     rows = noun.read_table("tasks.parquet").to_pylist()
     kept = max(sum(row["kept"] for row in rows), 1)
     return [
-        TaskBar(
-            row["task"],
-            row["rows"],
-            row["kept"],
-            row.get("fair_rows", row["share_before"] * kept),
-            row.get("bound") or "",
-        )
+        TaskBar(row["task"], row["rows"], row["kept"], row["share_before"] * kept, row.get("bound") or "")
         for row in rows
     ]
 

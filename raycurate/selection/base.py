@@ -229,7 +229,8 @@ class Selector(Protocol):
             `ranking/by-task` for an order of the rows of each task in a cluster.
         columns: columns of the rows that `decide` and `order` read.
 
-    One whose plan follows `goal.task_power` and `goal.task_weights` says so by an attribute `has_task_shares`.
+    One whose plan follows `goal.task_power` and `goal.task_weights` says so by an attribute `has_task_shares`, and
+    may name a power of its own, `own_task_power`, for where none is asked for.
     """
 
     @property

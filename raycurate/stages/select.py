@@ -51,7 +51,7 @@ from raycurate.stages.rank import BY_TASK, rank
 from raycurate.stages.selecting.auto import settled
 from raycurate.stages.selecting.report import write_tables
 from raycurate.stages.selecting.tables import cell_table, cluster_table
-from raycurate.stages.selecting.weights import goal_of, weights_read
+from raycurate.stages.selecting.weights import goal_of, own_power, weights_read
 
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
 LACKS, MARKED = "lacks", "marked"
@@ -234,6 +234,8 @@ def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
         inputs["measured"] = required(sources.measured).fingerprint
     inputs |= {f"{MARKS}/{noun.label}": required(noun, of=samples).fingerprint for noun in marks_of(run, config)}
     inputs |= weights_read(run, config)[0]
+    if config.task_power is None and own_power(selector) != 1:
+        inputs["task_power"] = str(own_power(selector))  # another default makes a selection stale
     own = source_hash(config.method)
     return inputs if own is None else {**inputs, "method": own}
 

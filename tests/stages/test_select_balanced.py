@@ -59,7 +59,7 @@ def selected(run: Run, **settings) -> tuple[set[str], object]:
 
 
 SETTINGS = {
-    "balanced": {},
+    "balanced": {"task_power": 1.0},
     "root": {"task_power": 0.5},
     "inside": {"options": {"within": "coincide"}, "task_power": 0.0},
     "coincide": {"method": "coincide", "envelope": "0.5,2,0.3"},
@@ -82,6 +82,14 @@ def expected(name: str, made: TaskedCase) -> set[str]:
     rows = made.by_cell if settings["method"] == "balanced" else made.by_cluster
     goal = Goal(ratio=0.3, task_power=settings.get("task_power", 1.0))
     return kept_keys(selector, made.tables, goal, [rows])
+
+
+def test_shares_follow_the_square_root_of_a_tasks_rows_where_nothing_is_said(run):
+    """Of `balanced`; `stratified` and the envelope of another method keep the mix of the data."""
+    own, _ = selected(run, label="own")
+    assert own == selected(run, task_power=0.5, label="root")[0] != selected(run, task_power=1.0, label="rows")[0]
+    drawn, _ = selected(run, method="stratified", label="drawn")
+    assert drawn == selected(run, method="stratified", task_power=1.0, label="drawn-rows")[0]
 
 
 def test_the_stage_keeps_what_the_functions_keep_for_any_division_of_the_work(ray_cluster, tmp_path, case, run):

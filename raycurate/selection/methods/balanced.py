@@ -48,9 +48,12 @@ class Balanced:
         within: how a task's rows are divided among its clusters.
         temperature: tau of `coincide`; 0.1 where it is not given.
         has_task_shares: it follows the power and the weights of tasks.
+        own_task_power: the power where none is asked for. Square-root shares measured better than proportional ones
+            where all tasks count alike (`jobs/RESULTS.md`); what stands closest to the data is power 1.
     """
 
     has_task_shares: ClassVar[bool] = True
+    own_task_power: ClassVar[float] = 0.5
     columns: ClassVar[frozenset[str]] = frozenset({"key", "task", "cluster", "rank"})
 
     within: Literal["size", "coincide"] = "size"

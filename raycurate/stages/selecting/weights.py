@@ -24,8 +24,13 @@ def goal_of(run: Run, config: SelectConfig, selector: Selector, tasks: Mapping[s
     if weights is not None:
         weights_of(tuple(tasks), weights)
     check_shares(config, selector)
-    power = 1.0 if config.task_power is None else config.task_power
+    power = own_power(selector) if config.task_power is None else config.task_power
     return Goal(ratio=config.ratio, seed=config.seed, task_power=power, task_weights=weights)
+
+
+def own_power(selector: Selector) -> float:
+    """The power of the shares of tasks that a method takes where none is asked for: 1, unless it says otherwise."""
+    return float(getattr(selector, "own_task_power", 1.0))
 
 
 def check_shares(config: SelectConfig, selector: Selector) -> None:
