@@ -7,8 +7,8 @@ row. There are these ways to an order:
 - `RankedInGroups`: the group's rows are brought to one task, which calls `rank_group`.
 - `RankedInTasks`: the rows of a task of the dataset are brought to one task, clustered there, and each cluster is a
   group. Rows whose features are zero, as those of an image are where there is none, are the cluster `NO_IMAGE`.
-- `RankedByTurns`: many tasks compare the rows with the validation rows, and one task orders all rows with
-  `rank_by_turns`; it holds no features.
+- `RankedByTargets`: many tasks compare the rows with the validation rows, and one task orders all rows with
+  `rank_by_targets`; it holds no features.
 - `RankedOnGraph`: the neighbours of all rows are searched by many tasks, and one task walks on the graph with
   `rank_on_graph`; it holds no features.
 - `RankedByPasses`: what is added up over the rows of a group says the value of each of them. Rows stay where they are
@@ -180,17 +180,21 @@ class RankedByPasses(Ranked, Protocol):
 
 
 @runtime_checkable
-class RankedByTurns(Ranked, Protocol):
+class RankedByTargets(Ranked, Protocol):
     """A method that orders all rows by their likeness to targets; its grouping is `all`.
 
     Attributes:
         targets: label of the validation rows, whose tasks are the targets.
+        rank_likeness: to the `nearest` validation row of a target, or the `mean` over all of them; cosines.
     """
 
     @property
     def targets(self) -> str: ...
 
-    def rank_by_turns(self, similarity_NT: NDArray[np.float64]) -> Ordering:
+    @property
+    def rank_likeness(self) -> Literal["nearest", "mean"]: ...
+
+    def rank_by_targets(self, similarity_NT: NDArray[np.float64]) -> Ordering:
         """Order rows that are sorted by key, from their likeness to each target."""
         ...
 

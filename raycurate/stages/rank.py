@@ -14,7 +14,7 @@ Memory of a task: its buckets (``bucket_mb``) plus what the method takes; greedy
 ranks a cluster above ``max_rows`` in hashed chunks. A method that orders all rows together holds them in one task on
 one node: above ``memory_gb`` that is refused before any work. Where it walks on a graph of neighbours, nothing is
 regrouped and the graph is made in parts (``ranking/graph.py``); where targets take turns, likewise
-(``ranking/turns.py``); where sums over its group say the value of a row, all is read twice and nothing is held
+(``ranking/targets.py``); where sums over its group say the value of a row, all is read twice and nothing is held
 (``ranking/passes.py``).
 """
 
@@ -44,7 +44,7 @@ from raycurate.selection.ranked import (
     GroupRows,
     Ranked,
     RankedByPasses,
-    RankedByTurns,
+    RankedByTargets,
     RankedInGroups,
     RankedInTasks,
     RankedOnGraph,
@@ -67,7 +67,7 @@ from raycurate.stages.ranking.groups import Groups
 from raycurate.stages.ranking.inputs import RankInputs
 from raycurate.stages.ranking.passes import rank_by_passes
 from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_ranked
-from raycurate.stages.ranking.turns import rank_by_turns
+from raycurate.stages.ranking.targets import rank_by_targets
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
 VALUES_HERE = 50_000_000
@@ -124,7 +124,7 @@ def _rank_groups(
     noun: Noun,
     inputs: RankInputs,
     config: RankConfig,
-    method: RankedInGroups | RankedOnGraph | RankedByTurns,
+    method: RankedInGroups | RankedOnGraph | RankedByTargets,
     groups: Groups,
     manifest: Manifest,
     memory: int,
@@ -134,8 +134,8 @@ def _rank_groups(
     cells = groups.cells
     if isinstance(method, RankedOnGraph):
         files = rank_on_graph(noun, inputs, config, method, manifest, memory)
-    elif isinstance(method, RankedByTurns):
-        files = rank_by_turns(noun, inputs, config, method, manifest)
+    elif isinstance(method, RankedByTargets):
+        files = rank_by_targets(noun, inputs, config, method, manifest)
     else:
         densities, found, files = _order(noun, inputs, config, method, groups, manifest)
         cells = CellTable.of(add_counts([found])) if isinstance(method, RankedInTasks) else cells
@@ -161,13 +161,13 @@ def _rank_groups(
     return {kind: count, f"chunked_{kind}": int((groups.units.chunks_G > 1).sum())}
 
 
-def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByTurns | RankedByPasses:
+def ranked_method(config: RankConfig) -> RankedInGroups | RankedOnGraph | RankedByTargets | RankedByPasses:
     """The method that orders the rows of a group; raises UserError for one that orders none."""
     if config.order in (GREEDY_MMD, BY_TASK):
         by_task = config.order == BY_TASK
         return GreedyMmd(sigma=config.sigma, kernel_bytes=config.kernel_mb << 20, by_task=by_task)
     selector = build_selector(config.order, config.options)
-    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByTurns | RankedByPasses):
+    if not isinstance(selector, RankedInGroups | RankedOnGraph | RankedByTargets | RankedByPasses):
         raise UserError(
             f"method '{config.order}' orders no groups: there is nothing to rank, `raycurate select` runs it directly"
         )

@@ -12,7 +12,7 @@ from raycurate.errors import UserError
 from raycurate.selection import Goal, SelectionTables, build_selector
 from raycurate.selection.local import select_rows
 from raycurate.selection.methods.targeted import Targeted
-from raycurate.selection.ranked import RankedByTurns
+from raycurate.selection.ranked import RankedByTargets
 from raycurate.selection.turns import nearest_of_targets, take_turns
 from tests.selection.selection_cases import sample_keys, unit_features
 
@@ -62,7 +62,7 @@ def test_the_nearest_validation_row_of_each_target(seed: int, rows: int, shown: 
 def test_the_method_keeps_the_first_turns(ratio: float) -> None:
     """Of any ratio a prefix of the one order, exactly; rows that were not ranked are never kept."""
     similarity = np.random.default_rng(1).random((38, 3))
-    made = Targeted().rank_by_turns(similarity)
+    made = Targeted().rank_by_targets(similarity)
     order = naive_turns(similarity)
     assert [int(made.rank_N[row]) for row in order] == list(range(38))
     table = pa.table({"key": sample_keys(40), "rank": pa.array([*made.rank_N.tolist(), None, None], pa.int64())})
@@ -74,6 +74,6 @@ def test_the_method_keeps_the_first_turns(ratio: float) -> None:
 
 def test_it_is_ranked_by_turns_and_not_by_itself() -> None:
     """The rows to choose from are no targets."""
-    assert isinstance(Targeted(), RankedByTurns)
+    assert isinstance(Targeted(), RankedByTargets)
     with pytest.raises(UserError, match="targets is 'main', the rows to choose from"):
         build_selector("targeted", {"targets": "main"})

@@ -71,6 +71,39 @@ def test_the_rows_of_slow_loops_for_any_division_of_the_work(ray_cluster, tmp_pa
         rank(run, make_config(RankConfig, small))
 
 
+def by_influence(made: TaskedCase, method: str) -> set[str]:
+    """The rows of LESS and of ICONS by slow loops over float64 means."""
+    rows = sorted(range(len(made.tasks) - 2), key=lambda i: made.case.keys[i])
+    wide, other = made.case.features[rows].astype(np.float64), VALIDATION.astype(np.float64)
+    columns = [[i for i in range(SHOWN) if TASKS[i] == task] for task in sorted(set(TASKS))]
+    influence = np.array([[np.mean([row @ other[v] for v in own]) for own in columns] for row in wide])
+    best = [max(row) for row in influence]
+    if method == "less":
+        order = sorted(range(len(rows)), key=lambda i: (-best[i], i))
+    else:
+        least = [sorted(column, reverse=True)[round(0.2 * len(rows)) - 1] for column in influence.T]
+        votes = [sum(value >= bound for value, bound in zip(row, least, strict=True)) for row in influence]
+        order = sorted(range(len(rows)), key=lambda i: (-votes[i], -best[i], i))
+    return {made.case.keys[rows[i]] for i in order[: round(0.3 * len(made.tasks))]}
+
+
+@pytest.mark.parametrize("method", ["less", "icons"])
+def test_influence_on_validation_rows_for_any_division_of_the_work(ray_cluster, tmp_path, method):
+    """Means over each target's gradients; one shard or three, one task or two at once; the same in an envelope."""
+    made, within = tasked_case(9, rows=160), None
+    for shards, at_once in ((1, 1), (3, 2)):
+        run, count = run_of(tmp_path / str(shards), made, shards=shards), len(made.tasks) - 2
+        features = made.case.features
+        write_features(run, made.case.keys[:count], features[:count], shards=shards, label="gradients")
+        with pytest.raises(UserError, match="raycurate score .* --scores gradients --set also=.val."):
+            selected(run, method=method)
+        write_features(run, KEYS, VALIDATION, shards=2, label="val-gradients", samples="val")
+        assert selected(run, method=method, max_tasks=at_once) == by_influence(made, method)
+        inside = selected(run, method=method, envelope=True, label="within")
+        within = within or inside
+        assert inside == within
+
+
 def test_without_validation_rows_it_says_how_to_give_them(ray_cluster, tmp_path):
     """First their samples, then their scores, then scores of the same model."""
     made = tasked_case(2, rows=20)

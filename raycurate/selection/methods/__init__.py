@@ -17,6 +17,8 @@ from raycurate.selection.methods.coincide import Coincide
 from raycurate.selection.methods.d2_pruning import D2Pruning
 from raycurate.selection.methods.dics import Dics
 from raycurate.selection.methods.el2n import El2n
+from raycurate.selection.methods.icons import Icons
+from raycurate.selection.methods.less import Less
 from raycurate.selection.methods.perplexity import Perplexity
 from raycurate.selection.methods.presel import Presel
 from raycurate.selection.methods.prism import Prism
@@ -39,6 +41,8 @@ METHODS: Mapping[str, Method] = {
     "d2_pruning": D2Pruning,
     "dics": Dics,
     "el2n": El2n,
+    "icons": Icons,
+    "less": Less,
     "perplexity": Perplexity,
     "presel": Presel,
     "prism": Prism,

@@ -21,7 +21,7 @@ of 665,000 rows of 4,096) in one task of half a node. Memory: 4 bytes a row and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -30,35 +30,28 @@ from numpy.typing import NDArray
 
 from raycurate.errors import UserError
 from raycurate.selection.farthest import farthest_order
-from raycurate.selection.methods.by_score import ByScore, Keep, number_column
-from raycurate.selection.ranked import Grouping, GroupRows, Ordering, ranks_of
+from raycurate.selection.methods.by_rank import ByRank
+from raycurate.selection.methods.by_score import number_column
+from raycurate.selection.ranked import GroupRows, Ordering, ranks_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dics(ByScore):
+class Dics(ByRank):
     """Selector `dics`.
 
     Attributes:
         ratio: the part p that the ranking is made for; that of the selection, unless it is given.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"ranking"})
-    columns: ClassVar[frozenset[str]] = frozenset({"key", "rank"})
-    rank_grouping: ClassVar[Grouping] = "all"
     rank_features: ClassVar[str] = "last_token"
     rank_score: ClassVar[tuple[str, str] | None] = ("token_losses", "loss")
     rank_columns: ClassVar[tuple[str, ...]] = ("loss", "loss_blind")
 
-    keep: Keep = field(default="low", init=False)
     ratio: float | None = None
 
     def __post_init__(self) -> None:
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise UserError(f"ratio of method 'dics' is {self.ratio}; it must be above 0 and at most 1, as select's")
-
-    def score(self, rows: pa.Table) -> NDArray[np.float64]:
-        """Return the place in the order, [N]."""
-        return number_column(rows, "rank")
 
     def rank_score_of(self, scores: pa.Table) -> NDArray[np.float64]:
         """Return VIC, [N]; NaN where a row has no loss."""

@@ -19,7 +19,7 @@ validation rows look like. Rows of the test set belong into no target.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Targeted(ByRank):
 
     rank_features: ClassVar[str] = "weighted_token"
     rank_score: ClassVar[tuple[str, str] | None] = None
+    rank_likeness: ClassVar[Literal["nearest", "mean"]] = "nearest"
 
     targets: str = "val"
 
@@ -51,7 +52,7 @@ class Targeted(ByRank):
         """Return what the order of a row takes, without its likeness to the targets."""
         return 256
 
-    def rank_by_turns(self, similarity_NT: NDArray[np.float64]) -> Ordering:
+    def rank_by_targets(self, similarity_NT: NDArray[np.float64]) -> Ordering:
         """Order all rows; the value is s for the target that took the row."""
         order_N, taken_N = take_turns(similarity_NT)
         value_N = np.empty(order_N.size)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.selection.ranked import Ranked, RankedByTurns, ScoredFromColumns
+from raycurate.selection.ranked import Ranked, RankedByTargets, ScoredFromColumns
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.names import ROW_SCORES, score_label
 
@@ -45,7 +45,7 @@ class RankInputs:
                 )
         if method.rank_grouping in ("cell", "task"):
             with_tasks = run.noun("samples", _samples_of(required(features)))
-        if isinstance(method, RankedByTurns):
+        if isinstance(method, RankedByTargets):
             return RankInputs(features, None, None, None, None, *_targets_of(run, config, method, features))
         if method.rank_score is None:
             return RankInputs(features, clusters, samples=with_tasks)
@@ -91,7 +91,7 @@ def _samples_of(features: Manifest) -> str:
     return found[0] if found else features.description["config"].get("samples") or "main"
 
 
-def _targets_of(run: Run, config: RankConfig, method: RankedByTurns, features: Noun) -> tuple[Noun, Noun]:
+def _targets_of(run: Run, config: RankConfig, method: RankedByTargets, features: Noun) -> tuple[Noun, Noun]:
     """The features of the validation rows and their samples.
 
     Raises:

@@ -1,4 +1,4 @@
-"""``rank`` for methods whose targets take turns: similarities by shard, then one task that orders.
+"""``rank`` for methods that compare rows with validation rows: similarities by shard, then one task that orders.
 
     features, features of the validation rows --per shard--> [rows, targets] --order--> rows by sample shard
 
@@ -21,7 +21,8 @@ from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.run.store import Manifest, Noun
-from raycurate.selection.ranked import RankedByTurns
+from raycurate.selection.influence import TargetMeans
+from raycurate.selection.ranked import RankedByTargets
 from raycurate.selection.turns import BYTES_PER_TARGET, nearest_of_targets
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_tasks, resumable_steps, stage_progress, step_name
@@ -32,7 +33,9 @@ from raycurate.stages.ranking.rows import ranked_rows, write_ranked
 STEP = "similar"
 
 
-def rank_by_turns(noun: Noun, inputs: RankInputs, config: RankConfig, method: RankedByTurns, manifest: Manifest) -> int:
+def rank_by_targets(
+    noun: Noun, inputs: RankInputs, config: RankConfig, method: RankedByTargets, manifest: Manifest
+) -> int:
     """Write all rows with their ranks, by sample shard; the number of files written.
 
     Raises:
@@ -46,7 +49,7 @@ def rank_by_turns(noun: Noun, inputs: RankInputs, config: RankConfig, method: Ra
             f"{needed / 2**30:.2g} GiB; the bound is memory_gb={config.memory_gb:g}. Raise it where a node has more, "
             "or take fewer targets: a target is a task of the validation rows"
         )
-    measure = functools.partial(_measure, noun, inputs, targets)
+    measure = functools.partial(_measure, noun, inputs, method, targets)
     order = functools.partial(_order_rows, noun, inputs, method, manifest.shards)
     with stage_progress("rank", noun, 2 * manifest.rows_out, "row passes") as progress:
         steps = resumable_steps(noun, STEP, measure, [()] * manifest.shards, max_tasks=config.max_tasks)
@@ -73,20 +76,26 @@ def _validation_rows(inputs: RankInputs, columns: list[str]) -> Iterator[pa.Tabl
         yield shown.append_column("task", named["task"].take(where.combine_chunks()))
 
 
-def _measure(noun: Noun, inputs: RankInputs, targets: list[str], shard: int) -> dict[str, Any]:
+def _measure(noun: Noun, inputs: RankInputs, method: RankedByTargets, targets: list[str], shard: int) -> dict[str, Any]:
     """Task: the similarity of each row of a shard to each target."""
     rows_ND = features_of_table(inputs.features.read_part(shard, ["features"]))
     best_NT = np.full((len(rows_ND), len(targets)), -2.0)
+    mean = TargetMeans(len(targets), rows_ND.shape[1])
     for shown in _validation_rows(inputs, ["key", "features"]):
         target_V = pc.index_in(shown["task"], value_set=pa.array(targets, pa.string())).to_numpy().astype(np.int64)
+        if method.rank_likeness == "mean":
+            mean.add(features_of_table(shown), target_V)
+            continue
         np.maximum(best_NT, nearest_of_targets(rows_ND, features_of_table(shown), target_V, len(targets)), out=best_NT)
+    if method.rank_likeness == "mean":
+        best_NT = mean.cosines(rows_ND)
     content = io.BytesIO()
     np.save(content, best_NT)
     noun.write_bytes(step_name(STEP, shard, "npy"), content.getvalue())
     return {"rows": len(rows_ND)}
 
 
-def _order_rows(noun: Noun, inputs: RankInputs, method: RankedByTurns, shards: int, number: int) -> dict[str, Any]:
+def _order_rows(noun: Noun, inputs: RankInputs, method: RankedByTargets, shards: int, number: int) -> dict[str, Any]:
     """Task: order all rows, sorted by key, by the similarities to the targets."""
     tables, parts = [], []
     for shard in range(shards):
@@ -103,6 +112,6 @@ def _order_rows(noun: Noun, inputs: RankInputs, method: RankedByTurns, shards: i
     rows = pa.concat_tables(tables)
     rows = rows.append_column("at", pa.array(np.arange(rows.num_rows)))
     rows = sort_table(rows.append_column("similarity", pa.nulls(rows.num_rows, pa.float32())), "key")
-    made = method.rank_by_turns(np.concatenate(parts)[rows["at"].to_numpy()])
+    made = method.rank_by_targets(np.concatenate(parts)[rows["at"].to_numpy()])
     write_ranked(noun, number, ranked_rows(rows, None, made))
     return {"rows": rows.num_rows}
