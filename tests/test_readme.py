@@ -47,6 +47,7 @@ def lines_of_the_help() -> Iterator[str]:
 PAGES = (
     "README.md",
     "raycurate/selection/README.md",
+    "raycurate/cleaning/README.md",
     "raycurate/balancing/README.md",
     "cluster_configs/README.md",
     "jobs/RESULTS.md",

@@ -39,7 +39,7 @@ def _marks_command(noun: Noun) -> str:
     description = {} if manifest is None else manifest.description
     stage = description.get("stage", "decontaminate" if noun.label.startswith("decontaminate") else "dedup")
     against = description.get("config", {}).get("against", "TEST")
-    return f"{stage} {noun.run_uri}" + (f" --against {against}" if stage == "decontaminate" else "")
+    return f"decontaminate --against {against}" if stage == "decontaminate" else stage
 
 
 def by_task_label(clusters: str) -> str:
