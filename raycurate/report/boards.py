@@ -1,24 +1,59 @@
-"""What trainings came to: scoreboards, sweeps, choices, weights of tasks, candidates, and the curves of finetunes."""
+"""What trainings came to: the table, the figures and the evidence of every finished experiment of a run."""
 
 from __future__ import annotations
 
 import csv
 import io
 from dataclasses import dataclass, field
-from typing import Any
 
 from raycurate.report.charts import Interval
+from raycurate.report.figures import Figure, figures_of, trainings_of
 from raycurate.run.filesystem import exists, read_bytes
 from raycurate.run.store import Noun, Run
 
 TABLES = {
     "scoreboard": "scoreboard.csv",
     "sweeps": "results.csv",
-    "individual_select": "results.csv",
+    "choices": "",
+    "balance": "difficulties.csv",
     "weightings": "scoreboard.csv",
+    "individual_select": "decisions.csv",
+    "transferability": "sources.csv",
     "scaling": "scaling.csv",
 }
-"""Kind of noun -> its table."""
+"""Kind of noun -> its table; a choice has none."""
+NAMES = {
+    "models": "Training",
+    "scoreboard": "Scoreboard",
+    "sweeps": "Sweep",
+    "choices": "Choice of a method",
+    "balance": "Weights of tasks",
+    "weightings": "Weights, compared",
+    "individual_select": "Individual Select",
+    "transferability": "Transfer between clusters",
+    "scaling": "Score by rows",
+}
+"""Kind of noun -> what a reader calls it."""
+COMMANDS = {
+    "models": ("the loss of each task as it is trained", "finetune {run} --selection {label} --model MODEL"),
+    "scoreboard": (
+        "methods with the intervals of their differences",
+        "compare {run} --methods full,stratified,coincide",
+    ),
+    "sweeps": (
+        "ratios, temperatures and methods side by side",
+        "sweep {run} --methods stratified,coincide --ratios 0.1,0.2",
+    ),
+    "choices": (
+        "which method small trainings prove",
+        "choose {run} --methods stratified,coincide --model MODEL --ratio 0.2",
+    ),
+    "balance": ("what tasks give to each other, and their weights", "balance {run} --model MODEL --validation LABEL"),
+    "individual_select": ("which further datasets pay", "individual-select --baseline {run} --candidates FILE"),
+    "transferability": ("transfer between clusters, measured", "transferability {run} --sources 20 --targets 20"),
+    "scaling": ("the score by rows", "scaling {run} --sizes 1000,10000"),
+}
+"""Kind of noun -> what it would show here, and the command that makes it."""
 MOST_ROWS = 60
 
 
@@ -34,6 +69,7 @@ class Board:
         intervals: differences to `against`, by what they are compared with.
         at_chance: tasks that do not count, with why.
         why: of a choice.
+        figures: in their order.
     """
 
     title: str
@@ -43,22 +79,28 @@ class Board:
     intervals: dict[str, list[Interval]] = field(default_factory=dict)
     at_chance: list[str] = field(default_factory=list)
     why: str = ""
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What a reader calls it."""
+        return NAMES[self.title.split("/")[0]]
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The weights of tasks that `balance` made."""
+def boards_of(run: Run, selection: str) -> list[Board]:
+    """The trainings on this selection, then every finished experiment, in the order of the data."""
+    trainings = [Board(title=title, figures=figures) for title, figures in trainings_of(run, selection)]
+    made = [noun for noun in run.nouns() if noun.noun in TABLES and noun.manifest() is not None]
+    return trainings + [_board(noun) for noun in made]
 
-    title: str
-    weights: dict[str, float]
 
-
-def boards_of(run: Run) -> list[Board]:
-    """Every finished experiment with a table, in the order of the data."""
+def missing_of(run: Run, selection: str, boards: list[Board]) -> list[tuple[str, str]]:
+    """What could be shown besides, and the command that makes it."""
+    kinds = {board.title.split("/")[0] for board in boards}
     return [
-        _board(noun)
-        for noun in run.nouns()
-        if (noun.noun in TABLES or noun.noun == "choices") and noun.manifest() is not None
+        (what, f"raycurate {command.format(run=run.uri, label=selection)}")
+        for kind, (what, command) in COMMANDS.items()
+        if kind not in kinds
     ]
 
 
@@ -79,12 +121,13 @@ def _board(noun: Noun) -> Board:
         intervals=intervals,
         at_chance=sorted(evidence.get("at_chance", {})),
         why=str(choice.get("why", "")),
+        figures=figures_of(noun),
     )
 
 
 def _table(noun: Noun) -> tuple[list[str], list[list[str]]]:
-    path = f"{noun.folder}/{TABLES.get(noun.noun, 'none')}"
-    if not exists(noun.filesystem, path):
+    path = f"{noun.folder}/{TABLES[noun.noun]}"
+    if not TABLES[noun.noun] or not exists(noun.filesystem, path):
         return [], []
     lines = list(csv.reader(io.StringIO(read_bytes(noun.filesystem, path).decode())))
     return (lines[0], [[_short(cell) for cell in line] for line in lines[1:]]) if lines else ([], [])
@@ -97,13 +140,3 @@ def _short(cell: str) -> str:
     except ValueError:
         return cell
     return f"{number:.4g}" if "." in cell or "e" in cell else cell
-
-
-def weights_of_run(run: Run) -> list[Weights]:
-    """The weights of every finished `balance`."""
-    found = []
-    for noun in run.nouns():
-        value: dict[str, Any] = (noun.read_json("weights.json") or {}) if noun.noun == "balance" else {}
-        if value.get("weights") and noun.manifest() is not None:
-            found.append(Weights(f"{noun.noun}/{noun.label}", dict(value["weights"])))
-    return found

@@ -57,7 +57,7 @@ def task_chart(bars: Sequence[TaskBar]) -> Markup:
     """Each task's kept rows as a multiple of its fair share, on a log axis; 1 is a stratified draw."""
     height = TOP + ROW * len(bars) + 24
     right = WIDTH - 120
-    parts = [_open(WIDTH, height, "Rows kept of each task as a multiple of its share of the budget")]
+    parts = [opened(WIDTH, height, "Rows kept of each task as a multiple of its share of the budget")]
     for factor in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16):
         x = _log_place(factor, LEFT, right)
         kind = "axis" if factor == 1 else "grid"
@@ -83,7 +83,7 @@ def _task_line(bar: TaskBar, y: float, right: float) -> str:
         shape = f'<path class="low" d="M{x + 7:.1f} {y - 6} L{x - 4:.1f} {y} L{x + 7:.1f} {y + 6} Z"/>'
     return (
         f"<g><title>{escape(title)}</title>"
-        f'<text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">{escape(_cut(bar.task, 26))}</text>'
+        f'<text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">{escape(cut(bar.task, 26))}</text>'
         f'<line class="{kind}-line" x1="{one:.1f}" x2="{x:.1f}" y1="{y}" y2="{y}"/>{shape}'
         f'<text class="number" x="{right + 14}" y="{y + 4}">{bar.kept:,} of {bar.rows:,}</text></g>'
     )
@@ -104,7 +104,7 @@ def cluster_map(dots: Sequence[Dot], average: float, shown: frozenset[int] = fro
     """
     if not dots:
         return Markup("")
-    parts = [_open(MAP_WIDTH, MAP_HEIGHT, "Map of the clusters: near ones have similar features")]
+    parts = [opened(MAP_WIDTH, MAP_HEIGHT, "Map of the clusters: near ones have similar features")]
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
     largest = max(dot.size for dot in dots)
     for dot in sorted(dots, key=lambda each: -each.size):
@@ -133,7 +133,7 @@ def interval_chart(intervals: Sequence[Interval], against: str) -> Markup:
     ends = [abs(v) for each in intervals for v in (each.percent, each.low or 0.0, each.high or 0.0)]
     most = max(*ends, 1.0) * 1.05
     zero = (LEFT + right) / 2
-    parts = [_open(WIDTH, height, f"Differences to {against} with 95 % intervals")]
+    parts = [opened(WIDTH, height, f"Differences to {against} with 95 % intervals")]
     for at in (-most, -most / 2, 0.0, most / 2, most):
         x = zero + at / most * (right - LEFT) / 2
         kind = "axis" if at == 0 else "grid"
@@ -157,16 +157,18 @@ def _interval_line(each: Interval, y: float, place: object, right: float) -> str
         line = f'<line class="{kind}-line" x1="{place(each.low):.1f}" x2="{place(each.high):.1f}" y1="{y}" y2="{y}"/>'
     return (
         f"<g><title>{escape(each.name)}: {escape(shown)}</title>"
-        f'<text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">{escape(_cut(each.name, 26))}</text>'
+        f'<text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">{escape(cut(each.name, 26))}</text>'
         f'{line}<circle class="{kind}" cx="{place(each.percent):.1f}" cy="{y}" r="5"/>'
         f'<text class="number" x="{right + 14}" y="{y + 4}">{each.percent:+.1f} %</text></g>'
     )
 
 
-def _open(width: int, height: int, label: str) -> str:
+def opened(width: int, height: int, label: str) -> str:
+    """The start of a chart of this size; `label` is for those who do not see it."""
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return f'<svg {size} role="img" aria-label="{escape(label)}">'
 
 
-def _cut(text: str, chars: int) -> str:
+def cut(text: str, chars: int) -> str:
+    """A text that is at most so long."""
     return text if len(text) <= chars else f"{text[: chars - 1]}…"

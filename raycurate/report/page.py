@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from raycurate.report.boards import boards_of, weights_of_run
+from raycurate.report.boards import boards_of, missing_of
 from raycurate.report.charts import cluster_map, interval_chart, task_chart
 from raycurate.report.collect import (
     agreement_of,
@@ -70,7 +70,7 @@ def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
     facts, bars = cluster_facts(noun), task_bars(noun)
     summary = summary_of(run, noun, manifest)
     shelves = shelves_of(run, noun, facts, [bar.task for bar in bars], sizes)
-    boards = boards_of(run)
+    boards = boards_of(run, label)
     shown = frozenset(shelf.facts.cluster for shelf in shelves if shelf.facts is not None)
     return {
         "summary": summary,
@@ -86,7 +86,7 @@ def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
         "sizes": sizes,
         "quarantine": quarantine_of(run, config["samples"]),
         "boards": [(board, {a: interval_chart(i, a) for a, i in board.intervals.items()}) for board in boards],
-        "weights": weights_of_run(run),
+        "missing": missing_of(run, label, boards),
         "version": __version__,
     }
 

@@ -1,0 +1,243 @@
+"""Charts of what trainings came to: curves, rows with ranges, points. Pure functions of numbers, as in charts.py.
+
+Each line of text stands at what it names; there are no legends.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from raycurate.report.charts import LEFT, ROW, TOP, WIDTH, cut, opened
+
+PANEL_WIDTH, PANEL_HEIGHT = 200, 62
+PLOT_WIDTH, PLOT_HEIGHT = 620, 300
+MARGIN, BELOW = 64, 46
+
+Scale = tuple[Callable[[float], float], list[tuple[float, str]]]
+"""Number -> place, and the ticks with their names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranged:
+    """One line of a chart of rows.
+
+    Attributes:
+        name: of the line.
+        value: the mark.
+        low, high: the range around it; None where there is one number only.
+        note: right of the line.
+        strong: among the best, else pale.
+        needed: what the value had to reach.
+    """
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    strong: bool = True
+    needed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A curve with its name at its end."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    strong: bool = True
+
+
+def range_chart(rows: Sequence[Ranged], label: str, unit: str, *, zero: bool = False, log: bool = False) -> Markup:
+    """A dot for each row with its range, on one axis.
+
+    Args:
+        rows: at least one.
+        label: for those who do not see it.
+        unit: below the axis.
+        zero: whether the axis must show 0.
+        log: whether it is logarithmic around 1, for multiples.
+    """
+    if not rows:
+        return Markup("")
+    ends = [v for each in rows for v in (each.value, each.low, each.high, each.needed) if v is not None]
+    ends += [0.0] if zero else [1.0] if log else []
+    right = WIDTH - 150
+    place, ticks = _log_scale(ends, LEFT, right) if log else _scale(ends, LEFT, right)
+    height = TOP + ROW * len(rows) + 24
+    parts = [opened(WIDTH, height, label)]
+    for at, name in ticks:
+        axis = (zero and at == 0) or (log and at == 1)
+        x = place(at)
+        parts.append(f'<line class="{"axis" if axis else "grid"}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}"')
+        parts.append(f' y2="{height - 22}"/><text class="tick" text-anchor="middle" x="{x:.1f}" y="{TOP - 12}">')
+        parts.append(f"{name}</text>")
+    for number, each in enumerate(rows):
+        parts.append(_ranged(each, TOP + ROW * number + ROW // 2, place, right))
+    parts.append(f'<text class="tick" x="{LEFT}" y="{height - 4}">{escape(unit)}</text></svg>')
+    return Markup("".join(parts))
+
+
+def _ranged(each: Ranged, y: int, place: Callable[[float], float], right: float) -> str:
+    kind = "mark" if each.strong else "pale"
+    shown = f"{each.name}: {each.value:.4g}"
+    line = ""
+    if each.low is not None and each.high is not None:
+        shown += f", {each.low:.4g} to {each.high:.4g}"
+        line = f'<line class="{kind}-line" x1="{place(each.low):.1f}" x2="{place(each.high):.1f}" y1="{y}" y2="{y}"/>'
+    if each.needed is not None:
+        x = place(each.needed)
+        shown += f", needed {each.needed:.4g}"
+        line += f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}"/>'
+    return (
+        f'<g><title>{escape(shown)}</title><text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">'
+        f'{escape(cut(each.name, 26))}</text>{line}<circle class="{kind}" cx="{place(each.value):.1f}" cy="{y}" r="5"/>'
+        f'<text class="number" x="{right + 14}" y="{y + 4}">{escape(each.note)}</text></g>'
+    )
+
+
+def panel(name: str, points: Sequence[tuple[float, float]], bounds: tuple[float, float]) -> Markup:
+    """A small curve without axes: its first and last number beside it; several share `bounds` and are comparable.
+
+    Args:
+        name: of the curve.
+        points: by ascending x; at least one.
+        bounds: least and greatest y of all panels, above 0; the scale is logarithmic.
+    """
+    first, last = points[0][1], points[-1][1]
+    label = f"{name}: {first:.3g} at first, {last:.3g} at last"
+    parts = [opened(PANEL_WIDTH, PANEL_HEIGHT, label), f"<title>{escape(label)}</title>"]
+    low, high = (math.log(max(bound, 1e-6)) for bound in bounds)
+    span = max(high - low, 1e-9)
+    most = max(points[-1][0] - points[0][0], 1e-9)
+    places = [
+        (
+            4 + (PANEL_WIDTH - 60) * (x - points[0][0]) / most,
+            6 + (PANEL_HEIGHT - 12) * (high - math.log(max(y, 1e-6))) / span,
+        )
+        for x, y in points
+    ]
+    parts.append(_path(places, "mark-curve"))
+    x, y = places[-1]
+    parts.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+    parts.append(f'<text x="{x + 8:.1f}" y="{min(max(y + 4, 12), PANEL_HEIGHT - 4):.1f}">{last:.3g}</text></svg>')
+    return Markup("".join(parts))
+
+
+def thinned(points: Sequence[tuple[float, float, float]], most: int = 60) -> list[tuple[float, float]]:
+    """Points (x, y, weight) as at most `most` weighted means of runs of them."""
+    found = []
+    size = max(1, math.ceil(len(points) / most))
+    for start in range(0, len(points), size):
+        own = points[start : start + size]
+        total = math.fsum(weight for _, _, weight in own)
+        if total > 0:
+            middle = math.fsum(x for x, _, _ in own) / len(own)
+            found.append((middle, math.fsum(y * weight for _, y, weight in own) / total))
+    return found
+
+
+def line_chart(series: Sequence[Series], label: str, names: tuple[str, str], ticks: Sequence[str] = ()) -> Markup:
+    """Curves with their names at their ends; `ticks` name the places 0, 1, 2 ... of x, else x is numbers on a log axis.
+
+    Args:
+        series: each with at least one point.
+        label: for those who do not see it.
+        names: what x and y are, with units.
+        ticks: names of the places, where x has names.
+    """
+    xs, ys = [x for each in series for x, _ in each.points], [y for each in series for _, y in each.points]
+    if not xs:
+        return Markup("")
+    logarithmic = not ticks and min(xs) > 0 and max(xs) > min(xs)
+    right, bottom = PLOT_WIDTH, PLOT_HEIGHT
+    across = _between([math.log(x) if logarithmic else x for x in xs], MARGIN, right)
+    up, marks = _scale(ys, bottom, 24)
+    height = PLOT_HEIGHT + BELOW + (18 if ticks else 0)
+    parts = [opened(WIDTH, height, label), *_grid(up, marks, right)]
+    for number, name in enumerate(ticks):
+        where = f'transform="translate({across(number):.1f} {bottom + 18}) rotate(18)"'
+        parts.append(f'<text class="tick" {where}>{escape(cut(name, 20))}</text>')
+    if not ticks:
+        for x in sorted(set(xs)):
+            middle = across(math.log(x) if logarithmic else x)
+            parts.append(f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{bottom + 18}">{x:,.4g}</text>')
+    for each in series:
+        kind = "mark" if each.strong else "pale"
+        places = [(across(math.log(x) if logarithmic else x), up(y)) for x, y in each.points]
+        parts.append(_path(places, f"{kind}-curve"))
+        for (x, y), (_, value) in zip(places, each.points, strict=True):
+            parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4">')
+            parts.append(f"<title>{escape(each.name)}: {value:.4g}</title></circle>")
+        parts.append(f'<text x="{places[-1][0] + 9:.1f}" y="{places[-1][1] + 4:.1f}">{escape(each.name)}</text>')
+    return Markup("".join([*parts, *_named(names, height), "</svg>"]))
+
+
+def scatter(points: Sequence[tuple[float, float, str]], label: str, names: tuple[str, str]) -> Markup:
+    """Points with a title each; `names` are what x and y are."""
+    if not points:
+        return Markup("")
+    across, below = _scale([x for x, _, _ in points], MARGIN, PLOT_WIDTH)
+    up, beside = _scale([y for _, y, _ in points], PLOT_HEIGHT, 24)
+    height = PLOT_HEIGHT + BELOW
+    parts = [opened(WIDTH, height, label), *_grid(up, beside, PLOT_WIDTH)]
+    for at, name in below:
+        parts.append(f'<text class="tick" text-anchor="middle" x="{across(at):.1f}" y="{PLOT_HEIGHT + 18}">')
+        parts.append(f"{name}</text>")
+    for x, y, title in points:
+        parts.append(f'<circle class="mark dot" cx="{across(x):.1f}" cy="{up(y):.1f}" r="5">')
+        parts.append(f"<title>{escape(title)}: {x:.4g}, {y:.4g}</title></circle>")
+    return Markup("".join([*parts, *_named(names, height), "</svg>"]))
+
+
+def _grid(up: Callable[[float], float], marks: Sequence[tuple[float, str]], right: float) -> list[str]:
+    parts = []
+    for at, name in marks:
+        parts.append(f'<line class="grid" x1="{MARGIN}" x2="{right}" y1="{up(at):.1f}" y2="{up(at):.1f}"/>')
+        parts.append(f'<text class="tick" text-anchor="end" x="{MARGIN - 8}" y="{up(at) + 4:.1f}">{name}</text>')
+    return parts
+
+
+def _named(names: tuple[str, str], height: float) -> list[str]:
+    return [
+        f'<text class="tick" x="{MARGIN}" y="{height - 4}">{escape(names[0])}</text>',
+        f'<text class="tick" x="0" y="12">{escape(names[1])}</text>',
+    ]
+
+
+def _path(places: Sequence[tuple[float, float]], kind: str) -> str:
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
+
+
+def _between(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+    low, high = min(values), max(values)
+    span = high - low
+    return lambda value: start + (end - start) * (0.5 if span <= 0 else (value - low) / span)
+
+
+def _scale(
+    values: Sequence[float], start: float, end: float
+) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+    """A linear scale that holds the values, and its round ticks."""
+    low, high = min(values), max(values)
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step *= next(times for times in (1, 2, 5, 10) if (high - low) / (times * step) <= 5)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    ticks = [(number * step, f"{number * step + 0.0:.6g}") for number in range(first, last + 1)]
+    bottom, span = first * step, (last - first) * step
+    return lambda value: start + (end - start) * (value - bottom) / span, ticks
+
+
+def _log_scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """Multiples around 1 on a log axis that reaches as far down as up; ticks at powers of two."""
+    most = max(1, math.ceil(max(abs(math.log2(max(value, 1e-6))) for value in values) - 1e-9))
+    step = max(1, math.ceil(most / 4))
+    powers = range(-(most // step) * step, most + 1, step)
+    ticks = [(2.0**power, f"{2**power}×" if power >= 0 else f"1/{2**-power}") for power in powers]
+    return lambda value: (start + end) / 2 + (end - start) / 2 * math.log2(max(value, 1e-6)) / most, ticks
