@@ -1,25 +1,22 @@
 """The numbers of a report, read from the nouns of a run. Memory: small tables, one part of a noun at a time.
 
 purity = sum_k max_t n_kt / N;  NMI = I(cluster; task) / sqrt(H(cluster) H(task)), over all rows of a selection.
-The map: principal components of the centroids, of at most `MAP_CLUSTERS` of the largest clusters; centroids of more
-than `MAP_DIMS` numbers are first projected to so many by a seeded Gaussian matrix, which keeps distances to some 10 %.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
-from raycurate.features.rows import features_of_table
-from raycurate.report.charts import Dot, TaskBar
+from raycurate.report.charts import TaskBar
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.views.find import refused_rows
+from raycurate.views.find import refused_parts
 
-MAP_CLUSTERS, MAP_DIMS = 2_000, 512
 EXAMPLES = 3
 STEPS = ("samples", "features", "row_scores", "clusters", "ranking", "selection")
 
@@ -123,15 +120,21 @@ def cluster_facts(noun: Noun) -> list[ClusterFacts]:
     ]
 
 
-def agreement_of(noun: Noun) -> Agreement | None:
-    """Purity and NMI of clusters against tasks; None without clusters."""
+def counts_of(noun: Noun) -> Counter[tuple[int, str]]:
+    """Rows of each (cluster, task) of a selection; empty without clusters."""
     counts: Counter[tuple[int, str]] = Counter()
-    for record in noun.records().values():
+    for record in noun.iter_records():
         for cluster, task, rows in record.extra.get("cluster_tasks", ()):
             counts[cluster, task] += rows
-    if not counts:
-        return None
-    return agreement(counts)
+    return counts
+
+
+def largest_tasks(counts: Mapping[tuple[int, str], int]) -> dict[int, str]:
+    """The largest task of each cluster, ties by name."""
+    best: dict[int, tuple[int, str]] = {}
+    for (cluster, task), rows in counts.items():
+        best[cluster] = min(best.get(cluster, (0, "")), (-rows, task))
+    return {cluster: task for cluster, (_, task) in best.items()}
 
 
 def agreement(counts: Counter[tuple[int, str]]) -> Agreement:
@@ -155,35 +158,14 @@ def _entropy(counts: Sequence[int], total: int) -> float:
     return float(-(part_N * np.log(part_N)).sum())
 
 
-def map_of(run: Run, clusters: str | None, facts: Sequence[ClusterFacts]) -> list[Dot]:
-    """Places of the largest clusters by the first two principal components of their centroids."""
-    if clusters is None or not facts:
-        return []
-    noun = run.noun("clusters", clusters)
-    if noun.manifest() is None:
-        return []
-    largest = sorted(facts, key=lambda each: (-each.size, each.cluster))[:MAP_CLUSTERS]
-    centroids_KD = features_of_table(noun.read_table("centroids.parquet"), "centroid", np.float32)
-    own_KD = np.asarray(centroids_KD[[each.cluster for each in largest]], dtype=np.float64)
-    if own_KD.shape[1] > MAP_DIMS:
-        rng = np.random.default_rng(0)
-        own_KD = own_KD @ rng.standard_normal((own_KD.shape[1], MAP_DIMS)) / np.sqrt(MAP_DIMS)
-    own_KD = own_KD - own_KD.mean(axis=0)
-    left, scale, _ = np.linalg.svd(own_KD, full_matrices=False)
-    places = left[:, :2] * scale[:2] if left.shape[1] > 1 else np.c_[left[:, 0] * scale[0], np.zeros(len(left))]
-    places *= np.where(places[np.abs(places).argmax(axis=0), range(places.shape[1])] < 0, -1, 1)
-    return [
-        Dot(each.cluster, float(x), float(y), each.size, each.kept, each.top_tasks)
-        for each, (x, y) in zip(largest, places, strict=True)
-    ]
-
-
 def quarantine_of(run: Run, samples: str) -> list[Quarantined]:
     """Reasons of refused rows, the most frequent first, each with the first rows that have it."""
     counts: Counter[str] = Counter()
     examples: dict[str, list[dict[str, Any]]] = {}
-    for row in refused_rows(run.noun("samples", samples)):
-        counts[row["reason"]] += 1
-        if len(own := examples.setdefault(row["reason"], [])) < EXAMPLES:
-            own.append(row)
-    return [Quarantined(reason, rows, examples[reason]) for reason, rows in counts.most_common()]
+    for rows in refused_parts(run.noun("samples", samples)):
+        counts.update({each["values"]: each["counts"] for each in pc.value_counts(rows["reason"]).to_pylist()})
+        for reason in counts:
+            own = examples.setdefault(reason, [])
+            if len(own) < EXAMPLES:
+                own += rows.filter(pc.equal(rows["reason"], reason)).slice(0, EXAMPLES - len(own)).to_pylist()
+    return [Quarantined(reason, number, examples[reason]) for reason, number in counts.most_common()]

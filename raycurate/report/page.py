@@ -8,7 +8,9 @@ until it does, and the page says how many rows it shows.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -17,17 +19,23 @@ from markupsafe import Markup
 
 from raycurate.report.boards import boards_of, missing_of
 from raycurate.report.charts import cluster_map, interval_chart, task_chart
+from raycurate.report.cluster_figures import diversity_figures, transfer_figure
 from raycurate.report.collect import (
-    agreement_of,
+    ClusterFacts,
+    agreement,
     cluster_facts,
-    map_of,
+    counts_of,
+    largest_tasks,
     quarantine_of,
     summary_of,
     task_bars,
 )
+from raycurate.report.diversity import diversity_of
+from raycurate.report.figures import Figure
 from raycurate.report.gallery import Sizes, shelves_of
+from raycurate.report.geometry import Geometry, geometry_of, transfer_of_tasks
 from raycurate.run.filesystem import absolute, resolve, write_bytes
-from raycurate.run.store import Run
+from raycurate.run.store import Noun, Run
 from raycurate.version import __version__
 from raycurate.views.diff import selection_at
 
@@ -69,19 +77,24 @@ def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
     config = manifest.description["config"]
     facts, bars = cluster_facts(noun), task_bars(noun)
     summary = summary_of(run, noun, manifest)
+    clusters, counts = run.noun("clusters", config.get("clusters") or "main"), counts_of(noun)
+    geometry = geometry_of(clusters, facts, largest_tasks(counts))
+    facts = [each if each.transferability is not None else _with_s(each, geometry) for each in facts]
     shelves = shelves_of(run, noun, facts, [bar.task for bar in bars], sizes)
     boards = boards_of(run, label)
-    shown = frozenset(shelf.facts.cluster for shelf in shelves if shelf.facts is not None)
+    shown = [shelf.facts.cluster for shelf in shelves if shelf.facts is not None]
+    average = summary.kept / max(summary.rows, 1)
     return {
         "summary": summary,
         "bars": bars,
         "task_chart": task_chart(bars[:MOST_TASKS]),
         "most_tasks": MOST_TASKS,
-        "agreement": agreement_of(noun),
+        "agreement": agreement(counts) if counts else None,
         "clusters": len(facts),
-        "map": cluster_map(
-            map_of(run, config.get("clusters") or "main", facts), summary.kept / max(summary.rows, 1), shown
-        ),
+        "map": cluster_map(geometry.dots, average, frozenset(shown)),
+        "insights": _insights(run, noun, clusters, geometry, (counts, shown, sizes.seed)),
+        "pairs": geometry.pairs,
+        "shown": set(shown),
         "shelves": shelves,
         "sizes": sizes,
         "quarantine": quarantine_of(run, config["samples"]),
@@ -89,6 +102,27 @@ def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
         "missing": missing_of(run, label, boards),
         "version": __version__,
     }
+
+
+def _with_s(fact: ClusterFacts, geometry: Geometry) -> ClusterFacts:
+    return dataclasses.replace(fact, transferability=geometry.transferability.get(fact.cluster))
+
+
+def _insights(
+    run: Run,
+    noun: Noun,
+    clusters: Noun,
+    geometry: Geometry,
+    asked: tuple[Mapping[tuple[int, str], int], Sequence[int], int],
+) -> list[Figure]:
+    """The figures of the clusters: transferability of tasks, and how alike the kept rows are."""
+    counts, shown, seed = asked
+    manifest = clusters.manifest()
+    if manifest is None or not counts:
+        return []
+    diversity = diversity_of(run, noun, manifest.description["config"].get("features"), shown, seed)
+    figures = [transfer_figure(transfer_of_tasks(counts, geometry.transferability)[:MOST_TASKS])]
+    return [*figures, *([] if diversity is None else diversity_figures(diversity))]
 
 
 def _render(parts: dict[str, Any]) -> str:

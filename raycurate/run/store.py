@@ -23,7 +23,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -271,14 +271,16 @@ class Noun:
         return record
 
     def records(self) -> dict[int, ShardRecord]:
-        """The records of the committed shards whose part is there and has the recorded size, by shard number."""
+        """The records of the committed shards, by shard number."""
+        return {record.shard: record for record in self.iter_records()}
+
+    def iter_records(self) -> Iterator[ShardRecord]:
+        """The records of the shards whose part is there and has the recorded size, one in memory at a time."""
         sizes = {i.base_name: i.size for i in list_files(self.filesystem, self.folder, ".parquet")}
-        found: dict[int, ShardRecord] = {}
         for info in list_files(self.filesystem, f"{self.folder}/records", ".json"):
             record = ShardRecord(**json.loads(read_bytes(self.filesystem, info.path)))
             if sizes.get(f"part-{record.shard:05d}.parquet") == record.num_bytes:
-                found[record.shard] = record
-        return found
+                yield record
 
     def missing(self, num_shards: int) -> list[int]:
         """The shards that are still to be made."""

@@ -61,23 +61,23 @@ def _samples(noun: Noun, name: str) -> Iterator[Place]:
 
 
 def _refused(noun: Noun, name: str) -> Iterator[Place]:
-    for row in refused_rows(noun):
-        if name in (row["key"], row["source_id"]):
+    for rows in refused_parts(noun):
+        for row in rows.filter(_matches(rows, name)).to_pylist():
             yield Place(row["key"], -1, row)
 
 
-def refused_rows(noun: Noun) -> Iterator[dict[str, Any]]:
-    """The rows of a noun's quarantine."""
+def refused_parts(noun: Noun) -> Iterator[pa.Table]:
+    """The quarantine of a noun, a part at a time."""
     import pyarrow.parquet as pq
 
     for info in list_files(noun.filesystem, noun.quarantine_folder, ".parquet"):
         with pq.ParquetFile(info.path, filesystem=noun.filesystem) as part:
-            yield from part.read().to_pylist()
+            yield part.read()
 
 
 def _matches(rows: pa.Table, name: str) -> pa.ChunkedArray:
-    by_id = pc.fill_null(pc.equal(rows["source_id"], name), False)
-    return pc.or_(pc.equal(rows["key"], name), by_id)
+    by_id, by_key = (pc.fill_null(pc.equal(rows[column], name), False) for column in ("source_id", "key"))
+    return pc.or_(by_key, by_id)
 
 
 def row_of(noun: Noun, key: str, shard: int | None = None) -> dict[str, Any] | None:
