@@ -7,17 +7,64 @@ title that says its numbers, every chart a label for those who do not see it; te
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-ROW, LEFT, WIDTH, TOP = 24, 190, 760, 30
+TOP = 30
 BOUND = 16.0
 """Shares that are further from the fair one than this many times are drawn at the edge."""
 MAP_WIDTH, MAP_HEIGHT = 1040, 560
 STEPS = (0.5, 1.0, 2.0)
 """Shades of the map begin at these multiples of the average part that is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the parts of a chart of rows stand: names and numbers beside the marks, or above them on a narrow page."""
+
+    width: int
+    left: int
+    right: int
+    row: int
+    beside: bool
+
+    def height(self, count: int) -> int:
+        """Of a chart of so many rows."""
+        return TOP + self.row * count + 24
+
+    def middle(self, place: int) -> int:
+        """The y of the marks of a row."""
+        return TOP + self.row * place + (self.row // 2 if self.beside else self.row - 12)
+
+    def words(self, y: int, name: str, number: str) -> str:
+        """Name and number of the row whose marks are at y."""
+        at = y + 4 if self.beside else y - 13
+        x, anchor = (self.left - 12, "end") if self.beside else (self.left, "start")
+        number_x, number_anchor = (self.right + 14, "start") if self.beside else (self.right, "end")
+        return (
+            f'<text class="name" text-anchor="{anchor}" x="{x}" y="{at}">{escape(cut(name, 26))}</text>'
+            f'<text class="number" text-anchor="{number_anchor}" x="{number_x}" y="{at}">{escape(number)}</text>'
+        )
+
+    def axis(self, ticks: Sequence[tuple[float, str, bool]], height: int, unit: str) -> str:
+        """Lines at (x, name, whether it is the one that counts), and what they are in, below."""
+        parts = []
+        for x, name, counts in ticks:
+            kind = "axis" if counts else "grid"
+            parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{height - 22}"/>')
+            parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{TOP - 12}">{escape(name)}</text>')
+        return "".join(parts) + f'<text class="tick" x="{self.left}" y="{height - 4}">{escape(unit)}</text>'
+
+
+WIDE = Rows(width=760, left=190, right=610, row=24, beside=True)
+NARROW = Rows(width=336, left=14, right=322, row=46, beside=False)
+
+
+def for_both(draw: Callable[[Rows], str]) -> Markup:
+    """A chart of rows twice; the style sheet shows the one that fits the page."""
+    return Markup(f'<div class="wide">{draw(WIDE)}</div><div class="narrow">{draw(NARROW)}</div>')
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +102,28 @@ class Interval:
 
 def task_chart(bars: Sequence[TaskBar]) -> Markup:
     """Each task's kept rows as a multiple of its fair share, on a log axis; 1 is a stratified draw."""
-    height = TOP + ROW * len(bars) + 24
-    right = WIDTH - 120
-    parts = [opened(WIDTH, height, "Rows kept of each task as a multiple of its share of the budget")]
-    for factor in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16):
-        x = _log_place(factor, LEFT, right)
-        kind = "axis" if factor == 1 else "grid"
-        parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{height - 22}"/>')
-        name = f"{factor:g}×" if factor >= 1 else f"1/{1 / factor:g}"
-        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{TOP - 12}">{name}</text>')
-    for place, bar in enumerate(bars):
-        parts.append(_task_line(bar, TOP + ROW * place + ROW // 2, right))
-    parts.append(
-        f'<text class="tick" x="{LEFT}" y="{height - 4}">of the share that a stratified draw gives (log scale)</text>'
-    )
-    return Markup("".join([*parts, "</svg>"]))
+
+    def draw(rows: Rows) -> str:
+        height = rows.height(len(bars))
+        factors = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16) if rows.beside else (1 / 16, 1 / 4, 1, 4, 16)
+        names = (f"{factor:g}×" if factor >= 1 else f"1/{1 / factor:g}" for factor in factors)
+        places = (_log_place(factor, rows) for factor in factors)
+        ticks = [(x, name, factor == 1) for x, name, factor in zip(places, names, factors, strict=True)]
+        return "".join(
+            [
+                opened(rows.width, height, "Rows kept of each task as a multiple of its share of the budget"),
+                rows.axis(ticks, height, "of the share that a stratified draw gives (log scale)"),
+                *(_task_line(bar, rows.middle(place), rows) for place, bar in enumerate(bars)),
+                "</svg>",
+            ]
+        )
+
+    return for_both(draw)
 
 
-def _task_line(bar: TaskBar, y: float, right: float) -> str:
+def _task_line(bar: TaskBar, y: int, rows: Rows) -> str:
     factor = bar.kept / bar.fair if bar.fair > 0 else 1.0
-    x, one = _log_place(factor, LEFT, right), _log_place(1.0, LEFT, right)
+    x, one = _log_place(factor, rows), _log_place(1.0, rows)
     kind = "low" if factor < 0.5 else "mark"
     title = f"{bar.task}: {bar.kept:,} of {bar.rows:,} rows, {factor:.2f} of its share {bar.fair:,.0f}"
     title += f" ({bar.note})" if bar.note else ""
@@ -82,16 +131,14 @@ def _task_line(bar: TaskBar, y: float, right: float) -> str:
     if bar.kept == 0:
         shape = f'<path class="low" d="M{x + 7:.1f} {y - 6} L{x - 4:.1f} {y} L{x + 7:.1f} {y + 6} Z"/>'
     return (
-        f"<g><title>{escape(title)}</title>"
-        f'<text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">{escape(cut(bar.task, 26))}</text>'
-        f'<line class="{kind}-line" x1="{one:.1f}" x2="{x:.1f}" y1="{y}" y2="{y}"/>{shape}'
-        f'<text class="number" x="{right + 14}" y="{y + 4}">{bar.kept:,} of {bar.rows:,}</text></g>'
+        f"<g><title>{escape(title)}</title>{rows.words(y, bar.task, f'{bar.kept:,} of {bar.rows:,}')}"
+        f'<line class="{kind}-line" x1="{one:.1f}" x2="{x:.1f}" y1="{y}" y2="{y}"/>{shape}</g>'
     )
 
 
-def _log_place(factor: float, left: float, right: float) -> float:
+def _log_place(factor: float, rows: Rows) -> float:
     bounded = min(max(factor, 1 / BOUND), BOUND)
-    return left + (right - left) * (math.log(bounded) + math.log(BOUND)) / (2 * math.log(BOUND))
+    return rows.left + (rows.right - rows.left) * (math.log(bounded) + math.log(BOUND)) / (2 * math.log(BOUND))
 
 
 def cluster_map(dots: Sequence[Dot], average: float, shown: frozenset[int] = frozenset()) -> Markup:
@@ -129,37 +176,34 @@ def interval_chart(intervals: Sequence[Interval], against: str) -> Markup:
     """Differences with their intervals around zero; those that hold zero are pale."""
     if not intervals:
         return Markup("")
-    height, right = TOP + ROW * len(intervals) + 24, WIDTH - 120
     ends = [abs(v) for each in intervals for v in (each.percent, each.low or 0.0, each.high or 0.0)]
     most = max(*ends, 1.0) * 1.05
-    zero = (LEFT + right) / 2
-    parts = [opened(WIDTH, height, f"Differences to {against} with 95 % intervals")]
-    for at in (-most, -most / 2, 0.0, most / 2, most):
-        x = zero + at / most * (right - LEFT) / 2
-        kind = "axis" if at == 0 else "grid"
-        parts.append(f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{height - 22}"/>')
-        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{TOP - 12}">{at:+.0f} %</text>')
-    for place, each in enumerate(intervals):
-        y = TOP + ROW * place + ROW // 2
-        parts.append(_interval_line(each, y, lambda v: zero + v / most * (right - LEFT) / 2, right))
-    parts.append(f'<text class="tick" x="{LEFT}" y="{height - 4}">percent of the scores of {escape(against)}</text>')
-    return Markup("".join([*parts, "</svg>"]))
+
+    def draw(rows: Rows) -> str:
+        height, zero = rows.height(len(intervals)), (rows.left + rows.right) / 2
+
+        def place(value: float) -> float:
+            return zero + value / most * (rows.right - rows.left) / 2
+
+        ticks = [(place(at), f"{at:+.0f} %", at == 0) for at in (-most, -most / 2, 0.0, most / 2, most)]
+        ticks = ticks if rows.beside else ticks[1:4]
+        lines = (_interval_line(each, rows.middle(number), place, rows) for number, each in enumerate(intervals))
+        label = opened(rows.width, height, f"Differences to {against} with 95 % intervals")
+        return "".join([label, rows.axis(ticks, height, f"percent of the scores of {against}"), *lines, "</svg>"])
+
+    return for_both(draw)
 
 
-def _interval_line(each: Interval, y: float, place: object, right: float) -> str:
-    assert callable(place), "a scale"
-    known = each.low is not None and each.high is not None
-    sure = known and ((each.low or 0) > 0 or (each.high or 0) < 0)
+def _interval_line(each: Interval, y: int, place: Callable[[float], float], rows: Rows) -> str:
+    sure = each.low is not None and each.high is not None and (each.low > 0 or each.high < 0)
     kind = "mark" if sure else "pale"
-    shown = f"{each.percent:+.1f} %" + (f", {each.low:+.1f} to {each.high:+.1f}" if known else ", no interval")
-    line = ""
-    if known:
+    shown, line = f"{each.percent:+.1f} %, no interval", ""
+    if each.low is not None and each.high is not None:
+        shown = f"{each.percent:+.1f} %, {each.low:+.1f} to {each.high:+.1f}"
         line = f'<line class="{kind}-line" x1="{place(each.low):.1f}" x2="{place(each.high):.1f}" y1="{y}" y2="{y}"/>'
     return (
-        f"<g><title>{escape(each.name)}: {escape(shown)}</title>"
-        f'<text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">{escape(cut(each.name, 26))}</text>'
-        f'{line}<circle class="{kind}" cx="{place(each.percent):.1f}" cy="{y}" r="5"/>'
-        f'<text class="number" x="{right + 14}" y="{y + 4}">{each.percent:+.1f} %</text></g>'
+        f"<g><title>{escape(each.name)}: {escape(shown)}</title>{rows.words(y, each.name, f'{each.percent:+.1f} %')}"
+        f'{line}<circle class="{kind}" cx="{place(each.percent):.1f}" cy="{y}" r="5"/></g>'
     )
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from raycurate.report.charts import LEFT, ROW, TOP, WIDTH, cut, opened
+from raycurate.report.charts import Rows, cut, for_both, opened
 
 PANEL_WIDTH, PANEL_HEIGHT = 200, 62
-PLOT_WIDTH, PLOT_HEIGHT = 620, 300
+PLOT_WIDTH, PLOT_HEIGHT, WIDTH = 620, 300, 760
 MARGIN, BELOW = 64, 46
 
 Scale = tuple[Callable[[float], float], list[tuple[float, str]]]
@@ -66,23 +66,26 @@ def range_chart(rows: Sequence[Ranged], label: str, unit: str, *, zero: bool = F
         return Markup("")
     ends = [v for each in rows for v in (each.value, each.low, each.high, each.needed) if v is not None]
     ends += [0.0] if zero else [1.0] if log else []
-    right = WIDTH - 150
-    place, ticks = _log_scale(ends, LEFT, right) if log else _scale(ends, LEFT, right)
-    height = TOP + ROW * len(rows) + 24
-    parts = [opened(WIDTH, height, label)]
-    for at, name in ticks:
-        axis = (zero and at == 0) or (log and at == 1)
-        x = place(at)
-        parts.append(f'<line class="{"axis" if axis else "grid"}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}"')
-        parts.append(f' y2="{height - 22}"/><text class="tick" text-anchor="middle" x="{x:.1f}" y="{TOP - 12}">')
-        parts.append(f"{name}</text>")
-    for number, each in enumerate(rows):
-        parts.append(_ranged(each, TOP + ROW * number + ROW // 2, place, right))
-    parts.append(f'<text class="tick" x="{LEFT}" y="{height - 4}">{escape(unit)}</text></svg>')
-    return Markup("".join(parts))
+
+    def draw(layout: Rows) -> str:
+        place, ticks = (_log_scale if log else _scale)(ends, layout.left, layout.right)
+        height = layout.height(len(rows))
+        axis = [(place(at), name, (zero and at == 0) or (log and at == 1)) for at, name in ticks]
+        axis = axis if layout.beside else _fewer(axis)
+        lines = (_ranged(each, layout.middle(number), place, layout) for number, each in enumerate(rows))
+        return "".join([opened(layout.width, height, label), layout.axis(axis, height, unit), *lines, "</svg>"])
+
+    return for_both(draw)
 
 
-def _ranged(each: Ranged, y: int, place: Callable[[float], float], right: float) -> str:
+def _fewer(ticks: Sequence[tuple[float, str, bool]]) -> list[tuple[float, str, bool]]:
+    """At most four or so of them, the one that counts among these."""
+    step = max(1, len(ticks) // 3)
+    first = next((place for place, tick in enumerate(ticks) if tick[2]), 0) % step
+    return list(ticks[first::step])
+
+
+def _ranged(each: Ranged, y: int, place: Callable[[float], float], layout: Rows) -> str:
     kind = "mark" if each.strong else "pale"
     shown = f"{each.name}: {each.value:.4g}"
     line = ""
@@ -94,9 +97,8 @@ def _ranged(each: Ranged, y: int, place: Callable[[float], float], right: float)
         shown += f", needed {each.needed:.4g}"
         line += f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}"/>'
     return (
-        f'<g><title>{escape(shown)}</title><text class="name" text-anchor="end" x="{LEFT - 12}" y="{y + 4}">'
-        f'{escape(cut(each.name, 26))}</text>{line}<circle class="{kind}" cx="{place(each.value):.1f}" cy="{y}" r="5"/>'
-        f'<text class="number" x="{right + 14}" y="{y + 4}">{escape(each.note)}</text></g>'
+        f"<g><title>{escape(shown)}</title>{layout.words(y, each.name, each.note)}{line}"
+        f'<circle class="{kind}" cx="{place(each.value):.1f}" cy="{y}" r="5"/></g>'
     )
 
 

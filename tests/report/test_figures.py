@@ -156,6 +156,18 @@ def test_marks_lie_inside_their_chart(values, zero, log):
             assert -1e-6 <= float(x) <= width
 
 
+@given(st.lists(REAL, min_size=1, max_size=5))
+def test_a_narrow_page_has_the_same_rows_and_the_axis_that_counts(values):
+    """Names above the marks instead of beside them; fewer ticks, zero among them."""
+    chart = range_chart([Ranged(f"r{i}", value) for i, value in enumerate(values)], "l", "u", zero=True)
+    wide, narrow = chart.split('<div class="narrow">')
+    assert re.findall("<title>(.*?)</title>", wide) == re.findall("<title>(.*?)</title>", narrow)
+    assert [part.count('class="axis"') for part in (wide, narrow)] == [1, 1]
+    assert 2 <= narrow.count('class="tick"') - 1 <= 5
+    width = float(re.search(r'viewBox="0 0 (\d+)', narrow)[1])
+    assert all(0 <= float(x) <= width for x in re.findall(r' x="([-\d.]+)"', narrow))
+
+
 def test_a_heat_map_shades_by_the_size_of_a_number():
     """The greatest and the least take the last shades, the middle none, a missing one no cell; wide ones no text."""
     chart = heat_map(np.array([[1.0, -1.0], [0.0, np.nan]]), ["a<", "b"], ["c", "d"], "label")
