@@ -145,16 +145,24 @@ def diff(first: str, second: str, quiet: bool, as_json: bool) -> None:
 @click.option("--cluster", type=int, help="Rows of this cluster only.")
 @click.option("--limit", default=20, help="Rows to show: a sample of those that are asked for.")
 @click.option("--seed", default=0, help="Of the sample.")
+@click.option("--html", "place", help="Write them with their pictures into this HTML file instead.")
 @AS_JSON
-def show(run: str, label: str, as_json: bool, **wanted: Any) -> None:
+def show(run: str, label: str, place: str | None, as_json: bool, **wanted: Any) -> None:
     """Show rows of a selection with their questions and answers.
 
     \b
     Example:
-      raycurate show runs/mine --task parity --dropped --limit 20
+      raycurate show runs/mine --task parity --dropped --limit 20 --html dropped.html
     """
     from raycurate.views.rows import Wanted, chosen_rows, first_turns
 
+    if place is not None:
+        from raycurate.report.rows_page import write_rows
+
+        if as_json:
+            raise click.UsageError("--html and --json are two ways to show the same rows; give one of them")
+        out.print(f"[bold]rows[/]      {plain(write_rows(Run(run), label, Wanted(**wanted), place))}", highlight=False)
+        return
     total, rows = chosen_rows(Run(run), label, Wanted(**wanted))
     if as_json:
         click.echo(json.dumps([_without_bytes(row) for row in rows], indent=2))

@@ -16,6 +16,8 @@ from raycurate.report.charts import Rows, cut, for_both, opened
 PANEL_WIDTH, PANEL_HEIGHT = 200, 62
 PLOT_WIDTH, PLOT_HEIGHT, WIDTH = 620, 300, 760
 MARGIN, BELOW = 64, 46
+SAME = 1e-9
+"""Numbers that differ by less than this part of them are drawn as one."""
 
 Scale = tuple[Callable[[float], float], list[tuple[float, str]]]
 """Number -> place, and the ticks with their names."""
@@ -226,7 +228,7 @@ def _scale(
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
     """A linear scale that holds the values, and its round ticks."""
     low, high = min(values), max(values)
-    if high <= low:
+    if high - low <= SAME * max(abs(high), abs(low)) + SAME**4:
         low, high = low - 0.5, high + 0.5
     step = 10.0 ** math.floor(math.log10((high - low) / 3))
     step *= next(times for times in (1, 2, 5, 10) if (high - low) / (times * step) <= 5)

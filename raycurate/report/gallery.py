@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from raycurate.report.collect import ClusterFacts
 from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Noun, Run
-from raycurate.samples.images import ImageRoot, accepted_limits
+from raycurate.samples.images import ImageLimits, ImageRoot, accepted_limits
 from raycurate.selection.keys import key_array, key_hashes
 
 COLUMNS = ["key", "source_id", "task", "kept", "cluster", "rank", "reason"]
@@ -132,8 +132,7 @@ def _first_rows(
 def _cards(run: Run, noun: Noun, rows: Sequence[dict[str, Any]]) -> dict[str, Card]:
     """Key -> card; every part of the samples is read once."""
     samples = run.noun("samples", noun.require("select").description["config"]["samples"])
-    ingested = samples.require("ingest").description["config"]
-    root, limits = ImageRoot(_root(ingested)), accepted_limits(ingested)
+    pictures = pictures_of(samples)
     by_shard: dict[int, dict[str, dict[str, Any]]] = {}
     for row in rows:
         by_shard.setdefault(row["shard"], {})[row["key"]] = row
@@ -142,26 +141,35 @@ def _cards(run: Run, noun: Noun, rows: Sequence[dict[str, Any]]) -> dict[str, Ca
         part = samples.read_part(shard, ["key", "messages", "images"])
         own = part.filter(pc.is_in(part["key"], value_set=pa.array(list(wanted), pa.string())))
         for sample in own.to_pylist():
-            found[sample["key"]] = _card(wanted[sample["key"]], sample, root, limits)
+            found[sample["key"]] = card_of(wanted[sample["key"]], sample, pictures)
     return found
 
 
-def _root(ingested: dict[str, Any]) -> str | None:
-    """The image root, None where it is gone: pictures are then missing, the text is not."""
-    root = ingested.get("images")
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Where the images of samples lie, and what is accepted of one."""
+
+    root: ImageRoot
+    limits: ImageLimits
+
+
+def pictures_of(samples: Noun) -> Pictures:
+    """Of finished samples; where the image root is gone pictures are missing, the text is not."""
+    ingested = samples.require("ingest").description["config"]
     try:
-        ImageRoot(root)
+        root = ImageRoot(ingested.get("images"))
     except ValueError:
-        return None
-    return root
+        root = ImageRoot(None)
+    return Pictures(root, accepted_limits(ingested))
 
 
-def _card(row: dict[str, Any], sample: dict[str, Any], root: ImageRoot, limits: Any) -> Card:
+def card_of(row: dict[str, Any], sample: dict[str, Any], pictures: Pictures) -> Card:
+    """A row of a selection with its sample, which may be one and the same."""
     turns = {"user": "", "assistant": ""}
     for turn in sample["messages"]:
         if turn["role"] in turns and not turns[turn["role"]]:
             turns[turn["role"]] = turn["text"].replace("<image>", "").strip()
-    picture = thumbnail(sample["images"][0], root, limits) if sample["images"] else None
+    picture = thumbnail(sample["images"][0], pictures.root, pictures.limits) if sample["images"] else None
     return Card(
         key=row["key"],
         source_id=row["source_id"],

@@ -1,21 +1,14 @@
 """One HTML file from the parts of a report: styles and script inside, no network, no text of the data unescaped.
 
-A content security policy in the file forbids every request, and every script and style but the two whose hashes it
-names; pictures are data URIs that were encoded anew. The file stays below `MOST_BYTES`: the gallery is made smaller
-until it does, and the page says how many rows it shows.
+Pictures are data URIs that were encoded anew. The file stays below `MOST_BYTES`: the gallery is made smaller until it
+does, and the page says how many rows it shows.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
-
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
 
 from raycurate.report.boards import boards_of, missing_of
 from raycurate.report.charts import cluster_map, interval_chart, task_chart
@@ -34,17 +27,13 @@ from raycurate.report.diversity import diversity_of
 from raycurate.report.figures import Figure
 from raycurate.report.gallery import Sizes, shelves_of
 from raycurate.report.geometry import Geometry, geometry_of, transfer_of_tasks
+from raycurate.report.rendering import render
 from raycurate.run.filesystem import absolute, resolve, write_bytes
 from raycurate.run.store import Noun, Run
-from raycurate.version import __version__
 from raycurate.views.diff import selection_at
 
 MOST_BYTES = 15 << 20
 MOST_TASKS = 60
-_UNWRITTEN = {0x202A + i: f"\\u{0x202A + i:04x}" for i in range(5)} | {
-    0x2066 + i: f"\\u{0x2066 + i:04x}" for i in range(4)
-}
-"""Marks that turn the direction of the text around them are written as what they are."""
 
 
 def build_report(run: Run, label: str = "main", sizes: Sizes | None = None) -> str:
@@ -54,10 +43,10 @@ def build_report(run: Run, label: str = "main", sizes: Sizes | None = None) -> s
         UserError: there is no finished selection with this label.
     """
     sizes = sizes or Sizes()
-    page = _render(_parts(run, label, sizes))
+    page = render("page.html", _parts(run, label, sizes))
     while len(page.encode()) > MOST_BYTES and (sizes.per_kind > 1 or sizes.per_side > 1):
         sizes = Sizes(max(1, sizes.per_kind // 2), max(1, sizes.per_side // 2), sizes.seed)
-        page = _render(_parts(run, label, sizes))
+        page = render("page.html", _parts(run, label, sizes))
     return page
 
 
@@ -65,9 +54,9 @@ def write_report(run: Run, label: str = "main", out: str | None = None, sizes: S
     """Write the report of a selection to a file or URI, by default into the run directory; where it lies."""
     name = "report.html" if label == "main" else f"report-{label}.html"
     place = absolute(out) if out is not None else f"{run.uri.rstrip('/')}/{name}"
-    page = build_report(run, label, sizes).encode()
+    page = build_report(run, label, sizes)
     filesystem, path = resolve(place)
-    write_bytes(filesystem, path, page)
+    write_bytes(filesystem, path, page.encode())
     return place
 
 
@@ -100,7 +89,6 @@ def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
         "quarantine": quarantine_of(run, config["samples"]),
         "boards": [(board, {a: interval_chart(i, a) for a, i in board.intervals.items()}) for board in boards],
         "missing": missing_of(run, label, boards),
-        "version": __version__,
     }
 
 
@@ -123,35 +111,3 @@ def _insights(
     diversity = diversity_of(run, noun, manifest.description["config"].get("features"), shown, seed)
     figures = [transfer_figure(transfer_of_tasks(counts, geometry.transferability)[:MOST_TASKS])]
     return [*figures, *([] if diversity is None else diversity_figures(diversity))]
-
-
-def _render(parts: dict[str, Any]) -> str:
-    style, script = _source("page.css"), _source("page.js")
-    environment = Environment(
-        loader=FunctionLoader(_source),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_plain,
-    )
-    policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    policy += "; base-uri 'none'; form-action 'none'"
-    return environment.get_template("page.html").render(
-        **parts, style=Markup(style), script=Markup(script), policy=policy
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Text of the data without marks that turn its direction; what is safe already stays."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return value.translate(_UNWRITTEN)
-    return value
-
-
-def _source(name: str) -> str:
-    return files("raycurate.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raycurate.cli.main import main
@@ -139,6 +139,8 @@ def test_thinning_keeps_the_weighted_mean(points, most):
 
 
 @given(st.lists(REAL, min_size=1, max_size=20), st.booleans(), st.booleans())
+@example([5e-324], True, False)
+@example([1e9, 1e9 + 1e-7], False, False)
 def test_marks_lie_inside_their_chart(values, zero, log):
     """Whatever the numbers: equal, tiny, huge, zero, negative; never a NaN."""
     rows = [Ranged(f"r{i}", value, value, value + 1) for i, value in enumerate(values)]

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 
+from raycurate.cli.main import main
 from raycurate.config import IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.report import page as pages
@@ -24,11 +26,13 @@ from raycurate.report.charts import Dot, Interval, TaskBar, cluster_map, interva
 from raycurate.report.collect import ClusterFacts, agreement
 from raycurate.report.gallery import Sizes, chosen_clusters
 from raycurate.report.page import build_report, write_report
+from raycurate.report.rows_page import build_rows, write_rows
 from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Run
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
+from raycurate.views.rows import Wanted, chosen_rows
 from tests.browser import CHROMIUM, browser
 from tests.nouns import write_clusters, write_features
 from tests.selection.selection_cases import clustered_case
@@ -107,6 +111,28 @@ def test_text_of_the_data_stays_text(hostile, label):
             assert value == "" or value.startswith(("#", "data:image/webp;base64,")), value
     assert "\u202e" not in page
     assert "49<svg" not in page
+
+
+def test_rows_that_were_asked_for_are_a_page_as_harmless(hostile, tmp_path):
+    """The same rows as in the terminal, with their pictures; no script at all; a task that wants to be code is text."""
+    task = f"t1 {HOSTILE[1]}"
+    wanted = Wanted(task=task, kept=False, limit=4)
+    total, rows = chosen_rows(hostile, "main", wanted)
+    page = Path(write_rows(hostile, "main", wanted, str(tmp_path / "rows.html"))).read_text("utf-8")
+    tags = Tags(page).found
+    names = Counter(tag for tag, _ in tags)
+    assert (names["script"], names["li"], names["img"]) == (0, len(rows), len(rows))
+    assert all((attributes.get("src") or "data:image/webp").startswith("data:image/webp") for _, attributes in tags)
+    assert f"{len(rows)} of {total} rows" in page
+    assert "Dropped rows of t1" in page
+    with pytest.raises(UserError, match="unknown task"):
+        build_rows(hostile, "main", Wanted(task="none"))
+    again = str(tmp_path / "again.html")
+    asked = ["show", hostile.uri, "--task", task, "--dropped", "--limit", "4", "--html", again]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    assert Path(again).read_text("utf-8") == page
+    assert CliRunner().invoke(main, [*asked, "--json"]).exit_code == 2
 
 
 def test_pictures_are_made_anew(hostile):
