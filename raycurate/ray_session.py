@@ -60,7 +60,6 @@ def ray_session(config: SessionConfig | None = None) -> Iterator[None]:
     # A worker takes seconds of CPU to start; Ray's default ends an idle one after a second, to start it anew for the
     # next small task. On two cores that cost an extraction a sixth of its speed.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = config.address or os.environ.get("RAY_ADDRESS")
     with contextlib.nullcontext() if address else _short_tmpdir():
         with _held_stderr():

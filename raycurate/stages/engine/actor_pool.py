@@ -11,6 +11,8 @@ that its pool is given back when it ends.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import re
 import time
 from collections import Counter
@@ -70,6 +72,8 @@ def pool_dataset(
     memory: int,
 ) -> ray.data.Dataset:
     """The streaming pipeline from shard numbers to what the actors return; a loader takes `memory` bytes."""
+    if not os.environ.get("RAYCURATE_RAY_LOGS"):
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # here, as importing `ray.data` sets its own level
     slots = max(1, int(cluster_gpus() / gpus if gpus else 0.8 * cluster_cpus() / config.cpus_per_actor))
     most = max(1, min(config.max_actors, 2 * len(shards)))
     least = min(config.min_actors, most)
