@@ -18,6 +18,7 @@ from raycurate.run.store import Run
 from raycurate.stages.engine.lineage import why_stale
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select
+from raycurate.stages.selecting.auto import settled
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case
 
@@ -96,6 +97,14 @@ def test_select_auto_is_the_chosen_selection_and_stale_with_another_choice(chose
     select(run, make_config(SelectConfig, auto))
     select(run, make_config(SelectConfig, {**VALUES["variants"]["root"], "ratio": 0.3, "label": "root"}))
     assert read_all(run.noun("selection", "auto")).equals(read_all(run.noun("selection", "root")))
+
+
+def test_marks_are_the_users_own_beside_a_choice(chosen):
+    """`--method auto --ignore-marks` is a selection; without it the marks of the choice stay."""
+    values = {"method": "auto", "ratio": 0.3}
+    config, _ = settled(chosen, make_config(SelectConfig, {**values, "marks": []}))
+    assert (config.method, config.ratio, config.marks) == ("balanced", 0.3, ())
+    assert settled(chosen, make_config(SelectConfig, values))[0].marks is None
 
 
 def test_auto_without_a_choice_names_the_command(made, tmp_path):

@@ -14,7 +14,7 @@ from raycurate.stages.engine.lineage import required
 
 AUTO = "auto"
 NOUN, FILE = "choices", "choice.json"
-OPEN = ("ratio", "seed", "label", "samples", "replace", "max_tasks", "auto")
+OPEN = ("ratio", "seed", "label", "samples", "marks", "replace", "max_tasks", "auto")
 """Fields that are the user's own beside method 'auto'; all others come with the choice."""
 
 
@@ -35,7 +35,7 @@ def settled(run: Run, config: SelectConfig) -> tuple[SelectConfig, list[Manifest
     manifest = required(noun)
     choice = noun.read_json(FILE)
     assert choice is not None, "a finished choice has its file"
-    own = {name: getattr(config, name) for name in OPEN}
+    own = {name: getattr(config, name) for name in OPEN if _changed(config, name)}
     return make_config(SelectConfig, {**choice["select"], **own}, f"choices/{config.auto}"), [manifest]
 
 
