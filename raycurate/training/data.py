@@ -258,7 +258,7 @@ def epoch_order(lengths_N: np.ndarray, *, group_rows: int, seed: int, epoch: int
     generator = np.random.default_rng([seed, epoch])
     num_rows = len(lengths_N)
     order_N = generator.permutation(num_rows)
-    padded = -(-num_rows // group_rows) * group_rows
+    padded = padded_rows(num_rows, group_rows)
     order = np.full(padded, num_rows, dtype=np.int64)
     order[:num_rows] = order_N
     if not group_by_length:
@@ -273,26 +273,28 @@ def epoch_order(lengths_N: np.ndarray, *, group_rows: int, seed: int, epoch: int
     return order
 
 
-class EpochSampler(torch.utils.data.Sampler[int]):
-    """`epoch_order` as torch wants it; the trainer sets the epoch."""
+def padded_rows(rows: int, group_rows: int) -> int:
+    """Rows and blanks of an epoch: a multiple of `group_rows`."""
+    return -(-rows // group_rows) * group_rows
 
-    def __init__(self, lengths_N: np.ndarray, *, group_rows: int, seed: int, group_by_length: bool) -> None:
-        self._lengths_N, self._group_rows = lengths_N, group_rows
-        self._seed, self._by_length, self.epoch = seed, group_by_length, 0
+
+class EpochSampler(torch.utils.data.Sampler[int]):
+    """The order of each epoch as torch wants it; the trainer sets the epoch.
+
+    Args:
+        order_of: rows of an `epoch`, given by this name.
+        length: of each of those.
+    """
+
+    def __init__(self, order_of: Callable[..., np.ndarray], length: int) -> None:
+        self._order_of, self._length, self.epoch = order_of, length, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self._lengths_N) // self._group_rows) * self._group_rows
+        return self._length
 
     def __iter__(self) -> Iterator[int]:
-        order = epoch_order(
-            self._lengths_N,
-            group_rows=self._group_rows,
-            seed=self._seed,
-            epoch=self.epoch,
-            group_by_length=self._by_length,
-        )
-        return iter(order.tolist())
+        return iter(self._order_of(epoch=self.epoch).tolist())

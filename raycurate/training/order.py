@@ -15,20 +15,17 @@ much longer than others cost padding where a step is one micro-batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from raycurate.run.store import Noun
-from raycurate.training.data import TokenDataset
+from raycurate.training.data import TokenDataset, padded_rows
 
 Kind = Literal["curriculum", "interleaved"]
-By = Literal["loss", "transferability"]
 TENTHS = 10
 CLUSTERS_FILE = "clusters.parquet"
 
@@ -109,7 +106,7 @@ def ordered_epoch(
 ) -> np.ndarray:
     """As `data.epoch_order`: padded with N to a multiple of `group_rows`; a step has `step_rows` rows."""
     rows = len(lengths_N)
-    order = np.full(-(-rows // group_rows) * group_rows, rows, dtype=np.int64)
+    order = np.full(padded_rows(rows, group_rows), rows, dtype=np.int64)
     order[:rows] = ordered_rows(value_N, kind, seed=seed, epoch=epoch)
     if group_by_length:
         lengths = np.append(lengths_N, 0).astype(np.int64)
@@ -117,42 +114,3 @@ def ordered_epoch(
             step = order[start : start + step_rows]
             order[start : start + step_rows] = step[np.argsort(-lengths[step], kind="stable")]
     return order
-
-
-class OrderedSampler(torch.utils.data.Sampler[int]):
-    """`ordered_epoch` as torch wants it; the trainer sets the epoch."""
-
-    def __init__(
-        self,
-        lengths_N: np.ndarray,
-        value_N: np.ndarray,
-        kind: Kind,
-        *,
-        group_rows: int,
-        step_rows: int,
-        seed: int,
-        group_by_length: bool,
-    ) -> None:
-        self._lengths_N, self._value_N, self._kind = lengths_N, value_N, kind
-        self._group_rows, self._step_rows = group_rows, step_rows
-        self._seed, self._by_length, self.epoch = seed, group_by_length, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-len(self._lengths_N) // self._group_rows) * self._group_rows
-
-    def __iter__(self) -> Iterator[int]:
-        order = ordered_epoch(
-            self._lengths_N,
-            self._value_N,
-            self._kind,
-            group_rows=self._group_rows,
-            step_rows=self._step_rows,
-            seed=self._seed,
-            epoch=self.epoch,
-            group_by_length=self._by_length,
-        )
-        return iter(order.tolist())

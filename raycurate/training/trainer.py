@@ -19,6 +19,7 @@ each checkpoint, so that the counts at the end do not tell how often a run was i
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -32,9 +33,9 @@ from transformers.trainer_callback import PrinterCallback
 from raycurate.balancing.online import OnlineWeighting
 from raycurate.errors import UserError
 from raycurate.training.collate import POSITIONS, TASK_IDS
-from raycurate.training.data import EpochSampler, TokenDataset
+from raycurate.training.data import EpochSampler, TokenDataset, epoch_order, padded_rows
 from raycurate.training.head_losses import HeadLosses
-from raycurate.training.order import OrderedSampler, OrderSource
+from raycurate.training.order import OrderSource, ordered_epoch
 from raycurate.training.task_weights import TaskWeights
 from raycurate.training.vitw import LossSums, gradient_shares, next_labels, token_counts, weight_sum, weighted_sums
 
@@ -192,11 +193,18 @@ class VitwTrainer(Trainer):
         if not isinstance(dataset, TokenDataset):
             return super()._get_train_sampler(train_dataset)
         group_rows = self.args.train_batch_size * self.args.world_size
-        common: dict[str, Any] = {"seed": self._order_seed, "group_by_length": self._group_by_length}
-        if self._order is None:
-            return EpochSampler(dataset.lengths_N, group_rows=group_rows, **common)
-        common |= {"group_rows": group_rows, "step_rows": group_rows * self.args.gradient_accumulation_steps}
-        return OrderedSampler(dataset.lengths_N, self._order.values(dataset), self._order.kind, **common)
+        settings: dict[str, Any] = {
+            "lengths_N": dataset.lengths_N,
+            "group_rows": group_rows,
+            "seed": self._order_seed,
+            "group_by_length": self._group_by_length,
+        }
+        order_of = functools.partial(epoch_order, **settings)
+        if self._order is not None:
+            settings |= {"value_N": self._order.values(dataset), "kind": self._order.kind}
+            settings["step_rows"] = group_rows * self.args.gradient_accumulation_steps
+            order_of = functools.partial(ordered_epoch, **settings)
+        return EpochSampler(order_of, padded_rows(len(dataset.lengths_N), group_rows))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Load a whole model by its own class, which knows the names that it was saved under.

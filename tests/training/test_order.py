@@ -14,8 +14,8 @@ from raycurate.run.store import Run
 from raycurate.stages.engine.training_order import order_source
 from raycurate.stages.finetune import finetune
 from raycurate.training.config import FinetuneConfig
-from raycurate.training.data import EpochSampler, TokenDataset, TokenSource
-from raycurate.training.order import OrderedSampler, OrderSource, ordered_epoch, ordered_rows
+from raycurate.training.data import TokenDataset, TokenSource, epoch_order
+from raycurate.training.order import OrderSource, ordered_epoch, ordered_rows
 from tests.nouns import write_clusters, write_features, write_scores
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS, write_run, write_tokens
@@ -39,12 +39,6 @@ def test_every_row_once_and_the_same_rows_in_every_step(values, kind, micro, ran
     for start in range(0, len(values), 36):
         rows = [set(each[start : start + 36].tolist()) - {len(values)} for each in (order, other)]
         assert rows[0] == rows[1]
-    sampler = OrderedSampler(
-        lengths_N, value_N, kind, group_rows=micro * ranks, step_rows=36, seed=3, group_by_length=True
-    )
-    sampler.set_epoch(epoch)
-    assert list(sampler) == order.tolist()
-    assert len(sampler) == len(order)
 
 
 @given(values=VALUES, epoch=st.integers(0, 2))
@@ -153,7 +147,7 @@ def test_a_finetune_trains_in_its_order(ray_cluster, run, tmp_path, monkeypatch)
         asked.append((kind, settings["step_rows"], value_N[order[order < len(value_N)]]))
         return order
 
-    monkeypatch.setattr("raycurate.training.order.ordered_epoch", recorded)
+    monkeypatch.setattr("raycurate.training.trainer.ordered_epoch", recorded)
     own = {"method": "projector", "batch_rows": 4, "micro_batch": 2, "max_steps": 2, "trackers": [], "threads": 1}
     settings = {"model": model, "order": "curriculum", "order_by": "loss", "group_by_length": False, **own}
     manifest = finetune(run, make_config(FinetuneConfig, settings), in_process=True)
@@ -170,7 +164,7 @@ def hash_of(key: str) -> float:
     return int(key[:4], 16) / 65536
 
 
-def test_shuffled_rows_have_the_sampler_of_before():
-    """Without an order the trainer takes `EpochSampler`, whose order this file does not touch."""
-    sampler = EpochSampler(np.arange(1, 12), group_rows=4, seed=0, group_by_length=True)
-    assert list(sampler) == GOLDEN
+def test_shuffled_rows_have_the_order_of_before():
+    """Without an order the trainer takes `epoch_order`, which this module does not touch."""
+    order = epoch_order(np.arange(1, 12), group_rows=4, seed=0, epoch=0, group_by_length=True)
+    assert order.tolist() == GOLDEN

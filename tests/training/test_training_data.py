@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 
 import numpy as np
@@ -14,7 +15,7 @@ from raycurate.encoding.tokens import RowTokenizer
 from raycurate.models.adapter import load_processor
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
 from raycurate.training.config import FinetuneConfig
-from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, epoch_order
+from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, epoch_order, padded_rows
 from raycurate.training.network import add_lora, freeze, load_network, projector_paths
 from tests.tiny_vlms import FAMILIES, make_tiny_vlm
 from tests.training.made_runs import TASKS, made_sample, write_run, write_tokens
@@ -47,7 +48,8 @@ def test_every_row_comes_once_and_blanks_fill_the_last_group(lengths, group_rows
     blanks = -len(lengths) % group_rows
     assert sorted(order.tolist()) == sorted([*range(len(lengths)), *[len(lengths)] * blanks])
     np.testing.assert_array_equal(order, epoch_order(lengths_N, **settings))
-    sampler = EpochSampler(lengths_N, group_rows=group_rows, seed=3, group_by_length=by_length)
+    order_of = functools.partial(epoch_order, lengths_N, group_rows=group_rows, seed=3, group_by_length=by_length)
+    sampler = EpochSampler(order_of, padded_rows(len(lengths_N), group_rows))
     sampler.set_epoch(epoch)
     assert list(sampler) == order.tolist()
     assert len(sampler) == len(order)
