@@ -1,4 +1,8 @@
-"""Base of the methods that order all rows by the influence of their gradients on validation rows."""
+"""Base of the methods that order all rows by their likeness to the validation rows of each target.
+
+A target is a task of the validation rows, which are ingested and scored under a label of their own. The likeness is
+streamed by shards (`stages/ranking/targets.py`); the order is made in one task, which holds 24 N T bytes for T targets.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,17 @@ from raycurate.selection.ranked import Ordering
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByInfluence(ByRank):
-    """A subclass gives `rank_by_targets`.
+class ByTargets(ByRank):
+    """A subclass gives `rank_features`, `rank_likeness` and `rank_by_targets`.
 
     Attributes:
         targets: label of the validation rows.
     """
 
-    rank_features: ClassVar[str] = "gradients"
+    rank_features: ClassVar[str]
+    rank_likeness: ClassVar[Literal["nearest", "mean"]]
     rank_score: ClassVar[tuple[str, str] | None] = None
-    rank_likeness: ClassVar[Literal["nearest", "mean"]] = "mean"
+    rank_options: ClassVar[tuple[str, ...]] = ("targets",)
 
     targets: str = "val"
 
@@ -38,4 +43,4 @@ class ByInfluence(ByRank):
 
     @abstractmethod
     def rank_by_targets(self, similarity_NT: NDArray[np.float64]) -> Ordering:
-        """Order all rows, sorted by key, by their influence on each target."""
+        """Order all rows, sorted by key, by their likeness to each target."""

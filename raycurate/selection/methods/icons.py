@@ -18,25 +18,27 @@ random draw of 2.6 M rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycurate.errors import UserError
 from raycurate.selection.influence import votes
-from raycurate.selection.methods.by_influence import ByInfluence
+from raycurate.selection.methods.by_targets import ByTargets
 from raycurate.selection.ranked import Ordering, ranks_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Icons(ByInfluence):
+class Icons(ByTargets):
     """Selector `icons`.
 
     Attributes:
         vote_share: part of all rows that each target votes for.
     """
 
+    rank_features: ClassVar[str] = "gradients"
+    rank_likeness: ClassVar[Literal["nearest", "mean"]] = "mean"
     rank_options: ClassVar[tuple[str, ...]] = ("targets", "vote_share")
 
     vote_share: float = 0.2

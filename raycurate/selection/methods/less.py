@@ -17,20 +17,21 @@ Limits: it narrows the data to what the validation rows look like; rows of the t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raycurate.selection.methods.by_influence import ByInfluence
+from raycurate.selection.methods.by_targets import ByTargets
 from raycurate.selection.ranked import Ordering, ranks_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Less(ByInfluence):
+class Less(ByTargets):
     """Selector `less`."""
 
-    rank_options: ClassVar[tuple[str, ...]] = ("targets",)
+    rank_features: ClassVar[str] = "gradients"
+    rank_likeness: ClassVar[Literal["nearest", "mean"]] = "mean"
 
     def rank_by_targets(self, similarity_NT: NDArray[np.float64]) -> Ordering:
         """Order all rows; the value is s."""

@@ -24,33 +24,17 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raycurate.errors import UserError
-from raycurate.selection.methods.by_rank import ByRank
+from raycurate.selection.methods.by_targets import ByTargets
 from raycurate.selection.ranked import Ordering, ranks_of
 from raycurate.selection.turns import take_turns
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targeted(ByRank):
-    """Selector `targeted`.
-
-    Attributes:
-        targets: label of the validation rows.
-    """
+class Targeted(ByTargets):
+    """Selector `targeted`."""
 
     rank_features: ClassVar[str] = "weighted_token"
-    rank_score: ClassVar[tuple[str, str] | None] = None
     rank_likeness: ClassVar[Literal["nearest", "mean"]] = "nearest"
-
-    targets: str = "val"
-
-    def __post_init__(self) -> None:
-        if self.targets == "main":
-            raise UserError("targets is 'main', the rows to choose from; name the label of validation rows, e.g. val")
-
-    def rank_bytes_per_row(self, _dim: int) -> int:
-        """Return what the order of a row takes, without its likeness to the targets."""
-        return 256
 
     def rank_by_targets(self, similarity_NT: NDArray[np.float64]) -> Ordering:
         """Order all rows; the value is s for the target that took the row."""
