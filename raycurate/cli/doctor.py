@@ -68,8 +68,8 @@ def _examine(
 
     uri = None if run is None else absolute(run)
     folders = [uri] if uri is not None and uri.startswith("/") else []
-    requirements = own_requirements()
-    found = judge(facts_here(requirements, folders), _tested(constraints))
+    here = facts_here(own_requirements(), folders)
+    found = judge(here, _tested(constraints))
     if uri is not None:
         found += check_place(uri)
         if all(finding.state != "fail" or finding.check != "run directory" for finding in found):
@@ -81,7 +81,7 @@ def _examine(
         if address is None and "RAY_ADDRESS" not in os.environ:
             raise UserError("--cluster asks a cluster that is there: give --address, or set RAY_ADDRESS")
         with ray_session(SessionConfig(address=address)):  # type: ignore[call-arg]
-            found += examine_cluster(requirements, uri, folders)
+            found += examine_cluster(here, uri, folders)
     return found
 
 

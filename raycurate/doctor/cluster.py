@@ -1,9 +1,10 @@
 """The same questions to every node of a Ray cluster, by one small task on each, and what must be alike among them.
 
-    driver --facts_here--> node i, side by side;  clock of i - middle of the driver's clocks before and after
+    driver --look_here--> all nodes, side by side;  then --clock_here--> one after another: a clock that reads earlier
+    than the driver's before it asked, or later than after it was answered, is off by at least so much
     driver writes RUN/.doctor-<random>/probe; every node looks for it
 
-A node whose Python cannot even run the task is told by its error. Cost: one task per node, torch's import on each.
+A node whose Python cannot even run the task is told by its error. Cost: two tasks per node, torch's import on each.
 """
 
 from __future__ import annotations
@@ -37,13 +38,24 @@ def look_here(requirements: Sequence[str], folders: Sequence[str], probe: str | 
     return Answer(facts_here(requirements, folders), None if probe is None else exists(*resolve(probe)))
 
 
-def examine_cluster(requirements: Sequence[str], run_uri: str | None, folders: Sequence[str]) -> list[Finding]:
-    """Findings about all nodes of the cluster that this process has joined."""
+def clock_here() -> float:
+    """Task: the node's seconds since 1970."""
+    return time.time()
+
+
+def examine_cluster(driver: Facts, run_uri: str | None, folders: Sequence[str]) -> list[Finding]:
+    """Findings about all nodes of the cluster that this process has joined.
+
+    Args:
+        driver: facts of this machine, with what it needs.
+        run_uri: run directory that all nodes must see, if there is one.
+        folders: local ones whose free space counts.
+    """
     probe = None if run_uri is None else f"{run_uri.rstrip('/')}/.doctor-{uuid.uuid4().hex}/probe"
     if probe is not None:
         write_bytes(*resolve(probe), b"probe")
     try:
-        answers, found = _ask_all(requirements, folders, probe)
+        answers, found = _ask_all(driver.requirements, folders, probe)
     finally:
         if probe is not None:
             delete_folder(*resolve(probe.rsplit("/", 1)[0]))
@@ -60,8 +72,7 @@ def examine_cluster(requirements: Sequence[str], run_uri: str | None, folders: S
                     "a folder that all nodes mount at the same place, or s3://... or gs://...",
                 )
             )
-    machines = [facts_here(requirements), *(answer.facts for answer in answers.values())]
-    return [*found, *differing(machines), *_open_port(machines[0])]
+    return [*found, *differing([driver, *(answer.facts for answer in answers.values())]), *_open_port(driver)]
 
 
 def _ask_all(
@@ -69,24 +80,31 @@ def _ask_all(
 ) -> tuple[dict[str, Answer], list[Finding]]:
     """The answers by node, and what is wrong with those that gave none or whose clock is off."""
     look = ray.remote(num_cpus=0, max_retries=0)(look_here)
+    clock = ray.remote(num_cpus=0, max_retries=0)(clock_here)
     answers, found = {}, []
-    for node in (node for node in ray.nodes() if node["Alive"]):
-        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        here = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-        before = time.time()
+    nodes = {
+        f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})": node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    places = {name: NodeAffinitySchedulingStrategy(node_id=node, soft=False) for name, node in nodes.items()}
+    asked = {
+        name: look.options(scheduling_strategy=place).remote(requirements, folders, probe)
+        for name, place in places.items()
+    }
+    ray.wait(list(asked.values()), num_returns=len(asked), timeout=SECONDS)
+    for name, answer in asked.items():
         try:
-            answer = ray.get(
-                look.options(scheduling_strategy=here).remote(requirements, folders, probe), timeout=SECONDS
-            )
+            answers[name] = ray.get(answer, timeout=0)
+            # A task of its own, on a worker that stands: how far outside of the driver's own interval, for the way
+            # there and back is no skew.
+            before = time.time()
+            seconds = ray.get(clock.options(scheduling_strategy=places[name]).remote(), timeout=SECONDS)
+            found.append(skewed(name, min(seconds - before, 0.0) + max(seconds - time.time(), 0.0)))
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            told = (str(error).strip().splitlines() or [f"nothing within {SECONDS:.0f} s"])[-1]
             meaning = "no task can run there"
             found.append(Finding("node", "fail", name, f"it gives no answer: {told}", meaning, "ray status"))
-            continue
-        answers[name] = answer
-        # How far outside of the driver's own interval: the way there and back is no skew.
-        clock, after = answer.facts.clock, time.time()
-        found.append(skewed(name, min(clock - before, 0.0) + max(clock - after, 0.0)))
     return answers, found
 
 

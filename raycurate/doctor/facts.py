@@ -13,7 +13,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,6 @@ class Facts:
         interfaces: network interfaces.
         named_interfaces: setting -> the interfaces that it names.
         auth_mode: Ray's, '' for none.
-        clock: seconds since 1970.
     """
 
     host: str
@@ -76,7 +74,6 @@ class Facts:
     interfaces: tuple[str, ...]
     named_interfaces: dict[str, tuple[str, ...]]
     auth_mode: str
-    clock: float
 
 
 def own_requirements() -> tuple[str, ...]:
@@ -121,7 +118,6 @@ def facts_here(requirements: Sequence[str], folders: Sequence[str] = ()) -> Fact
         interfaces=tuple(sorted(psutil.net_if_addrs())),
         named_interfaces={name: _names(os.environ[name]) for name in SOCKET_SETTINGS if os.environ.get(name)},
         auth_mode=os.environ.get("RAY_AUTH_MODE", ""),
-        clock=time.time(),
     )
 
 
@@ -152,5 +148,5 @@ def _existing(path: str) -> str:
 
 
 def _names(value: str) -> tuple[str, ...]:
-    """The interfaces that a setting of gloo or NCCL names; those that it excludes or matches as prefixes say none."""
+    """The interfaces that a setting of gloo or NCCL names; none where it excludes some (^)."""
     return tuple(name.strip() for name in value.removeprefix("=").split(",") if name.strip() and value[0] not in "^")

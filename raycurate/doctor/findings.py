@@ -286,11 +286,10 @@ def _tested(facts: Facts, tested: Mapping[str, str]) -> Iterator[Finding]:
 def differing(machines: Sequence[Facts]) -> list[Finding]:
     """What must be alike on all machines of a cluster and is not; the first is the driver's."""
     first, found = machines[0], []
+    needed = {canonicalize_name(Requirement(line).name) for line in first.requirements}
+    names = ("python", *sorted({*first.packages} & needed))
     for other in machines[1:]:
-        for name in (
-            "python",
-            *sorted({*first.packages} & {canonicalize_name(Requirement(r).name) for r in first.requirements}),
-        ):
+        for name in names:
             mine = first.python if name == "python" else ", ".join(first.packages[name])
             theirs = other.python if name == "python" else ", ".join(other.packages.get(name, ())) or "none"
             if mine != theirs:

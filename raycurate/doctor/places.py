@@ -105,9 +105,8 @@ def check_leftovers(uri: str, *, fix: bool) -> Finding:
             filesystem.delete_file(path)
         return Finding("leftovers", "ok", "", f"{len(found)} unfinished files deleted")
     meaning = "killed writers left them; they take space and nothing reads them"
-    return Finding(
-        "leftovers", "warn", "", f"{len(found)} unfinished files, as {found[0]}", meaning, f"doctor {uri} --fix"
-    )
+    shown, mends = f"{len(found)} unfinished files, as {found[0]}", f"raycurate doctor {uri} --fix"
+    return Finding("leftovers", "warn", "", shown, meaning, mends)
 
 
 def _first_line(error: Exception) -> str:

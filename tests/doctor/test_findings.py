@@ -31,7 +31,6 @@ GOOD = Facts(
     interfaces=("eth0", "lo"),
     named_interfaces={},
     auth_mode="",
-    clock=0.0,
 )
 BOTH_FAISS = {**GOOD.packages, "faiss-gpu-cu12": ("1.8.0",)}
 

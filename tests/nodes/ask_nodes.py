@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from raycurate.doctor.cluster import examine_cluster
-from raycurate.doctor.facts import own_requirements
+from raycurate.doctor.facts import facts_here, own_requirements
 from tests.nodes.simulated import STORE, Nodes
 
 
@@ -23,7 +23,8 @@ def main(folder: Path) -> None:
         path = f"{folder / 'old'}:{os.environ.get('PYTHONPATH', '')}"
         nodes.cluster.add_node(num_cpus=1, object_store_memory=STORE, env_vars={"PYTHONPATH": path})
         nodes.cluster.wait_for_nodes(60)
-        found = [asdict(each) for each in examine_cluster(own_requirements(), str(folder / "run"), [])]
+        driver = facts_here(own_requirements())
+        found = [asdict(each) for each in examine_cluster(driver, str(folder / "run"), [])]
     finally:
         nodes.end()
     (folder / "found.json").write_text(json.dumps({"found": found}), encoding="utf-8")
