@@ -47,6 +47,7 @@ from raycurate.selection.envelope import Envelope, TaskBudget, task_budgets
 from raycurate.selection.keys import key_array
 from raycurate.selection.local import make_plan, with_cuts
 from raycurate.selection.methods.random import hash_order
+from raycurate.selection.remaining import resized
 from raycurate.selection.shares import task_shares
 
 
@@ -202,11 +203,11 @@ class Enveloped:
 
 def _of_task(table: ClusterTable, size: Mapping[int, int]) -> ClusterTable:
     """The table of the clusters that a task has rows in, with the numbers of those rows."""
-    places = np.array([place for place, c in enumerate(table.cluster_K.tolist()) if size.get(c)], dtype=np.int64)
-    ids = table.cluster_K[places]
+    sized = resized(table, size)
+    places = np.flatnonzero(sized.size_K)
     return ClusterTable(
-        cluster_K=ids,
-        size_K=np.array([size[cluster] for cluster in ids.tolist()], dtype=np.int64),
+        cluster_K=sized.cluster_K[places],
+        size_K=sized.size_K[places],
         transferability={name: values[places] for name, values in table.transferability.items()},
         density={name: values[places] for name, values in table.density.items()},
     )

@@ -38,6 +38,9 @@ from raycurate.selection.cells import CellCounts, CellTable
 from raycurate.selection.local import with_cuts
 from raycurate.selection.methods.by_score import ByScore
 
+_REASONS = {True: ("within_range", "outside_range"), False: ("within_quota", "over_quota")}
+"""Whether the method cuts a range of scores -> the reasons of a kept and of a dropped row."""
+
 
 class FewRemain(UserError):
     """More rows are asked for than remain."""
@@ -109,10 +112,9 @@ class Remaining:
         made = self.method.decide(plan.own if isinstance(plan, RemainingPlan) else plan, rows)
         if not isinstance(plan, RemainingPlan):
             return made
-        kept, dropped = ("within_range", "outside_range") if isinstance(self.method, ByScore) else ("within_quota", "")
+        kept, dropped = _REASONS[isinstance(self.method, ByScore)]
         cut = decide_by_cut(plan, self.order(plan, rows), made.score_N, kept_reason=kept, dropped_reason=dropped)
-        reason_N = np.where(cut.reason_N == "", "over_quota", cut.reason_N)
-        reason_N = np.where(np.isin(made.reason_N, NOT_USABLE), made.reason_N, reason_N)
+        reason_N = np.where(np.isin(made.reason_N, NOT_USABLE), made.reason_N, cut.reason_N)
         return Decisions(kept_N=cut.kept_N, score_N=made.score_N, reason_N=reason_N)
 
 

@@ -142,16 +142,15 @@ def _score_rows(
         for name in dict.fromkeys(config.scores)
         if name not in ("clip", REFERENCE)
     )
-    names, gpus = list(itertools.chain.from_iterable(asked)), gpus_of(config)
+    names = list(itertools.chain.from_iterable(asked))
     if not names:
         return []
 
     def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
         nouns = {output.name: output.noun for output in wanted}
         load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
-        settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
-        memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
-        dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus, memory)
+        settings = {"nouns": nouns, "config": config, "facts": facts}
+        dataset = _batches(missing, load, ScoringActor, settings, config, facts)
         return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
 
     outputs = [_output(run, config, manifest, facts, name) for name in names]
@@ -166,9 +165,8 @@ def _score_clip(run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest
     def start(wanted: Sequence[Output], missing: list[int]) -> tuple[Any, Callable[..., ShardRecord]]:
         nouns = {output.name: output.noun for output in wanted}
         load = functools.partial(load_clip, samples, config, facts, limits, images)
-        settings = {"nouns": nouns, "config": config, "facts": facts, "on_gpu": gpus > 0}
-        memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
-        dataset = pool_dataset(missing, load, ClipActor, settings, config, gpus, memory)
+        settings = {"nouns": nouns, "config": config, "facts": facts}
+        dataset = _batches(missing, load, ClipActor, settings, config, facts)
         return dataset, functools.partial(merge_clip, samples, nouns, config, facts)
 
     outputs = [_output(run, config, manifest, facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
@@ -187,15 +185,27 @@ def _score_reference(
             return map_tasks(lambda shard: function(samples.read_part(shard, ["key", "task"])), shards, num_cpus=0.5)
 
         drawn = reference_plan(manifest.metrics["tasks"], config.reference_part, config.reference_seed, each_block)
-        gpus = gpus_of(config)
         load = functools.partial(load_reference, samples, config, facts, images, drawn)
         both = config.model_copy(update={"blind": True})
-        settings = {"nouns": {TOKEN_LOSSES: output.noun}, "config": both, "facts": facts, "on_gpu": gpus > 0}
-        memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
-        dataset = pool_dataset(missing, load, ScoringActor, settings, config, gpus, memory)
+        settings = {"nouns": {TOKEN_LOSSES: output.noun}, "config": both, "facts": facts}
+        dataset = _batches(missing, load, ScoringActor, settings, config, facts)
         return dataset, functools.partial(merge_reference, samples, output.noun, drawn, config.max_rejected)
 
     return _run_pass(config, samples, facts, [output], start)
+
+
+def _batches(
+    missing: list[int],
+    load: Callable[..., Iterator[pa.Table]],
+    actor: type[Any],
+    settings: Mapping[str, Any],
+    config: ScoreConfig,
+    facts: ModelFacts,
+) -> Any:
+    """The batches of the missing shards after the actors."""
+    gpus = gpus_of(config)
+    memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+    return pool_dataset(missing, load, actor, {**settings, "on_gpu": gpus > 0}, config, gpus, memory)
 
 
 def _write_weights(noun: Noun) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from raycurate.config import ExtractConfig
 from raycurate.encoding.prepare import Preparer
 from raycurate.encoding.token_batches import AnswerPreparer
 from raycurate.encoding.tokens import TokenReject
@@ -47,7 +48,7 @@ def _sample(words: int) -> dict:
 @pytest.mark.parametrize("kind", [Preparer, AnswerPreparer, QuestionPreparer])
 def test_no_stage_reads_a_row_beyond_the_positions(kind):
     """Of extract, score and evaluate: rejected with its reason, and a short one beside it is not."""
-    preparer = preparer_of(kind, "tiny", False, 8192, 16384, 8, "float32")
+    preparer = preparer_of(kind, "tiny", ExtractConfig(max_length=8192, batch_rows=8), "float32")
     read = {Preparer: "prepare", AnswerPreparer: "prepare_answers", QuestionPreparer: "prepare_questions"}[kind]
     found = getattr(preparer, read)([_sample(3000), _sample(20)])
     rejects = found.failures if kind is Preparer else found[1]

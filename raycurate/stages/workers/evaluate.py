@@ -99,15 +99,7 @@ def load_questions(
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
     from raycurate.evaluation.prompts import QuestionPreparer
 
-    preparer = preparer_of(
-        QuestionPreparer,
-        processor_source(checkpoint),
-        config.trust_remote_code,
-        config.max_length,
-        config.batch_tokens,
-        config.batch_rows,
-        facts[1],
-    )
+    preparer = preparer_of(QuestionPreparer, processor_source(checkpoint), config, facts[1])
 
     def read(samples: Noun, shard: int) -> pa.Table:
         return wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])

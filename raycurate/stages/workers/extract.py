@@ -55,15 +55,7 @@ def load_shards(
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
     from raycurate.encoding.prepare import Preparer
 
-    preparer = preparer_of(
-        Preparer,
-        config.model,
-        config.trust_remote_code,
-        config.max_length,
-        config.batch_tokens,
-        config.batch_rows,
-        facts.dtype,
-    )
+    preparer = preparer_of(Preparer, config.model, config, facts.dtype)
     for place, window in loaded_windows(samples, config, facts.image_bytes, images, table):
         prepared = preparer.prepare(window)
         failures = [[place["start"] + f.row, f.key, f.reason, f.detail] for f in prepared.failures]

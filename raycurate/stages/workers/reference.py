@@ -38,15 +38,7 @@ def load_reference(
     """Loader task: the drawn rows of one shard as batches for the model, each in both forms."""
     from raycurate.encoding.token_batches import AnswerPreparer, without_questions
 
-    preparer = preparer_of(
-        AnswerPreparer,
-        config.model,
-        config.trust_remote_code,
-        config.max_length,
-        config.batch_tokens,
-        config.batch_rows,
-        facts.dtype,
-    )
+    preparer = preparer_of(AnswerPreparer, config.model, config, facts.dtype)
     read = functools.partial(_read_drawn, drawn)
     for place, window in loaded_windows(samples, config, facts.image_bytes, images, table, read):
         made: list[tuple[bool, Any]] = []

@@ -63,15 +63,7 @@ def load_rows(
     """Loader task: one shard's rows as batches for the model, and their blind forms where losses are wanted."""
     from raycurate.encoding.token_batches import AnswerPreparer
 
-    preparer = preparer_of(
-        AnswerPreparer,
-        config.model,
-        config.trust_remote_code,
-        config.max_length,
-        config.batch_tokens,
-        config.batch_rows,
-        facts.dtype,
-    )
+    preparer = preparer_of(AnswerPreparer, config.model, config, facts.dtype)
     for place, window in loaded_windows(samples, config, facts.image_bytes, images, table):
         made: list[tuple[bool, Any]] = []
         failures: list[tuple[bool, Failure]] = []
