@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 
 BODY_BYTES = 10
+_REQUEST = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP/1\.1\r\n")
 _REFUSAL = (
     b"<Error><Code>InvalidRequest</Code><Message>The specified copy source is larger than the maximum allowable size"
     b"</Message></Error>"
@@ -45,6 +47,9 @@ class Proxy:
         self.target: int | None = None
         self.down = False
         self.cuts = 0
+        self.connections = 0
+        self.requests: list[str] = []
+        """What clients asked for, as ``GET /bucket/key``."""
         self.refuses_copies = False
         """Answer a copy on the server as one does whose limit the object is above."""
         self.denied: tuple[bytes, ...] = ()
@@ -84,6 +89,7 @@ class Proxy:
                 continue
             server = socket.create_connection(("127.0.0.1", self.target))
             with self._lock:
+                self.connections += 1
                 self._open |= {client, server}
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=self._pump, args=(source, sink, sink is server), daemon=True).start()
@@ -91,6 +97,8 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, upstream: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
+                if upstream and (found := _REQUEST.match(data)):  # a client sends the head of a request at once
+                    self.requests.append(b" ".join(found.groups()).decode())
                 if upstream and self._planned and data.startswith(self._planned[0][0]):
                     self._do_planned(self._planned[0], data, sink)
                     return

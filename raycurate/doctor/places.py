@@ -14,11 +14,18 @@ import pyarrow.fs as pafs
 
 from raycurate.doctor.findings import Finding
 from raycurate.errors import UserError
-from raycurate.run.filesystem import delete_folder, exists, file_sizes, read_bytes, resolve, write_bytes
+from raycurate.run.filesystem import (
+    TEMPORARY,
+    delete_folder,
+    exists,
+    file_sizes,
+    read_bytes,
+    resolve,
+    write_bytes,
+)
 
 LARGE = 6 << 20
 OLD_SECONDS = 3600.0
-TEMPORARY = ".tmp-"
 _RIGHTS = {
     "write": "s3:PutObject",
     "read": "s3:GetObject",

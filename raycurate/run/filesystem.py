@@ -14,12 +14,16 @@ import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
+
+TEMPORARY = ".tmp-"
+"""How the name of a file begins that is not complete; what a killed writer leaves has it still."""
 
 
 def absolute(path: str) -> str:
@@ -40,13 +44,30 @@ def absolute(path: str) -> str:
         raise UserError(f"'{path}' is relative to a folder that is gone. Give an absolute path.") from None
 
 
-@functools.lru_cache(maxsize=64)
 def resolve(uri: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of ``uri`` and the path on it. A plain path is local."""
+    """The filesystem of ``uri`` and the path on it. A plain path is local; the paths of a bucket share one client."""
     if "://" not in uri:
         return pafs.LocalFileSystem(), absolute(uri)
-    scheme = uri.split("://", 1)[0]
-    if scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss"):
+    parts = urlsplit(uri)
+    if parts.scheme not in ("s3", "gs", "gcs"):
+        return _resolve_whole(uri)
+    filesystem, bucket = _client_of(parts.scheme, parts.netloc, parts.query)
+    return filesystem, f"{bucket}{unquote(parts.path)}".removesuffix("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _client_of(scheme: str, place: str, query: str) -> tuple[pafs.FileSystem, str]:
+    """The client of a bucket and the bucket's name; it keeps its connections, and small objects are one request."""
+    if scheme == "s3" and "allow_delayed_open" not in query:
+        query = "&".join(filter(None, (query, "allow_delayed_open=true")))
+    filesystem, bucket = pafs.FileSystem.from_uri(f"{scheme}://{place}/" + (f"?{query}" if query else ""))
+    return filesystem, bucket.rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _resolve_whole(uri: str) -> tuple[pafs.FileSystem, str]:
+    """As `resolve`, by pyarrow or else by fsspec."""
+    if uri.split("://", 1)[0] in ("file", "hdfs", "viewfs", "abfs", "abfss"):
         filesystem, path = pafs.FileSystem.from_uri(uri)
         return filesystem, path
     import fsspec
@@ -68,7 +89,7 @@ def write_bytes(filesystem: pafs.FileSystem, path: str, data: bytes | pa.Buffer)
             stream.write(data)
         return
     filesystem.create_dir(folder, recursive=True)
-    temporary = f"{folder}/.tmp-{uuid.uuid4().hex}"
+    temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
     with filesystem.open_output_stream(temporary) as stream:
         stream.write(data)
     os.replace(temporary, path)
@@ -120,9 +141,10 @@ def write_json(filesystem: pafs.FileSystem, path: str, value: Any, *, sort_keys:
 
 def read_json(filesystem: pafs.FileSystem, path: str) -> Any | None:
     """A JSON file, or None where there is none."""
-    if not exists(filesystem, path):
+    try:
+        return json.loads(read_bytes(filesystem, path))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return json.loads(read_bytes(filesystem, path))
 
 
 def table_to_parquet(table: pa.Table, *, row_group_rows: int | None = None, compression: str = "zstd") -> pa.Buffer:

@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
 from raycurate.run.filesystem import (
+    TEMPORARY,
     absolute,
     delete_folder,
     exists,
@@ -50,7 +51,8 @@ from raycurate.version import __version__
 
 FILES = "files.json"
 NOTES = re.compile(
-    r"(manifest|work|progress|files|source|step|fault)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*|(.*/)?\.tmp-.*"
+    r"(manifest|work|progress|files|source|step|fault)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*"
+    rf"|(.*/)?{re.escape(TEMPORARY)}.*"
 )
 """What a noun keeps beside its result: written anew, or removed, after it is finished."""
 RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
@@ -188,7 +190,7 @@ class Noun:
             return before
         self.write_json("manifest.json", asdict(manifest))
         for info in list_files(self.filesystem, self.folder):
-            if info.base_name.startswith(".tmp-"):  # what a killed writer left behind
+            if info.base_name.startswith(TEMPORARY):  # what a killed writer left behind
                 self.filesystem.delete_file(info.path)
         return manifest
 

@@ -28,7 +28,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.run.filesystem import exists, resolve, write_bytes
+from raycurate.run.filesystem import TEMPORARY, exists, resolve, write_bytes
 from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, image_extension
 from raycurate.samples.marks import split_marks
 from raycurate.samples.quarantine import FaultError
@@ -302,7 +302,7 @@ def _atomic_stream(output: str) -> Iterator[pa.NativeFile]:
                 yield stream
             pafs.copy_files(f"{scratch}/{name}", path, pafs.LocalFileSystem(), filesystem)
         return
-    temporary = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}"
+    temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}-{name}"
     filesystem.create_dir(folder, recursive=True)
     try:
         with filesystem.open_output_stream(temporary) as stream:

@@ -1,0 +1,50 @@
+"""Paths on any file system: what they name, and what a small file costs on an object store."""
+
+from __future__ import annotations
+
+import pyarrow.fs as pafs
+import pytest
+
+from raycurate.run.filesystem import exists, read_json, resolve, write_bytes, write_json
+
+URIS = ["s3://b", "s3://b/", "s3://b/x", "s3://b/x/", "s3://b/a%20b/c%2Bd", "s3://b/x?region=eu-west-1", "gs://b/x/y"]
+
+
+@pytest.mark.parametrize("uri", URIS)
+def test_a_uri_names_what_it_names_to_pyarrow(endpoint, uri):
+    """The path of a bucket's client is the one that pyarrow makes of the whole URI."""
+    filesystem, path = resolve(uri)
+    other, expected = pafs.FileSystem.from_uri(uri)
+    assert path == expected
+    assert type(filesystem) is type(other)
+    assert getattr(filesystem, "region", None) == getattr(other, "region", None)
+
+
+def test_the_paths_of_a_bucket_share_one_client(endpoint):
+    """Each client has connections of its own, so a path more makes none; another bucket or region is another client."""
+    first = resolve("s3://b/x")[0]
+    assert resolve("s3://b/y/z")[0] is first
+    assert resolve("s3://other/x")[0] is not first
+    assert resolve("s3://b/x?region=eu-west-1")[0] is not first
+
+
+def test_a_small_file_is_written_in_one_request_and_read_in_two(s3):
+    """Its size is asked for before its bytes; what is not there is one question."""
+    filesystem, path = resolve("s3://bucket/small/value.json")
+    s3.requests.clear()
+    write_json(filesystem, path, {"a": 1})
+    assert [line.split()[0] for line in s3.requests] == ["PUT"]
+    s3.requests.clear()
+    assert read_json(filesystem, path) == {"a": 1}
+    assert [line.split()[0] for line in s3.requests] == ["HEAD", "GET"]
+    s3.requests.clear()
+    assert read_json(filesystem, f"{path}.gone") is None
+    assert [line.split()[0] for line in s3.requests] == ["HEAD"]
+
+
+def test_what_lies_below_a_file_is_not_there(tmp_path):
+    """A path through a file names nothing, which is no error of reading."""
+    filesystem, path = resolve(str(tmp_path / "file"))
+    write_bytes(filesystem, path, b"x")
+    assert not exists(filesystem, f"{path}/value.json")
+    assert read_json(filesystem, f"{path}/value.json") is None
