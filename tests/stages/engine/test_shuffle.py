@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc as ipc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycurate.errors import UserError
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
 
@@ -44,6 +47,38 @@ def test_feature_rows_survive_the_way(tmp_path):
     write_bucket_file(uri, table, np.arange(50) % 7)
     back = sort_table(read_buckets([uri], 0, 7), "row")
     assert np.array_equal(features_of_table(back), features_ND)
+
+
+@pytest.mark.parametrize(("rows", "buckets", "reads"), [(40, 7, 2), (9000, 3, 3), (9000, 9000, 4)])
+def test_neighbouring_buckets_of_a_file_on_a_store_are_one_range(s3, rows, buckets, reads):
+    """Its size, its end, the range; a small file is its end, and a long index is asked for once more."""
+    uri = f"s3://bucket/shuffle/{rows}-{buckets}.arrow"
+    table = pa.table({"row": pa.array(range(rows), pa.int32()), "text": ["word" * 5] * rows})
+    write_bucket_file(uri, table, np.arange(rows) % buckets)
+    s3.requests.clear()
+    found = read_buckets([uri], 1, buckets - 1)["row"].to_numpy()
+    assert len(s3.requests) == reads
+    assert set(found.tolist()) == {row for row in range(rows) if 0 < row % buckets < buckets - 1}
+
+
+def test_a_bucket_file_is_an_arrow_stream(tmp_path):
+    """Any reader of streams opens it; a table without rows has its columns."""
+    uri = str(tmp_path / "f.arrow")
+    write_bucket_file(uri, pa.table({"row": [0, 1, 2, 3]}), np.array([1, 0, 1, 0]))
+    with pa.OSFile(uri) as file:
+        assert ipc.open_stream(file).read_all()["row"].to_pylist() == [1, 3, 0, 2]
+    write_bucket_file(uri, pa.table({"row": pa.array([], pa.int32())}), np.zeros(0, np.int64))
+    assert read_buckets([uri], 0, 9).schema == pa.schema([("row", pa.int32())])
+
+
+def test_a_file_of_an_earlier_version_says_what_to_do(tmp_path):
+    """An interrupted stage may have left such files; its rerun cannot read them."""
+    (tmp_path / "work/routed").mkdir(parents=True)
+    uri = str(tmp_path / "work/routed/00000.arrow")
+    with ipc.new_file(uri, pa.schema([("row", pa.int32())])):
+        pass
+    with pytest.raises(UserError, match=f"Delete the folder {tmp_path}/work"):
+        read_buckets([uri], 0, 9)
 
 
 @given(rows=st.lists(st.integers(0, 50), min_size=1, max_size=40), size=st.integers(1, 60))
