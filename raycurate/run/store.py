@@ -3,6 +3,7 @@
     RUN/<noun>/<label>/part-00000.parquet     the rows of shard 0
     RUN/<noun>/<label>/records/00000.json     the commit record of shard 0: rows, quarantined rows by reason, checksum
     RUN/<noun>/<label>/work.json              what is being made here: the fingerprint and how far it is
+    RUN/<noun>/<label>/records.jsonl          all records of the finished noun, so that a reader asks once
     RUN/<noun>/<label>/files.json             the files of the finished noun and their sizes in bytes
     RUN/<noun>/<label>/manifest.json          the noun is complete: fingerprint, config, counts, versions, metrics
     RUN/quarantine/<noun>-<label>/part-*.parquet
@@ -32,6 +33,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
+from raycurate.run.ahead import map_ahead
 from raycurate.run.filesystem import (
     TEMPORARY,
     absolute,
@@ -50,9 +52,10 @@ from raycurate.run.names import plain_label
 from raycurate.version import __version__
 
 FILES = "files.json"
+RECORDS = "records.jsonl"
 NOTES = re.compile(
     r"(manifest|work|progress|files|source|step|fault)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*"
-    rf"|(.*/)?{re.escape(TEMPORARY)}.*"
+    rf"|{re.escape(RECORDS)}|(.*/)?{re.escape(TEMPORARY)}.*"
 )
 """What a noun keeps beside its result: written anew, or removed, after it is finished."""
 RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
@@ -145,6 +148,8 @@ class Noun:
                 "work.json",
                 {"fingerprint": fingerprint, "description": description, "started": time.time(), "seconds": 0.0},
             )
+        elif exists(self.filesystem, f"{self.folder}/{RECORDS}"):  # parts are made again: each record by itself counts
+            self.filesystem.delete_file(f"{self.folder}/{RECORDS}")
 
     def clear(self) -> None:
         """Remove everything made under this name. The manifest goes first: no reader sees a half-empty noun."""
@@ -184,6 +189,8 @@ class Noun:
             metrics=dict(metrics or {}),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
+        lines = (json.dumps(asdict(record)) for record in records.values())
+        self.write_bytes(RECORDS, "".join(f"{line}\n" for line in lines).encode())
         self.write_json(FILES, self._sizes())
         before = self.manifest()
         if before is not None and _result(before) == _result(manifest):
@@ -277,12 +284,21 @@ class Noun:
         return {record.shard: record for record in self.iter_records()}
 
     def iter_records(self) -> Iterator[ShardRecord]:
-        """The records of the shards whose part is there and has the recorded size, one in memory at a time."""
-        sizes = {i.base_name: i.size for i in list_files(self.filesystem, self.folder, ".parquet")}
-        for info in list_files(self.filesystem, f"{self.folder}/records", ".json"):
-            record = ShardRecord(**json.loads(read_bytes(self.filesystem, info.path)))
+        """The records of the shards whose part is there and has the recorded size, a few in memory at a time."""
+        sizes = {info.base_name: info.size for info in list_files(self.filesystem, self.folder)}
+        for text in self._record_texts(finished=RECORDS in sizes):
+            record = ShardRecord(**json.loads(text))
             if sizes.get(f"part-{record.shard:05d}.parquet") == record.num_bytes:
                 yield record
+
+    def _record_texts(self, *, finished: bool) -> Iterator[bytes]:
+        """The JSON of each record, by shard: of a finished noun from one file."""
+        if finished:
+            yield from read_bytes(self.filesystem, f"{self.folder}/{RECORDS}").splitlines()
+            return
+        read = functools.partial(read_bytes, self.filesystem)
+        infos = list_files(self.filesystem, f"{self.folder}/records", ".json")
+        yield from map_ahead(read, [info.path for info in infos])
 
     def missing(self, num_shards: int) -> list[int]:
         """The shards that are still to be made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 from click.testing import CliRunner
@@ -87,6 +88,19 @@ def test_a_noun_on_s3_that_lost_a_file_is_not_done(s3):
     noun.filesystem.delete_file(f"{noun.folder}/history.json")
     assert noun.lost_files(first) == ["final/model.safetensors", "history.json"]
     assert not noun.is_done(first.description)
+
+
+def test_the_records_of_a_finished_noun_on_s3_are_three_requests(s3):
+    """However many shards there are: the listing, the size of the file, the file."""
+    noun = Run("s3://bucket/many/run").noun("features")
+    noun.begin({"stage": "x"})
+    for shard in range(7):
+        noun.commit_part(shard, pa.table({"key": [f"{shard}"]}), rows_in=1)
+    singly = noun.records()
+    noun.finish()
+    s3.requests.clear()
+    assert noun.records() == singly
+    assert [line.split()[0] for line in s3.requests] == ["GET", "HEAD", "GET"]
 
 
 def test_an_export_is_one_object_without_a_copy(s3):

@@ -60,6 +60,18 @@ def test_finish_sums_the_records(noun):
     assert noun.is_done({"stage": "x", "seed": 1})
 
 
+def test_the_records_of_a_finished_noun_are_one_file_until_it_is_made_again(noun):
+    """A reader then asks once; whoever goes on with the noun goes by each record itself."""
+    for shard in range(3):
+        noun.commit_part(shard, _table(shard + 1), rows_in=shard + 1)
+    singly = noun.records()
+    noun.finish()
+    noun.filesystem.delete_dir(f"{noun.folder}/records")
+    assert noun.records() == singly
+    noun.begin({"stage": "x", "seed": 1})
+    assert noun.missing(3) == [0, 1, 2]
+
+
 def test_a_finished_noun_that_lost_a_part_is_not_done(noun):
     """A part deleted by hand is made again, and nothing else is."""
     for shard in range(2):
