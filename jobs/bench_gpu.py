@@ -133,7 +133,7 @@ def bench_file_rows(device: torch.device, dim: int) -> None:
     watch = Watch(device)
     rows_ND = made_rows(8192, dim, 50, device)
     local = LocalRows(len(rows_ND), dim, cache_bytes=0, device=device)
-    local.append(rows_ND.cpu().numpy(), 1.0)
+    local.append(rows_ND, 1.0)
     seconds = watch.best(lambda: [block.sum() for _, block in local.blocks(2048)], 2)
     local.close()
     say(f"kmeans      rows from the scratch file reach the device at {2 * rows_ND.numel() / seconds / 1e9:.2f} GB/s")

@@ -253,7 +253,9 @@ class ClusterConfig(NounConfig):
     gpus_per_worker: float | None = execution(None, ge=0)
     nodes: dict[str, str] = node_labels()
     threads: int | None = execution(None, ge=1)
-    cache_gb: float = execution(1.0, ge=0, description="rows kept in each worker's memory; the rest is read again")
+    cache_gb: float | None = execution(
+        None, ge=0, description="rows kept in each worker's memory, the rest is read again; default: what is free"
+    )
     block_rows: int = execution(4096, ge=1)
     scratch: LocalPath | None = execution(
         None, description="folder for the workers' local copies; default: a temporary one"

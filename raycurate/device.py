@@ -8,10 +8,14 @@ products and convolutions are no TF32. A training leaves its products to transfo
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import psutil
 import torch
 
 from raycurate.errors import UserError
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def use_device(on_gpu: bool, stage: str) -> torch.device:
@@ -55,3 +59,18 @@ def keep_wide_sums() -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a process may still take on a device: of the GPU, or of this machine and the container around it."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((CGROUP / "memory.current").read_text(encoding="utf-8"))
+        cached = dict(line.split() for line in (CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError):  # no container, or one of the first version of cgroups
+        return free
+    used -= int(cached.get("inactive_file", 0))  # pages of files go when they are needed
+    return free if limit == "max" else max(0, min(free, int(limit) - used))

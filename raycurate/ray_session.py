@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import logging
 import os
 import secrets
@@ -31,8 +32,11 @@ from raycurate.node_paths import check_nodes_see
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Run
 
-MIN_OBJECT_STORE = 128 << 20
-MAX_OBJECT_STORE = 2 << 30
+MIN_OBJECT_STORE, MAX_OBJECT_STORE = 128 << 20, 2 << 30
+GPU_DEVICES, SHARED_MEMORY = "/dev/nvidia[0-9]*", "/dev/shm"
+GPU_STORE_SHARE, SHARED_MEMORY_SHARE = 0.3, 0.9
+"""The object store of a machine with GPUs, whose workers exchange gigabytes, takes so much of its memory, and at most
+so much of what is free where the store lies: without that room Ray goes to the disk."""
 START_ATTEMPTS = 3
 CONNECT_SECONDS = 5.0
 LONGEST_FOLDER = 40
@@ -199,12 +203,21 @@ def _keep_token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def object_store_bytes(gpus: int) -> int:
+    """How large the object store of a cluster on this machine is made."""
+    memory = psutil.virtual_memory()
+    if not gpus:
+        return max(MIN_OBJECT_STORE, min(MAX_OBJECT_STORE, memory.available // 10))
+    room = psutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else MAX_OBJECT_STORE
+    wanted = min(GPU_STORE_SHARE * memory.total, SHARED_MEMORY_SHARE * room, memory.available / 2)
+    return max(MIN_OBJECT_STORE, int(wanted))
+
+
 def _start_local(config: SessionConfig) -> None:
     """Start Ray on this machine; a start that was too slow for Ray's own deadline is tried again."""
     folder = session_folder()
     _keep_token()
-    memory = (config.object_store_mb or 0) << 20
-    memory = memory or max(MIN_OBJECT_STORE, min(MAX_OBJECT_STORE, psutil.virtual_memory().available // 10))
+    memory = (config.object_store_mb or 0) << 20 or object_store_bytes(len(glob.glob(GPU_DEVICES)))
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(

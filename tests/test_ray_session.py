@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from raycurate import ray_session as session_module
 from raycurate.config import IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_session, object_store_bytes
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Run
 from raycurate.stages.engine.shards import map_tasks
@@ -107,3 +109,23 @@ def test_small_work_stays_in_the_process_with_the_same_result(ray_cluster, tmp_p
         found = [Run(str(tmp_path / name)).noun(noun, label) for name in ("alone", "cluster")]
         assert read_all(found[0]).equals(read_all(found[1]))
         assert found[0].require("test").fingerprint == found[1].require("test").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory_gib", "shm_gib", "expected_gib"),
+    [
+        (0, 512, 256, 2),
+        (0, 4, 2, 0.4),
+        (8, 512, 256, 153.6),
+        (8, 512, 64, 57.6),
+        (1, 16, 8, 4.8),
+        (1, 0.1, 0.05, 0.125),
+    ],
+)
+def test_the_object_store_of_a_machine_with_gpus_is_large(monkeypatch, gpus, memory_gib, shm_gib, expected_gib):
+    """30 % of its memory within its shared memory; without GPUs 2 GiB at most."""
+    memory = SimpleNamespace(total=int(memory_gib * 2**30), available=int(memory_gib * 2**30))
+    monkeypatch.setattr(session_module.psutil, "virtual_memory", lambda: memory)
+    disk = SimpleNamespace(free=int(shm_gib * 2**30))
+    monkeypatch.setattr(session_module.psutil, "disk_usage", lambda path: disk)
+    assert object_store_bytes(gpus) == pytest.approx(expected_gib * 2**30, rel=1e-6)

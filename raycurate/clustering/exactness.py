@@ -17,7 +17,8 @@ from __future__ import annotations
 import torch
 
 CENTROID_GRID = float(2**28)
-TREE_BYTES = 32 << 20
+TREE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
+"""Float64 values that a pass over many rows holds at once: a CPU's cache, or enough to keep a GPU busy."""
 
 
 def tree_sum(values: torch.Tensor) -> torch.Tensor:
@@ -34,7 +35,7 @@ def tree_sum(values: torch.Tensor) -> torch.Tensor:
 def row_dots(left_KD: torch.Tensor, right_KD: torch.Tensor) -> torch.Tensor:
     """Row by row inner products in float64 in the fixed order, [K]; by blocks of rows."""
     dots_K = torch.empty(left_KD.shape[0], dtype=torch.float64, device=left_KD.device)
-    for rows in row_blocks(left_KD.shape[0], TREE_BYTES // (8 * left_KD.shape[1])):
+    for rows in wide_blocks(left_KD):
         dots_K[rows] = tree_sum(left_KD[rows].double() * right_KD[rows].double())
     return dots_K
 
@@ -42,7 +43,7 @@ def row_dots(left_KD: torch.Tensor, right_KD: torch.Tensor) -> torch.Tensor:
 def unit_centroids(sums_KD: torch.Tensor, fallback_KD: torch.Tensor) -> torch.Tensor:
     """Normalised sums on the centroid grid, float32 [K, D]; a zero sum keeps the row of ``fallback_KD``."""
     centroids_KD = fallback_KD.clone()
-    for rows in row_blocks(sums_KD.shape[0], TREE_BYTES // (8 * sums_KD.shape[1])):
+    for rows in wide_blocks(sums_KD):
         block = sums_KD[rows].double()
         norms = tree_sum(block * block).sqrt_()
         filled = norms > 0
@@ -54,6 +55,11 @@ def unit_centroids(sums_KD: torch.Tensor, fallback_KD: torch.Tensor) -> torch.Te
 def on_grid(values: torch.Tensor) -> torch.Tensor:
     """Float64 values rounded to float32 multiples of 2^-28."""
     return (values * CENTROID_GRID).round_().div_(CENTROID_GRID).float()
+
+
+def wide_blocks(rows_ND: torch.Tensor) -> list[slice]:
+    """Blocks of rows whose float64 values take `TREE_BYTES` of the device that the rows lie on."""
+    return row_blocks(rows_ND.shape[0], TREE_BYTES[rows_ND.device.type] // (8 * rows_ND.shape[1]))
 
 
 def row_blocks(count: int, size: int) -> list[slice]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from raycurate.clustering.exactness import row_blocks
+from raycurate.clustering.exactness import row_blocks, wide_blocks
 from raycurate.clustering.screening import MAX_ROW_NORM
 from raycurate.errors import UserError
 
@@ -47,7 +47,7 @@ def check_counts(num_clusters: int, num_rows: int) -> None:
 def check_rows(rows_ND: torch.Tensor, keys_N: Sequence[Any] | None = None, where: str = "the features") -> float:
     """Raise on NaN, infinite, zero or clearly non-unit rows; return the largest magnitude of an entry."""
     worst = 0.0
-    for rows in row_blocks(rows_ND.shape[0], (16 << 20) // (4 * rows_ND.shape[1])):
+    for rows in wide_blocks(rows_ND):
         block = rows_ND[rows].float()
         norms_N = torch.linalg.vector_norm(block, dim=1)
         wrong = ~((norms_N > 2 - MAX_ROW_NORM) & (norms_N < MAX_ROW_NORM))

@@ -36,15 +36,15 @@ class LocalRows:
         self.cache_CD = torch.empty((cached, dim), dtype=torch.float16, device=device)
         self._file: int | None = None
 
-    def append(self, rows_ND: NDArray[np.float16], largest: float) -> None:
-        """Add rows; ``largest`` bounds the magnitude of their entries."""
+    def append(self, rows_ND: torch.Tensor, largest: float) -> None:
+        """Add rows from any device; ``largest`` bounds the magnitude of their entries."""
         self.largest = max(self.largest, largest)
         room = max(0, len(self.cache_CD) - self.num_rows)
         if room:
-            kept = torch.from_numpy(np.ascontiguousarray(rows_ND[:room]))
+            kept = rows_ND[:room]
             self.cache_CD[self.num_rows : self.num_rows + len(kept)].copy_(kept)
         if len(rows_ND) > room:
-            self._write(np.ascontiguousarray(rows_ND[room:]))
+            self._write(rows_ND[room:].contiguous().cpu().numpy())
         self.num_rows += len(rows_ND)
 
     def blocks(self, max_rows: int) -> Iterator[tuple[int, torch.Tensor]]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from raycurate.clustering.exactness import row_blocks
+from raycurate.clustering.exactness import row_blocks, wide_blocks
 from raycurate.device import keep_wide_sums
 
 MAX_ROW_NORM = 1.01
@@ -57,7 +57,7 @@ class Centred:
         roundoff, growth = ROUNDOFF[dtype], dim * ACCUMULATION[dtype]
         assert growth < 0.1, f"{dim} dimensions are too many for the error bound"
         error = 0.0
-        for rows in row_blocks(num_clusters, (32 << 20) // (8 * dim)):
+        for rows in wide_blocks(centroids_KD):
             exact = centroids_KD[rows].double() - mean_D.double()
             vectors_KD[rows] = exact.to(dtype)
             norms = exact.norm(dim=1)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raycurate.clustering.exactness import row_blocks
+from raycurate.clustering.exactness import wide_blocks
 
 Hashes = NDArray[np.uint64]
 SEED_SAMPLE_FACTOR = 4
@@ -80,7 +80,7 @@ def spread_out(rows_MD: torch.Tensor, hashes_M: Hashes, num_clusters: int) -> li
 def exact_similarities(rows_MD: torch.Tensor, row_D: torch.Tensor) -> NDArray[np.float64]:
     """Inner products of float16 unit rows with one of them: products are multiples of 2^-48, so nothing rounds."""
     out_M = torch.empty(rows_MD.shape[0], dtype=torch.float64, device=rows_MD.device)
-    for rows in row_blocks(rows_MD.shape[0], (16 << 20) // (8 * rows_MD.shape[1])):
+    for rows in wide_blocks(rows_MD):
         out_M[rows] = rows_MD[rows].double() @ row_D.double()
     return out_M.cpu().numpy()
 

@@ -26,7 +26,7 @@ from raycurate.clustering.guards import check_clustering, check_counts, check_di
 from raycurate.clustering.kmeans import IterationReport, has_converged, report_of
 from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
-from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session
+from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, largest_node_cpus
 from raycurate.run.filesystem import delete_folder, list_files
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
@@ -90,6 +90,7 @@ def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest)
         ranges=tuple(zip(edges[:-1], edges[1:], strict=True)),
         threads=config.threads or max(1, round(cpus / workers) if not gpus_each else 4),
         on_gpu=gpus_each > 0,
+        sharing=max(1, int(1 / gpus_each)) if gpus_each else min(workers, max(1, int(largest_node_cpus() / cpus_each))),
     )
     return job, {"num_cpus": cpus_each, "num_gpus": gpus_each, "label_selector": config.nodes or None}
 

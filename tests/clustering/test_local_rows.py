@@ -21,7 +21,7 @@ def test_rows_come_back_in_order_from_memory_and_file(cached, max_rows, tmp_path
     rows = mixture(100, 12, 3)
     source = LocalRows(100, 12, cache_bytes=cached * 24, device=CPU, folder=str(tmp_path))
     for part in rows.split(30):
-        source.append(part.numpy(), 0.5)
+        source.append(part, 0.5)
     read = [(start, block.clone()) for start, block in source.blocks(max_rows)]
     assert torch.equal(torch.cat([block for _, block in read]), rows)
     assert [start for start, _ in read] == np.cumsum([0] + [len(b) for _, b in read])[:-1].tolist()
@@ -35,7 +35,7 @@ def test_rows_come_back_in_order_from_memory_and_file(cached, max_rows, tmp_path
 def test_the_scratch_file_is_already_unlinked(tmp_path):
     """Nothing is left behind even by a killed process."""
     source = LocalRows(10, 4, cache_bytes=0, device=CPU, folder=str(tmp_path))
-    source.append(mixture(10, 4, 2).numpy(), 1.0)
+    source.append(mixture(10, 4, 2), 1.0)
     assert list(tmp_path.iterdir()) == []
     source.close()
 
@@ -49,4 +49,4 @@ def test_a_full_disk_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr(local_rows.os, "pwrite", full)
     source = LocalRows(10, 4, cache_bytes=0, device=CPU, folder=str(tmp_path))
     with pytest.raises(UserError, match="cache_gb"):
-        source.append(mixture(10, 4, 2).numpy(), 1.0)
+        source.append(mixture(10, 4, 2), 1.0)

@@ -96,7 +96,7 @@ def test_local_rows_are_the_same_on_the_device(device, tmp_path, cached):
     rows = mixture(2000, 64, 3)
     local = LocalRows(2000, 64, cache_bytes=cached * 128, device=device, folder=str(tmp_path))
     for part in rows.split(333):
-        local.append(part.numpy(), float(part.abs().max()))
+        local.append(part, float(part.abs().max()))
     for start, block in local.blocks(256):
         assert block.device.type == device.type
         assert torch.equal(block.cpu(), rows[start : start + len(block)])
@@ -110,7 +110,7 @@ def test_steps_of_a_partition_are_the_cpus(device, tmp_path):
     rows = mixture(6000, 128, 12, spread=0.3)
     centroids = grid_centroids(rows[:24].float())
     local = LocalRows(6000, 128, cache_bytes=3000 * 256, device=device, folder=str(tmp_path))
-    local.append(rows.numpy(), float(rows.abs().max()))
+    local.append(rows, float(rows.abs().max()))
     ours = Partition(local, 24, device, 500)
     theirs = Partition(ArrayRows(rows), 24, torch.device("cpu"))
     for _ in range(6):

@@ -6,7 +6,8 @@ an all-gather of centroids and a reduce-scatter of sums through Ray's object sto
 per-cluster similarity sums only. Methods whose lists travel to several workers return one object per worker.
 
 Traffic per iteration and worker: 8 K D bytes of sums out, 4 K D bytes of centroids in; none with one worker.
-Memory per worker: K D (8 + 4 + 4 + 4) bytes, ``cache_gb``, one feature part, and 16 bytes for each of its rows.
+Memory per worker: K D (8 + 4 + 4 + 4) bytes, its rows as far as they fit, one feature part, and 16
+bytes for each row (`clustering.memory`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from raycurate.clustering.exactness import on_grid, row_dots, unit_centroids
 from raycurate.clustering.guards import check_rows, near_twins
 from raycurate.clustering.local_rows import LocalRows
+from raycurate.clustering.memory import Footprint, cache_bytes
 from raycurate.clustering.partition import Partition
 from raycurate.clustering.projection import Projection
 from raycurate.clustering.repair import Split, apply_splits
@@ -52,6 +54,7 @@ class KMeansJob:
     ranges: tuple[tuple[int, int], ...]
     threads: int
     on_gpu: bool
+    sharing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class KMeansWorker:
         source = LocalRows(
             capacity,
             self.work_dim,
-            cache_bytes=int(config.cache_gb * 2**30),
+            cache_bytes=cache_bytes(config.cache_gb, capacity, self._footprint(), self.device),
             device=self.device,
             folder=config.scratch,
         )
@@ -112,6 +115,9 @@ class KMeansWorker:
         self.hashes_N = np.concatenate([np.zeros(0, dtype=np.uint64), *hashes])
         self.partition = Partition(source, config.clusters, self.device, config.block_rows)
         return source.num_rows
+
+    def _footprint(self) -> Footprint:
+        return Footprint(self.job.config.clusters, self.work_dim, len(self.job.ranges), self.job.sharing)
 
     def _load_part(self, source: LocalRows, shard: int, threshold: int | None) -> Hashes:
         keys, rows_ND = self._read_rows(shard)
@@ -121,21 +127,23 @@ class KMeansWorker:
             keys, rows_ND = [keys[i] for i in kept], rows_ND[kept]
         for start in range(0, len(keys), self.job.config.block_rows):
             block = slice(start, start + self.job.config.block_rows)
-            block_ND = self._projected(torch.from_numpy(rows_ND[block]), keys[block], shard)
-            source.append(block_ND.cpu().numpy(), check_rows(block_ND, keys[block], self._part_name(shard)))
+            source.append(*self._checked(rows_ND[block], keys[block], shard))
         return key_hashes(keys, seed, INIT_PURPOSE)
 
     def _read_rows(self, shard: int) -> tuple[list[str], NDArray[np.float16]]:
         table = self.job.features.read_part(shard, ["key", "features"])
         return table["key"].to_pylist(), features_of_table(table).copy()
 
-    def _projected(self, rows_ND: torch.Tensor, keys: Sequence[str], shard: int) -> torch.Tensor:
+    def _checked(self, rows_ND: NDArray[np.float16], keys: Sequence[str], shard: int) -> tuple[torch.Tensor, float]:
+        """Rows as they are clustered, on the device and checked there, with a bound on their entries."""
+        block_ND = torch.from_numpy(rows_ND).to(self.device)
+        largest = check_rows(block_ND, keys, self._part_name(shard))
         if self.job.config.project is None:
-            return rows_ND
+            return block_ND, largest
         if self.projection is None:
             self.projection = Projection(self.job.dim, self.job.config.project, self.job.config.seed, self.device)
-        check_rows(rows_ND, keys, self._part_name(shard))
-        return self.projection(rows_ND.to(self.device))
+        block_ND = self.projection(block_ND)
+        return block_ND, check_rows(block_ND, keys, self._part_name(shard))
 
     def _part_name(self, shard: int) -> str:
         return f"{self.job.features.noun}/{self.job.features.label}/part-{shard:05d}.parquet"
@@ -248,9 +256,7 @@ class KMeansWorker:
         labels, similarities = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0)]
         for start in range(0, len(keys), self.job.config.block_rows):
             block = slice(start, start + self.job.config.block_rows)
-            block_ND = self._projected(torch.from_numpy(rows_ND[block]), keys[block], shard)
-            check_rows(block_ND, keys[block], self._part_name(shard))
-            block_ND = block_ND.to(self.device)
+            block_ND, _ = self._checked(rows_ND[block], keys[block], shard)
             label_N = screen.assign(block_ND)
             similarities.append(screen.similarities(block_ND, label_N).cpu())
             labels.append(label_N.cpu())
