@@ -150,12 +150,18 @@ def remaining_goal(goal: Goal, num_rows: int, remaining: int) -> Goal:
     """
     target = goal.target(num_rows)
     if target > remaining:
+        lower = f"Lower the ratio to {_largest_ratio(num_rows, remaining)} or less, or leave" if remaining else "Leave"
         raise FewRemain(
             f"ratio {goal.ratio:g} of {num_rows:,} rows keeps {target:,}, and {num_rows - remaining:,} are marked: "
-            f"{remaining:,} remain. Lower the ratio to {remaining / max(num_rows, 1):.3g} or less, or leave marks "
-            "aside (--ignore-marks)"
+            f"{remaining:,} remain. {lower} marks aside (--ignore-marks)"
         )
     return goal if remaining == num_rows else replace(goal, ratio=target / remaining if target else goal.ratio)
+
+
+def _largest_ratio(num_rows: int, remaining: int) -> str:
+    """A ratio of few digits that keeps at most what remains, and nearly all of it."""
+    shown = (f"{remaining / num_rows:.{digits}g}" for digits in range(3, 18))
+    return next(text for text in shown if round(float(text) * num_rows) <= remaining)
 
 
 def resized(table: ClusterTable, size: Mapping[int, int]) -> ClusterTable:

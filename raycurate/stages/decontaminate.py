@@ -18,6 +18,7 @@ from raycurate.cleaning.overlap import TestPrints
 from raycurate.config import IngestConfig, make_config
 from raycurate.errors import UserError
 from raycurate.ray_session import in_session_unless
+from raycurate.run.filesystem import absolute, exists, resolve
 from raycurate.run.names import plain_label
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.stages.cleaning import marks
@@ -75,6 +76,12 @@ def _test_samples(run: Run, config: DecontaminateConfig, samples: Manifest) -> N
     if known is not None and known.manifest() is not None:
         required(known)
         return known
+    if known is not None and not exists(*resolve(absolute(config.against))):
+        labels = ", ".join(noun.label for noun in run.nouns() if noun.noun == "samples")
+        raise UserError(
+            f"against '{config.against}' is neither samples of this run ({labels}) nor a file that is there. "
+            f"`raycurate ingest TEST --out {run.uri} --label test` makes the first; check the path of the second"
+        )
     images = config.against_images or samples.description["config"].get("images")
     values = {"source": config.against, "images": images, "strict": config.strict, "max_tasks": config.max_tasks}
     source = make_config(IngestConfig, {**values, "max_rejected": config.max_rejected}).source

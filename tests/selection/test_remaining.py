@@ -87,10 +87,22 @@ def test_inside_an_envelope_too(seed, blocks):
     assert len(kept) == 32
 
 
+@given(st.integers(1, 2_000_000), st.data())
+def test_the_ratio_that_is_advised_can_be_had(rows, data):
+    """However few digits it has, it asks for no more rows than remain."""
+    remaining = data.draw(st.integers(1, rows - 1)) if rows > 1 else 1
+    with pytest.raises(UserError, match="Lower the ratio to ") as told:
+        remaining_goal(Goal(ratio=1.0), rows + 1, remaining)
+    advised = float(str(told.value).split("Lower the ratio to ")[1].split()[0])
+    assert 0.99 * remaining - 1 <= remaining_goal(Goal(ratio=advised), rows + 1, remaining).target(remaining)
+
+
 def test_what_cannot_be_kept_is_told():
     """The target is a part of all rows."""
     with pytest.raises(UserError, match="ratio 0.5 of 10 rows keeps 5, and 6 are marked: 4 remain"):
         remaining_goal(Goal(ratio=0.5), 10, 4)
+    with pytest.raises(UserError, match="524 are marked: 0 remain. Leave marks aside"):
+        remaining_goal(Goal(ratio=0.5), 524, 0)
     assert remaining_goal(Goal(ratio=0.4), 10, 4).target(4) == 4
     assert remaining_goal(Goal(ratio=0.3), 1000, 7 + 300).target(307) == 300
 

@@ -77,6 +77,12 @@ def test_the_same_rows_are_no_test_set(run):
         decontaminate(run, make_config(DecontaminateConfig, {"against": "main"}))
 
 
+def test_a_label_that_is_not_there_is_told_with_those_that_are(run):
+    """A slip in a label is not taken for the name of a file alone."""
+    with pytest.raises(UserError, match=r"against 'tset' is neither samples of this run \(.*main, test\) nor a file"):
+        decontaminate(run, make_config(DecontaminateConfig, {"against": "tset"}))
+
+
 def test_a_test_set_that_is_not_there_is_an_error(run):
     with pytest.raises(UserError, match="nowhere.json"):
         decontaminate(run, make_config(DecontaminateConfig, {"against": "nowhere.json"}))
