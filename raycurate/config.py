@@ -98,6 +98,7 @@ class IngestConfig(NounConfig):
         "images",
         "format",
         "task_map",
+        "append",
         "strict",
     )
 
@@ -121,6 +122,7 @@ class IngestConfig(NounConfig):
     )
     rows_per_shard: int = Field(2048, ge=1, description="rows in one part, the unit of work of the row-wise stages")
     buckets: int = Field(1024, ge=1, le=65536, description="fine hash ranges; a shard is a run of them")
+    append: bool = execution(False, description="add the rows of SOURCE to the samples that are there")
     slice_rows: int = execution(10_000, ge=1, description="source rows that one reading task takes")
     strict: bool = execution(False, description="the first rejected row is an error")
     max_rejected: float = rejected_share()

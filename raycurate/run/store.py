@@ -54,7 +54,7 @@ from raycurate.version import __version__
 FILES = "files.json"
 RECORDS = "records.jsonl"
 NOTES = re.compile(
-    r"(manifest|work|progress|files|source|step|fault)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*"
+    r"(manifest|work|progress|files|source|step|fault|append)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*"
     rf"|{re.escape(RECORDS)}|(.*/)?{re.escape(TEMPORARY)}.*"
 )
 """What a noun keeps beside its result: written anew, or removed, after it is finished."""
@@ -148,16 +148,26 @@ class Noun:
                 "work.json",
                 {"fingerprint": fingerprint, "description": description, "started": time.time(), "seconds": 0.0},
             )
-        elif exists(self.filesystem, f"{self.folder}/{RECORDS}"):  # parts are made again: each record by itself counts
-            self.filesystem.delete_file(f"{self.folder}/{RECORDS}")
+        else:
+            self._delete(RECORDS)  # parts are made again: each record by itself counts
+
+    def extend(self, description: Mapping[str, Any]) -> None:
+        """Go on making the noun under another description, which changes nothing of the parts that are there."""
+        work = self.read_json("work.json")
+        assert work is not None, "extend() before begin()"
+        self._delete("manifest.json")  # first: no reader sees a noun that is half changed
+        self._delete(RECORDS)
+        self.write_json("work.json", {**work, "fingerprint": fingerprint_of(description), "description": description})
 
     def clear(self) -> None:
         """Remove everything made under this name. The manifest goes first: no reader sees a half-empty noun."""
-        manifest = f"{self.folder}/manifest.json"
-        if exists(self.filesystem, manifest):
-            self.filesystem.delete_file(manifest)
+        self._delete("manifest.json")
         delete_folder(self.filesystem, self.folder)
         delete_folder(self.filesystem, self.quarantine_folder)
+
+    def _delete(self, name: str) -> None:
+        if exists(self.filesystem, f"{self.folder}/{name}"):
+            self.filesystem.delete_file(f"{self.folder}/{name}")
 
     def finish(self, *, metrics: Mapping[str, Any] | None = None, inputs: Mapping[str, Any] | None = None) -> Manifest:
         """Publish the noun: sum the records up, write the manifest; one that says just the same keeps its date.

@@ -25,11 +25,31 @@ def number_duplicates(table: pa.Table) -> pa.Table:
     """Rows, equal ones beside each other, with the occurrence among equal rows as the last part of their keys."""
     if not table.num_rows:
         return table
-    content = pc.utf8_slice_codeunits(table["key"], 0, HASH_CHARS).combine_chunks()
+    content = content_of(table)
     number_N = content.dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.diff(number_N, prepend=-1))
     position_N = np.arange(len(number_N))
     occurrence_N = position_N - np.repeat(starts, np.diff(starts, append=len(number_N)))
+    return _with_keys(table, content, occurrence_N)
+
+
+def content_of(table: pa.Table) -> pa.Array:
+    """The hash of the content of each row: its key without the occurrence number."""
+    return pc.utf8_slice_codeunits(table["key"], 0, HASH_CHARS).combine_chunks()
+
+
+def number_behind(table: pa.Table, last: Mapping[str, int]) -> pa.Table:
+    """Numbered rows, those whose content is there already numbered on behind its last occurrence."""
+    if not last:
+        return table
+    content = content_of(table)
+    own = pc.utf8_slice_codeunits(table["key"], HASH_CHARS + 1).cast(pa.int64())
+    known = pc.index_in(content, value_set=pa.array(list(last), pa.string()))
+    behind = pa.array([number + 1 for number in last.values()], pa.int64()).take(known)
+    return _with_keys(table, content, pc.add(own, pc.fill_null(behind, 0)).to_numpy())
+
+
+def _with_keys(table: pa.Table, content: pa.Array, occurrence_N: np.ndarray) -> pa.Table:
     keys = pc.binary_join_element_wise(content, pa.array(occurrence_N).cast(pa.string()), "-")
     return table.set_column(table.schema.get_field_index("key"), "key", keys)
 

@@ -61,7 +61,7 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     )
     if done := skip_if_done(noun, description):
         return done
-    begin(noun, description, replace=config.replace)
+    begin(noun, description, replace=config.replace, by_shard=True)
     missing = noun.missing(sample_manifest.shards)
     rates: dict[str, Any] = {}
     with stage_progress("extract", noun, sample_manifest.rows_out) as progress:

@@ -9,6 +9,8 @@ and exact duplicates meet in one shard, where they are numbered. Each distinct i
 Every source row ends in exactly one place: in ``samples`` or in the quarantine with its reason and position. Rejects of
 the parsing step are handed to shards round-robin, so that the shard records alone add up to the source.
 
+With ``append`` the rows become shards behind those that are there (`stages/append.py`).
+
 Cost: the source is read once more to know its content; texts and embedded images are written twice and read once more;
 one decode per distinct image.
 """
@@ -42,8 +44,10 @@ from raycurate.samples.seen import WatchedRoot, digest_of, seen_table, states_of
 from raycurate.samples.shard import ShownImages, number_duplicates
 from raycurate.samples.tasks import load_task_map
 from raycurate.samples.unread import UnreadColumns, lines_of
+from raycurate.stages.append import is_in, keep_appended, piece_config, settle, take_over
+from raycurate.stages.engine.growth import pieces_of, with_pieces
 from raycurate.stages.engine.image_check import changed_images, seen_file
-from raycurate.stages.engine.lineage import begin, keep_unless
+from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.rejects import check_rejects, check_some_good
 from raycurate.stages.engine.shards import (
     count_record,
@@ -54,7 +58,7 @@ from raycurate.stages.engine.shards import (
     step_name,
 )
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
-from raycurate.stages.engine.source_check import note_states, states_now
+from raycurate.stages.engine.source_check import FileState, note_states, noted_states, states_now
 
 PIECE_BYTES = 64 << 20
 MANY_ROWS = 1000
@@ -71,9 +75,46 @@ def _is_small(_: Run, config: IngestConfig) -> bool:
 
 @in_session_unless(_is_small)
 def ingest(run: Run, config: IngestConfig) -> Manifest:
-    """Write the ``samples`` noun. Every row of the source is in it or in the quarantine."""
+    """Write the ``samples`` noun, or add to it. Every row of the source is in it or in the quarantine.
+
+    Raises:
+        UserError: a source or a setting that cannot be used, or samples that would lose what was appended to them.
+    """
     noun = run.noun("samples", config.label)
-    keep_unless(noun, {"config": config.determining()}, replace=config.replace)
+    settle(run, noun)
+    if not config.append:
+        keep_unless(noun, {"config": config.determining()}, replace=config.replace)
+        return _ingest(noun, config, _look_at(noun, config))
+    standing = required(noun)
+    config = piece_config(standing, config)
+    source = _look_at(noun, config)
+    if is_in(standing, source.description):
+        log.info("ingest: %s is in 'samples/%s' already", config.source, noun.label)
+        return standing
+    piece = run.noun("samples", config.label)
+    _ingest(piece, config, source)
+    return take_over(run, noun, piece)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A source before its rows are read.
+
+    Attributes:
+        reader: of its files.
+        parse: how a row is read.
+        states: of the files.
+        description: of the samples that it makes, but for what is known of images only when they were read.
+    """
+
+    reader: Reader
+    parse: ParseOptions
+    states: list[FileState]
+    description: dict[str, Any]
+
+
+def _look_at(noun: Noun, config: IngestConfig) -> _Source:
+    """Open a source, and hash those of its files that `noun` does not know."""
     columns = () if config.task_column == "task" else (config.task_column,)
     options = ReadOptions(slice_rows=config.slice_rows, max_image_bytes=config.max_image_bytes, split=config.split)
     reader = open_source(config.source, config.format, options=options, columns=columns)
@@ -87,26 +128,30 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
         max_chars=config.max_chars,
         max_images=config.max_images,
     )
-    root = ImageRoot(config.images)
-    limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
     rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
     tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
     states = states_now(noun, [file.uri for file in reader.files], tasks)
     facts = [[file.name, state.size, state.fact] for file, state in zip(reader.files, states, strict=True)]
-    inputs = {"files": facts, "task_map": rules}
-    description = describe("ingest", config, inputs)
-    if done := _finished(noun, description, config):
-        note_states(noun, states)  # with their new times
+    return _Source(reader, parse, states, describe("ingest", config, {"files": facts, "task_map": rules}))
+
+
+def _ingest(noun: Noun, config: IngestConfig, source: _Source) -> Manifest:
+    """Make samples of a source, unless they are there."""
+    if done := _finished(noun, source.description, config):
+        known = {state.uri: state for state in (*noted_states(noun).values(), *source.states)}
+        note_states(noun, list(known.values()))  # with their new times
         return done
-    begin(noun, description, replace=config.replace)
-    note_states(noun, states)
-    for line in left_out(config.source, reader):
+    keep_appended(noun, config)
+    begin(noun, source.description, replace=config.replace)
+    note_states(noun, source.states)
+    for line in left_out(config.source, source.reader):
         log.warning("ingest: %s", line)
-    parsed = _parse(noun, reader, parse, config)
-    rows_B, uris, rejects = parsed.rows_B, parsed.uris, parsed.rejects
-    ranges = split_buckets(rows_B, config.rows_per_shard)
-    gather = functools.partial(_gather_shard, noun, uris, rejects, ranges, root, limits, config)
-    total = int(rows_B.sum()) + sum(rejects.values())
+    parsed = _parse(noun, source.reader, source.parse, config)
+    root = ImageRoot(config.images)
+    limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
+    ranges = split_buckets(parsed.rows_B, config.rows_per_shard)
+    gather = functools.partial(_gather_shard, noun, parsed.uris, parsed.rejects, ranges, root, limits, config)
+    total = int(parsed.rows_B.sum()) + sum(parsed.rejects.values())
     with stage_progress("ingest", noun, total) as progress:
         rejected = 0
         missing = ((shard,) for shard in noun.missing(len(ranges)))
@@ -116,16 +161,21 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
 
 
 def _finished(noun: Noun, description: dict[str, Any], config: IngestConfig) -> Manifest | None:
-    """The samples that are there, if they are of this source and these settings, and their images are as they were."""
+    """The samples that are there, if they are of this source and these settings, and their images are as they were.
+
+    What was appended to them since does not count.
+    """
     manifest = noun.manifest()
     if manifest is None:
         return None
     seen = {name: value for name, value in manifest.description["inputs"].items() if name == "images"}
-    if not noun.is_done({**description, "inputs": {**description["inputs"], **seen}}):
+    asked = {**description, "inputs": {**description["inputs"], **seen}}
+    if not noun.is_done(with_pieces(asked, pieces_of(manifest.description))):
         return None
     replaced, others = changed_images(noun, manifest, config.images)
     if not replaced and not others:
         return manifest
+    keep_appended(noun, config)
     log.warning(
         "%s/%s: made again: %d images have changed, for example '%s'",
         noun.noun,

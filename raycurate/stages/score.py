@@ -260,7 +260,7 @@ def _run_pass(
     for output in wanted:
         keep_unless(output.noun, output.description, replace=config.replace)
     for output in wanted:
-        begin(output.noun, output.description, replace=config.replace)
+        begin(output.noun, output.description, replace=config.replace, by_shard=output.name != REFERENCE)
     if wanted:
         first = wanted[0].noun
         missing = sorted({shard for output in wanted for shard in output.noun.missing(sample_manifest.shards)})
@@ -311,7 +311,7 @@ def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: M
     noun = run.noun(ROW_SCORES, score_label(config.label, "given"))
     if done := skip_if_done(noun, description):
         return done
-    begin(noun, description, replace=config.replace)
+    begin(noun, description, replace=config.replace, by_shard=True)
     run_missing_shards(
         "score",
         noun,

@@ -21,6 +21,7 @@ from raycurate.errors import UserError
 from raycurate.models.source import image_backend
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.engine.growth import first_state
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.rejects import check_rejects, check_some_good
@@ -69,10 +70,12 @@ def tokenize(run: Run, config: FinetuneConfig, model_fingerprint: str, map_shard
         },
         "made_from": names_of(each for each in (sample_manifest, selection_manifest) if each is not None),
     }
-    noun = run.noun("tokens", f"{config.selection or 'all'}-{fingerprint_of(description)[:8]}")
+    whole = selection is None and config.limit is None
+    name = first_state(run, description) if whole else fingerprint_of(description)
+    noun = run.noun("tokens", f"{config.selection or 'all'}-{name[:8]}")
     if noun.is_done(description):
         return noun
-    begin(noun, description)
+    begin(noun, description, by_shard=whole)
     make = functools.partial(_make_shard, samples, selection, noun, config, images, quotas)
     run_missing_shards(
         "tokenize",

@@ -65,7 +65,7 @@ def make_prints(run: Run, config: CleaningConfig, label: str) -> Noun:
     noun = run.noun(NOUN, label)
     if skip_if_done(noun, description):
         return noun
-    begin(noun, description)
+    begin(noun, description, by_shard=True)
     make = functools.partial(_make_shard, samples, noun, images, accepted_images(samples), config.threads)
     run_missing_shards(
         STAGE,

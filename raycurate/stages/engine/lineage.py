@@ -24,6 +24,7 @@ from raycurate.config import NounConfig
 from raycurate.errors import UserError
 from raycurate.run.dates import when
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.growth import earlier_states, has_grown
 from raycurate.stages.engine.marked import honoured
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.table import STAGES
@@ -96,7 +97,8 @@ def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
                 return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which is being made anew")
             continue
         if found.fingerprint != fingerprint:
-            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which has changed since")
+            how = "grown" if fingerprint in earlier_states(run, found.description) else "changed"
+            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which has {how} since")
         if above := why_stale(parent, found):
             return Stale((noun, *above.chain), above.reason)
     return _marked_since(noun, run, description)
@@ -157,13 +159,24 @@ def _samples_behind(noun: Noun, manifest: Manifest) -> Iterator[tuple[str, str]]
             yield from _samples_behind(parent, found)
 
 
-def begin(noun: Noun, description: Mapping[str, Any], *, replace: bool = False) -> None:
+def begin(noun: Noun, description: Mapping[str, Any], *, replace: bool = False, by_shard: bool = False) -> None:
     """Start making a noun, or go on with it; what is there already and was made otherwise is removed.
+
+    Args:
+        noun: what is made.
+        description: of it.
+        replace: throw away what took long.
+        by_shard: each part follows from its own shard alone: parts of samples that have only grown since stay.
 
     Raises:
         UserError: a noun that took long, or much work on one, with other settings and without `replace`.
     """
     keep_unless(noun, description, replace=replace)
+    before = _description_of(noun) if by_shard else None
+    if before is not None and has_grown(Run(noun.run_uri), before, description):
+        log.info("%s: its samples have grown: what there is of the earlier rows stays", _name(noun))
+        noun.extend(description)
+        return
     told = changes(noun, description)
     if told:
         settings = changed_settings(noun, description)
