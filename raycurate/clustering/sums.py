@@ -17,11 +17,12 @@ import torch
 
 
 class ClusterSums:
-    """Sums float64 [K, D] and sizes int64 [K] of the assigned rows."""
+    """Sums float64 [K, D] and sizes int64 [K] of the assigned rows; which clusters a row entered or left, bool [K]."""
 
     def __init__(self, num_clusters: int, dim: int, device: torch.device) -> None:
         self.sums_KD = torch.zeros((num_clusters, dim), dtype=torch.float64, device=device)
         self.sizes_K = torch.zeros(num_clusters, dtype=torch.int64, device=device)
+        self.touched_K = torch.zeros(num_clusters, dtype=torch.bool, device=device)
 
     def move(self, rows_ND: torch.Tensor, before_N: torch.Tensor, after_N: torch.Tensor, largest: float = 1.0) -> None:
         """Take rows from cluster ``before`` (-1: none) to ``after``; both int64 [N].
@@ -36,6 +37,7 @@ class ClusterSums:
         signs_E[len(after_N) :] = -1
         rows_E = torch.cat([torch.arange(len(after_N), device=rows_ND.device), known_N])
         self.sizes_K.index_add_(0, clusters_E, signs_E.long())
+        self.touched_K[clusters_E] = True
         if rows_ND.device.type == "cuda":
             self._scatter(rows_ND, rows_E, clusters_E, signs_E)
         elif len(rows_E):

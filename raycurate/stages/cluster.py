@@ -33,7 +33,7 @@ from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import describe, skip_if_done
-from raycurate.stages.workers.kmeans import SAMPLE_PURPOSE, KMeansJob
+from raycurate.stages.workers.kmeans import SAMPLE_PURPOSE, KMeansJob, StepReport
 
 MAX_LOSSES = 20
 CPUS_BESIDE_GPU = 1.0
@@ -142,7 +142,7 @@ class Fit:
                     self._catch_up()
                 return action()
             except WorkerLost as lost:
-                self.caught_up = False
+                self.caught_up = self.pool.linked = False
                 self.losses += 1
                 if self.losses > MAX_LOSSES:
                     raise RuntimeError(f"cluster: {self.losses} workers were lost; the last one: {lost}") from lost
@@ -172,6 +172,8 @@ class Fit:
             check_counts(self.job.config.clusters, sum(loaded))
         if self.state.pieces:
             self.pool.all("restore", self.state.name, self.state.pieces, self.state.splits)
+        if self.job.linkable and not self.losses and not self.state.fitted:
+            self.pool.link()
         self.caught_up = True
 
     def _sample_threshold(self, count: int) -> int | None:
@@ -220,6 +222,28 @@ class Fit:
     def _iterate(self) -> None:
         """One iteration: step, reduce, report, save."""
         config, state = self.job.config, self.state
+        reports, dots_K = self._add_up_together() if self.pool.linked else self._add_up_by_objects()
+        state.sizes = np.sum([report.sizes for report in reports], axis=0).tolist()
+        moved = [report.moved for report in reports if report.moved is not None]
+        known = sum(moved) if len(moved) == len(reports) else None
+        report = report_of(state.upcoming, dots_K.tolist(), state.sizes, known)
+        state.history.append(report)
+        state.splits = report.splits
+        state.upcoming += 1
+        state.fitted = state.upcoming == config.iterations or has_converged(state.history, config.tolerance)
+        self.progress.measure(kmeans_objective=report.objective)
+        self.progress.set(state.upcoming * self.rows, f"mean similarity {report.objective:.6f}")
+        self._save(force=state.fitted)
+
+    def _add_up_together(self) -> tuple[list[StepReport], np.ndarray]:
+        """Reports and similarity sums per cluster; the workers exchange sums and centroids among themselves."""
+        found = self.pool.together("iterate", self.state.upcoming, self.state.splits, *self.pieces)
+        self.pieces = ()
+        return [report for report, _ in found], np.concatenate([dots for _, dots in found])
+
+    def _add_up_by_objects(self) -> tuple[list[StepReport], np.ndarray]:
+        """The same, through Ray's object store."""
+        state = self.state
         steps = self.pool.scatter("step", state.upcoming, state.splits, *self.pieces, returns=1 + len(self.job.ranges))
         reports = self.pool.get([step[0] for step in steps])
         reduced = [
@@ -228,17 +252,7 @@ class Fit:
         ]
         dots_K = np.concatenate(self.pool.get([dots for dots, _ in reduced]))
         self.pieces = [piece for _, piece in reduced]
-        state.sizes = np.sum([report.sizes for report in reports], axis=0).tolist()
-        moved = [report.moved for report in reports]
-        total = None if None in moved else sum(moved)
-        report = report_of(state.upcoming, dots_K.tolist(), state.sizes, total)
-        state.history.append(report)
-        state.splits = report.splits
-        state.upcoming += 1
-        state.fitted = state.upcoming == config.iterations or has_converged(state.history, config.tolerance)
-        self.progress.measure(kmeans_objective=report.objective)
-        self.progress.set(state.upcoming * self.rows, f"mean similarity {report.objective:.6f}")
-        self._save(force=state.fitted)
+        return reports, dots_K
 
     def _save(self, *, force: bool) -> None:
         """Save the newest centroids, then the state that names them, then drop the older ones."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,9 @@ from raycurate.run.filesystem import list_files
 from raycurate.run.store import Run
 from raycurate.stages import cluster as stage
 from raycurate.stages.cluster import cluster
-from raycurate.stages.engine.kmeans_pool import KMeansPool
+from raycurate.stages.engine import kmeans_pool
+from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
+from raycurate.stages.workers.kmeans import KMeansJob
 
 DIM, ROWS, PARTS, CLUSTERS = 48, 600, 7, 12
 
@@ -101,9 +105,10 @@ def test_two_workers_give_the_bits_of_one_process(made):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_other_numbers_of_workers_and_caches_give_the_same_bits(made, workers, tmp_path):
-    """One worker, three workers; nothing cached, small blocks."""
+def test_other_numbers_of_workers_and_caches_give_the_same_bits(made, workers, tmp_path, monkeypatch):
+    """One worker, three workers that add up through the object store; nothing cached, small blocks."""
     run, *_ = made
+    monkeypatch.setattr(KMeansJob, "linkable", False)
     label = f"w{workers}"
     cluster(run, config_of(workers=workers, label=label, cache_gb=0.0, block_rows=50, scratch=str(tmp_path)))
     assert_same(outcome(run), outcome(run, label))
@@ -118,9 +123,9 @@ def test_a_finished_clustering_is_not_made_again(made, monkeypatch):
 
 
 def test_a_killed_worker_changes_nothing(made, monkeypatch):
-    """kill -9 in the middle of the fit, and another while rows are assigned."""
+    """kill -9 in the middle of the fit, from where on no worker waits for another; and while rows are assigned."""
     run, *_ = made
-    killed = []
+    killed, linked = [], []
     save, write = stage.Fit._save, KMeansPool.first_ready
 
     def kill(pool, number):
@@ -129,6 +134,7 @@ def test_a_killed_worker_changes_nothing(made, monkeypatch):
 
     def save_and_kill(self, *, force):
         save(self, force=force)
+        linked.append(self.pool.linked)
         if self.state.upcoming == 3 and 1 not in killed:
             kill(self.pool, 1)
 
@@ -142,6 +148,7 @@ def test_a_killed_worker_changes_nothing(made, monkeypatch):
     monkeypatch.setattr(KMeansPool, "first_ready", ready_and_kill)
     manifest = cluster(run, config_of(label="killed"))
     assert killed == [1, 0]
+    assert linked == [True] * 4 + [False] * 3  # the seeds and three iterations; then the others
     assert_same(outcome(run), outcome(run, "killed"))
     assert None in [report["moved"] for report in manifest.metrics["history"]]
 
@@ -261,3 +268,28 @@ def test_more_clusters_than_rows_are_refused(ray_cluster, tmp_path):
         cluster(run, config_of(clusters=51))
     with pytest.raises(UserError, match="only 20 rows"):
         cluster(run, config_of(clusters=30, fit_sample=20))
+
+
+def test_a_worker_that_waits_for_a_lost_one_is_ended(monkeypatch, ray_cluster):
+    """A collective of a GPU does not come back: after a while the waiting worker goes, too; an error comes first."""
+
+    @ray.remote(num_cpus=0.1)
+    class Worker:
+        def __init__(self, what):
+            self.what = what
+
+        def call(self):
+            if self.what == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.what == "fails":
+                raise ZeroDivisionError("of its own")
+            time.sleep(1000)
+
+    monkeypatch.setattr(kmeans_pool, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(kmeans_pool, "BEAT_SECONDS", 0.2)
+    job = SimpleNamespace(ranges=((0, 1), (1, 2)))
+    for what, error in (("dies", WorkerLost), ("fails", ZeroDivisionError)):
+        pool = KMeansPool(job, 2, {}, "id", SimpleNamespace(beat=lambda: None))
+        pool.actors = [Worker.remote("waits"), Worker.remote(what)]
+        with pool, pytest.raises(error):
+            pool.together("call")

@@ -1,8 +1,13 @@
-"""A fixed pool of k-means workers: calls to all of them, and a new worker in the place of a dead one."""
+"""A fixed pool of k-means workers: calls to all of them, and a new worker in the place of a dead one.
+
+Workers that join hands (`link`) add up among themselves until the first loss: after it the others are where a new one
+cannot follow, so the pool goes on without (`linked` is False).
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -11,6 +16,7 @@ from typing import Any
 
 import ray
 
+from raycurate.clustering.exchange import PeerLost
 from raycurate.errors import UserError
 from raycurate.run.progress import Progress
 from raycurate.stages.engine.shards import get_result
@@ -18,6 +24,8 @@ from raycurate.stages.workers.kmeans import KMeansJob, KMeansWorker
 
 BEAT_SECONDS = 5.0
 START_SECONDS = 900.0
+GRACE_SECONDS = 60.0
+"""How long workers may take to notice that one which they wait for is gone."""
 LOST = (
     ray.exceptions.RayActorError,
     ray.exceptions.ObjectLostError,
@@ -46,6 +54,7 @@ class KMeansPool:
         count = len(job.ranges)
         self.shards = [tuple(range(number, num_shards, count)) for number in range(count)]
         self.actors: list[Any] = [None] * count
+        self.linked = False
 
     def __enter__(self) -> KMeansPool:
         return self
@@ -101,6 +110,36 @@ class KMeansPool:
             return False
         return True
 
+    def link(self) -> None:
+        """Let the workers join hands; where they cannot reach one another, go on without."""
+        try:
+            address, port = self.get([self.actors[0].open_store.remote()])[0]
+            self.together("join", address, port)
+            self.linked = True
+        except WorkerLost as lost:
+            log.warning("cluster: the workers add up through the object store, as they cannot join: %s", lost)
+            raise
+
+    def together(self, method: str, *arguments: Any) -> list[Any]:
+        """As `all`, for a method in which the workers wait for one another.
+
+        Where one fails, the others have `GRACE_SECONDS` to notice; after that they are ended: a collective of a GPU
+        does not come back.
+        """
+        calls = {getattr(actor, method).remote(*arguments): actor for actor in self.actors}
+        pending, failed_at = list(calls), math.inf
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=len(pending), timeout=BEAT_SECONDS, fetch_local=False)
+            self.progress.beat()
+            if any(_error_of(reference) for reference in ready):
+                failed_at = min(failed_at, time.monotonic())
+            if time.monotonic() - failed_at > GRACE_SECONDS:
+                _kill([calls[reference] for reference in pending])
+        errors = [error for error in map(_error_of, calls) if error is not None]
+        if errors:
+            raise next((error for error in errors if not isinstance(error, WorkerLost)), errors[0])
+        return self.get(list(calls))
+
     def all(self, method: str, *arguments: Any) -> list[Any]:
         """The results of one method of every worker."""
         return self.get([getattr(actor, method).remote(*arguments) for actor in self.actors])
@@ -128,12 +167,26 @@ class KMeansPool:
     def get(self, references: Sequence[Any]) -> list[Any]:
         """Their values. ``WorkerLost`` where a worker died; a worker's own error as it was."""
         self.wait(references)
-        try:
-            return [get_result(reference) for reference in references]
-        except ray.exceptions.RayError as error:
-            if isinstance(error, LOST) or isinstance(getattr(error, "cause", None), LOST):
-                raise WorkerLost(str(error).splitlines()[0]) from error
-            raise
+        return [_result_of(reference) for reference in references]
+
+
+def _result_of(reference: Any) -> Any:
+    """Its value; `WorkerLost` where a worker is gone, or another one noticed that."""
+    try:
+        return get_result(reference)
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(error, LOST) or isinstance(cause, (*LOST, PeerLost)):
+            raise WorkerLost(str(cause if isinstance(cause, PeerLost) else error).splitlines()[0]) from error
+        raise
+
+
+def _error_of(reference: Any) -> Exception | None:
+    try:
+        _result_of(reference)
+    except Exception as error:
+        return error
+    return None
 
 
 def _kill(actors: Sequence[Any]) -> None:

@@ -2,10 +2,13 @@
 
 A worker is two things. It holds a fixed list of feature parts, assigns their rows and sums them per cluster (*step*);
 and it owns a range of clusters, for which it adds the sums of all workers and normalises (*reduce*). So an iteration is
-an all-gather of centroids and a reduce-scatter of sums through Ray's object store, and the driver sees sizes and
-per-cluster similarity sums only. Methods whose lists travel to several workers return one object per worker.
+a reduce-scatter of sums and an all-gather of centroids, and the driver sees sizes and per-cluster similarity sums only.
+Workers do both by collectives among themselves (*iterate*, see `clustering.exchange`) until one of them is lost, and
+from then on through Ray's object store (*step* and *reduce*), where each can be replaced: the bits are the same.
+Methods whose lists travel to several workers return one object per worker.
 
-Traffic per iteration and worker: 8 K D bytes of sums out, 4 K D bytes of centroids in; none with one worker.
+Traffic per iteration and worker: 8 K D bytes of sums out, 4 K D bytes of centroids in, by collectives for the clusters
+that changed only; none with one worker.
 Memory per worker: K D (8 + 4 + 4 + 4) bytes, its rows as far as they fit, one feature part, and 16
 bytes for each row (`clustering.memory`).
 """
@@ -16,13 +19,16 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
 from numpy.typing import NDArray
 
 from raycurate.clustering.exactness import on_grid, row_dots, unit_centroids
+from raycurate.clustering.exchange import Exchange, connect_store, open_store
 from raycurate.clustering.guards import check_rows, near_twins
 from raycurate.clustering.local_rows import LocalRows
 from raycurate.clustering.memory import Footprint, cache_bytes
@@ -56,6 +62,11 @@ class KMeansJob:
     on_gpu: bool
     sharing: int
 
+    @property
+    def linkable(self) -> bool:
+        """Whether workers can join hands: there are several, and NCCL has no two on one GPU."""
+        return len(self.ranges) > 1 and not (self.on_gpu and self.sharing > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -79,6 +90,9 @@ class KMeansWorker:
         self.centroids_KD = torch.zeros((0, self.work_dim))
         self.piece_RD = torch.zeros((0, self.work_dim))
         self.last: tuple[int, StepReport] | None = None
+        self.store: Any = None
+        self.exchange: Exchange | None = None
+        self.next_KD: torch.Tensor | None = None
         self.started = False
 
     def process_id(self) -> int:
@@ -182,8 +196,40 @@ class KMeansWorker:
 
     # one iteration
 
+    def open_store(self) -> tuple[str, int]:
+        """Where the workers meet for their collectives."""
+        address = ray.util.get_node_ip_address()
+        self.store = open_store(address, len(self.job.ranges))
+        return address, self.store.port
+
+    def join(self, address: str, port: int) -> None:
+        """Meet the others; `PeerLost` where that fails."""
+        store = self.store or connect_store(address, port, len(self.job.ranges))
+        self.exchange = Exchange(store, self.number, self.job.ranges, self.device)
+
+    def iterate(
+        self, iteration: int, splits: Sequence[Split], *pieces: Piece
+    ) -> tuple[StepReport, NDArray[np.float64]]:
+        """One iteration with the others: the report, and the similarity sums of this worker's range of clusters."""
+        assert self.exchange is not None, "join() comes first"
+        if self.next_KD is not None:
+            self.centroids_KD, self.next_KD = self.next_KD, None
+            apply_splits(self.centroids_KD, splits)
+        report = self._step(iteration, splits, pieces)
+        dots_R, self.next_KD = self.exchange.next_centroids(self._partition.totals, self.centroids_KD, splits)
+        low, high = self.job.ranges[self.number]
+        self.piece_RD = self.next_KD[low:high]
+        return report, dots_R.cpu().numpy()
+
     def step(self, iteration: int, splits: Sequence[Split], *pieces: Piece) -> list[object]:
         """Assign all rows to the centroids; the report, then the sums of each worker's range of clusters."""
+        report = self._step(iteration, splits, pieces)
+        sums_KD = self._partition.totals.sums_KD
+        alone = len(self.job.ranges) == 1
+        parts = [None if alone else sums_KD[low:high].cpu().numpy() for low, high in self.job.ranges]
+        return [report, *parts]
+
+    def _step(self, iteration: int, splits: Sequence[Split], pieces: Sequence[Piece]) -> StepReport:
         if self.last is None or self.last[0] != iteration:
             self._take_centroids(splits, pieces)
             moved = self._partition.step(self._screen())
@@ -191,10 +237,7 @@ class KMeansWorker:
             report = StepReport(self._partition.totals.sizes_K.tolist(), moved if known else None)
             self.last = (iteration, report)
         self.started = True
-        sums_KD = self._partition.totals.sums_KD
-        alone = len(self.job.ranges) == 1
-        parts = [None if alone else sums_KD[low:high].cpu().numpy() for low, high in self.job.ranges]
-        return [self.last[1], *parts]
+        return self.last[1]
 
     def reduce(self, *parts: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], Piece]:
         """Add the sums of this worker's range: similarity sums per cluster, and the next centroids."""
@@ -238,7 +281,7 @@ class KMeansWorker:
             table = self.job.clusters.read_table(f"{name}-{number:04d}.parquet")
             pieces.append(features_of_table(table, "centroid", np.float32).copy())
         self._take_centroids(splits, pieces)
-        self.started = False
+        self.started, self.next_KD = False, None
 
     # the result
 
