@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from raycurate.clustering.exactness import row_blocks, wide_blocks
+from raycurate.clustering.product import Product, product_for
 from raycurate.device import keep_wide_sums
 
 MAX_ROW_NORM = 1.01
@@ -31,14 +32,6 @@ ROUNDOFF = {torch.bfloat16: 2.0**-8 / 2, torch.float32: 0.0}
 ACCUMULATION = {torch.bfloat16: 2.0**-23, torch.float32: 2.0**-24}
 SCORE_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 PAIR_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
-
-
-def screen_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it faster than float32, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 @dataclass(frozen=True)
@@ -74,14 +67,14 @@ class Centred:
 class Screen:
     """Assigns blocks of float16 rows to the centroid of largest inner product."""
 
-    def __init__(
-        self, centroids_KD: torch.Tensor, *, precision: str = "exact", dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, centroids_KD: torch.Tensor, *, precision: str = "exact", product: Product | None = None) -> None:
+        """Prepare the vectors; ``product`` is the fastest one by default."""
         if centroids_KD.device.type == "cuda":
             keep_wide_sums()
         self.centroids_KD = centroids_KD
         self.precision = precision
-        self.dtype = dtype or screen_dtype(centroids_KD.device)
+        self.product = product or product_for(centroids_KD.device, precision)
+        self.dtype = self.product.dtype
         self.coarse = Centred.build(centroids_KD, self.dtype)
         self._fine: Centred | None = None
         self._scores: torch.Tensor | None = None
@@ -113,7 +106,7 @@ class Screen:
 
     def _nearest_in_block(self, rows_ND: torch.Tensor, prepared_ND: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores_NK = self._score_buffer(rows_ND.shape[0])
-        torch.mm(prepared_ND, self.coarse.vectors_KD.T, out=scores_NK)
+        self.product.fill(prepared_ND, self.coarse.vectors_KD, scores_NK)
         if scores_NK.shape[1] == 1:
             return torch.zeros_like(scores_NK[:, 0], dtype=torch.int64), torch.full_like(scores_NK[:, 0], torch.inf)
         top, labels = scores_NK.topk(2, dim=1)

@@ -12,6 +12,7 @@ from raycurate.clustering.guards import check_rows, near_twins
 from raycurate.clustering.kmeans import choose_seeds
 from raycurate.clustering.local_rows import LocalRows
 from raycurate.clustering.partition import ArrayRows, Partition
+from raycurate.clustering.product import BFLOAT16, FLOAT32
 from raycurate.clustering.projection import Projection
 from raycurate.clustering.repair import apply_splits, plan_splits
 from raycurate.clustering.screening import ROUNDOFF, Centred, Screen
@@ -22,6 +23,7 @@ from tests.clustering.clustering_cases import grid_centroids, mixture
 
 pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.bfloat16]
+PRODUCTS = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16}
 # Few rows against long vectors and many clusters is where cuBLAS splits a product over K.
 SHAPES = [(3000, 300, 256), (1, 1, 8), (7, 2, 33), (50, 1000, 20480), (300, 500, 20480), (120, 4000, 2048)]
 
@@ -40,7 +42,7 @@ def test_labels_and_similarities_are_the_cpus(device, shape, dtype):
     num_rows, num_clusters, dim = shape
     rows = mixture(num_rows, dim, 3, spread=0.2)
     centroids = grid_centroids(mixture(num_clusters, dim, 3, seed=1, spread=0.2))
-    screen = Screen(centroids.to(device), dtype=dtype)
+    screen = Screen(centroids.to(device), product=PRODUCTS[dtype])
     found = screen.assign(rows.to(device))
     expected = exact_labels(rows, centroids)
     assert torch.equal(found.cpu(), expected)
@@ -68,7 +70,7 @@ def test_near_and_exact_ties_are_decided_alike(device, dtype):
     centroids = grid_centroids(rows[:1].float()).repeat(14, 1)
     for k in range(1, 12):
         centroids[k, k] += (-1) ** k * 2.0**-26
-    found = Screen(centroids.to(device), dtype=dtype).assign(rows.to(device)).cpu()
+    found = Screen(centroids.to(device), product=PRODUCTS[dtype]).assign(rows.to(device)).cpu()
     assert torch.equal(found, exact_labels(rows, centroids))
     assert len(found.unique()) > 1
 
@@ -198,7 +200,7 @@ def test_a_whole_fit_is_the_cpus(device, settings):
 def test_fast_loses_next_to_nothing(device):
     """The screen's own argmax, without rescoring."""
     rows, centroids = mixture(1000, 256, 5), grid_centroids(mixture(50, 256, 5, seed=2))
-    labels = Screen(centroids.to(device), precision="fast", dtype=torch.bfloat16).assign(rows.to(device)).cpu()
+    labels = Screen(centroids.to(device), precision="fast", product=BFLOAT16).assign(rows.to(device)).cpu()
     scores = rows.double() @ centroids.double().T
     lost = scores.max(dim=1).values - scores.gather(1, labels[:, None])[:, 0]
     assert float(lost.max()) < 0.02

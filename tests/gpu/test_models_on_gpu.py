@@ -145,10 +145,10 @@ def test_answers_are_the_cpus(device, folders, family):
 
 def test_auto_is_bfloat16_on_a_gpu():
     """What `dtype: auto` and the screen of k-means take."""
-    from raycurate.clustering.screening import screen_dtype
+    from raycurate.clustering.product import product_for
 
     assert resolve_dtype("auto", "cuda") is torch.bfloat16
-    assert screen_dtype(torch.device("cuda")) is torch.bfloat16
+    assert product_for(torch.device("cuda"), "exact").dtype is torch.bfloat16
 
 
 # memory
