@@ -94,15 +94,19 @@ class ImageRoot:
             _check_size(len(ref.data), max_bytes)
             return ref.data
         filesystem, path = self.locate(ref.path or "")
-        info = filesystem.get_file_info(path)
-        if info.type != pafs.FileType.File:
-            raise FaultError(Reason.IMAGE_MISSING, self._missing(ref))
-        _check_size(info.size, max_bytes)
         try:
+            if isinstance(filesystem, pafs.S3FileSystem):  # opening asks for the size, and one question is enough
+                with filesystem.open_input_file(path) as file:
+                    _check_size(file.size(), max_bytes)
+                    return file.read()
+            info = filesystem.get_file_info(path)
+            if info.type != pafs.FileType.File:
+                raise FaultError(Reason.IMAGE_MISSING, self._missing(ref))
+            _check_size(info.size, max_bytes)
             with filesystem.open_input_stream(path) as stream:
                 return stream.read()
         except FileNotFoundError:
-            raise FaultError(Reason.IMAGE_MISSING, f"the image {ref.path!r} cannot be opened") from None
+            raise FaultError(Reason.IMAGE_MISSING, self._missing(ref)) from None
 
     def exists(self, ref: ImageRef) -> Fault | None:
         """Whether an image is there and of what a file is, without reading it; None where it is."""

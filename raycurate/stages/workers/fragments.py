@@ -53,25 +53,27 @@ def as_samples(
 ) -> list[dict[str, Any]]:
     """Rows of `samples` with their images as functions that load them from the image root when they are called.
 
-    `limits` are those of `accepted_images`.
+    `limits` are those of `accepted_images`. The first call has the images that come next fetched as well.
     """
+    from raycurate.samples.fetched import FetchedImages
     from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, load_image
     from raycurate.samples.schema import ImageRef
 
-    root, limits = ImageRoot(images), limits or DEFAULT_LIMITS
+    limits = limits or DEFAULT_LIMITS
+    shown = [(row, [ImageRef(i["path"], i["data"], i["sha"]) for i in row["images"]]) for row in rows]
+    fetched = FetchedImages(ImageRoot(images), (ref for _, refs in shown for ref in refs), limits.max_bytes)
 
     def load(ref: ImageRef) -> Any:
-        return load_image(root.read(ref, limits.max_bytes), limits)
+        return load_image(fetched.read(ref), limits)
 
-    def as_sample(row: Mapping[str, Any]) -> dict[str, Any]:
-        references = [ImageRef(image["path"], image["data"], image["sha"]) for image in row["images"]]
+    def as_sample(row: Mapping[str, Any], references: list[ImageRef]) -> dict[str, Any]:
         return {
             **{name: row[name] for name in ("key", "task", "messages") if name in row},
             "images": [functools.partial(load, ref) for ref in references],
             "image_keys": [ref.identity for ref in references],
         }
 
-    return [as_sample(row) for row in rows]
+    return [as_sample(row, references) for row, references in shown]
 
 
 def read_rows(samples: Noun, shard: int) -> pa.Table:
