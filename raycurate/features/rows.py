@@ -2,20 +2,28 @@
 
 Parquet lists of halves are encoded number by number: 0.13 GB/s written and 0.7 read a core, where the same bytes as
 fixed-size binary take 3.9 and 18 (1,024 x 20,480 float16, one core of an EPYC). The field's metadata say what the bytes
-are, so that any Parquet tool can look at a row:
+are. Any Parquet tool gives a row as the bytes of its numbers, `vectors_of` makes an array of such values, and
+`read_vectors` one of a column of a file, whatever it holds:
 
-    np.frombuffer(pandas.read_parquet("part-00000.parquet")["features"][0], dtype="float16")     # pandas
-    SELECT key, hex(features) FROM 'part-00000.parquet'                                          # duckdb
+    from raycurate.features.rows import read_vectors, vectors_of
+
+    read_vectors("RUN/features/main/part-00000.parquet")                                    # [N, D] float16
+    read_vectors("RUN/clusters/main/centroids.parquet", "centroid")                         # [K, D] float32
+    vectors_of(pandas.read_parquet("RUN/features/main/part-00000.parquet")["features"])     # pandas, polars
+    found = duckdb.sql("SELECT key, features FROM 'RUN/features/main/*.parquet' LIMIT 9").fetchnumpy()
+    vectors_of(found["features"])                                                           # duckdb
 
 Run directories that were made before hold lists; they are read as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
 
 DTYPE_KEY, DIM_KEY = b"raycurate.dtype", b"raycurate.dim"
@@ -50,3 +58,15 @@ def with_row_facts(table: pa.Table, name: str = "features", dtype: DTypeLike = n
         DIM_KEY: str(table.schema.field(at).type.byte_width // kind.itemsize),
     }
     return table.cast(table.schema.set(at, table.schema.field(at).with_metadata(facts)))
+
+
+def vectors_of(values: Iterable[bytes], dtype: DTypeLike = np.float16) -> np.ndarray:
+    """The [N, D] array of a column's values as another tool gives them, a row's bytes each; at least one."""
+    return np.stack([np.frombuffer(value, dtype=dtype) for value in values])
+
+
+def read_vectors(path: str, name: str = "features") -> np.ndarray:
+    """The [N, D] array in a column of a Parquet file, of the type that the column's metadata name."""
+    table = pq.read_table(path, columns=[name])
+    facts = table.schema.field(name).metadata or {}
+    return features_of_table(table, name, facts.get(DTYPE_KEY, b"float16").decode())

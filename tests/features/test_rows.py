@@ -7,7 +7,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycurate.features.rows import DIM_KEY, DTYPE_KEY, features_column, features_of_table, with_row_facts
+from raycurate.features.rows import (
+    DIM_KEY,
+    DTYPE_KEY,
+    features_column,
+    features_of_table,
+    read_vectors,
+    vectors_of,
+    with_row_facts,
+)
 
 
 def rows_of(dtype: type, rows: int = 9, dim: int = 5) -> np.ndarray:
@@ -36,7 +44,31 @@ def test_a_file_says_what_its_bytes_are(tmp_path):
     field = pq.read_schema(tmp_path / "part.parquet").field("features")
     assert (field.metadata[DTYPE_KEY], field.metadata[DIM_KEY]) == (b"float16", b"5")
     frame = pq.read_table(tmp_path / "part.parquet").to_pandas()
-    assert np.array_equal(np.frombuffer(frame["features"][3], dtype="float16"), rows_ND[3])
+    assert np.array_equal(vectors_of(frame["features"]), rows_ND)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int16])
+def test_a_file_is_read_as_the_type_that_it_names(tmp_path, dtype):
+    """Features and centroids alike, and lists of before by their own type."""
+    rows_ND = rows_of(dtype)
+    table = with_row_facts(pa.table({"v": features_column(rows_ND, dtype)}), "v", dtype)
+    pq.write_table(table, tmp_path / "new.parquet")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), rows_ND.shape[1])
+    pq.write_table(pa.table({"v": lists}), tmp_path / "old.parquet")
+    for name in ("new", "old"):
+        found_ND = read_vectors(str(tmp_path / f"{name}.parquet"), "v")
+        assert found_ND.dtype == dtype
+        assert np.array_equal(found_ND, rows_ND)
+
+
+def test_duckdb_gives_a_rows_bytes(tmp_path):
+    """The line of the module's documentation, where duckdb is installed."""
+    duckdb = pytest.importorskip("duckdb")
+    rows_ND = rows_of(np.float16)
+    table = with_row_facts(pa.table({"key": list("abcdefghi"), "features": features_column(rows_ND)}))
+    pq.write_table(table, tmp_path / "part-00000.parquet")
+    found = duckdb.sql(f"SELECT key, features FROM '{tmp_path}/*.parquet' LIMIT 4").fetchnumpy()
+    assert np.array_equal(vectors_of(found["features"]), rows_ND[:4])
 
 
 def test_lists_of_an_older_run_directory_are_read(tmp_path):

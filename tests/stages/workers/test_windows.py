@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raycurate.encoding.images import ImageReader
 from raycurate.samples.schema import IMAGE_TYPE
-from raycurate.stages.workers.windows import BESIDE_BYTES, loader_memory, windows_of
+from raycurate.stages.workers.windows import PROCESS_BYTES, loader_memory, windows_of
 from tests.encoding.families import make_processor
 
 MB = 1 << 20
@@ -44,4 +44,4 @@ def test_what_an_image_takes_is_measured_on_the_processor(family, least_mb, most
     """One crop of 336 px, or tiles of it, in float32; a loader of tiles asks for the bound, one of crops for less."""
     found = ImageReader(make_processor(family), torch.float32).largest_bytes()
     assert least_mb * MB <= found <= most_mb * MB
-    assert loader_memory(256, found, 512) == 2 * min(512 * MB, 4 * 256 * found) + BESIDE_BYTES
+    assert loader_memory(256, found, 512) == 2 * min(512 * MB, 4 * 256 * found) + PROCESS_BYTES
