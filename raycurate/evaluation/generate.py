@@ -5,14 +5,15 @@ not part of its text. Every distinct image of a batch goes through the vision to
 hand its outputs to several rows (`VLM.shares_images`). Sampling settings that come with a checkpoint are dropped:
 greedy means the most likely token at every step, no penalty.
 
-Memory: the cache of B x (T + new tokens); when that is too much the batch is halved, and a question that does not fit
-alone is returned as None. Cost: one prefill, then one decoder pass over B tokens per new token until the longest
-answer of the batch ends. In 16 bits a row's answer may differ with its batch where two tokens are almost equally
-likely; batches are made from the rows alone, so a rerun gives the same answers.
+Memory: the cache of B x (T + new tokens); when that is too much the batch is halved, as is every later one that would
+need as much, and a question that does not fit alone is returned as None. Cost: one prefill, then one decoder pass over
+B tokens per new token until the longest answer of the batch ends. In 16 bits a row's answer may differ with its batch
+where two tokens are almost equally likely; batches are made from the rows alone, so a rerun gives the same answers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,19 +60,24 @@ class Generator:
             use_cache=True,
         )
         self._inputs = ModelInputs(vlm, generating=True)
+        self._max_new_tokens = max_new_tokens
+        self._too_many = math.inf
 
     def answer(self, batch: PreparedBatch) -> list[Answer | None]:
         """One answer per row of a left-padded batch; None for a row that does not fit into memory alone."""
-        try:
-            return list(self._answer(batch))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            error.__traceback__ = None  # its frames hold the tensors of the failed pass
-        if self.vlm.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if batch.num_rows == 1:
-            return [None]
+        cached = batch.num_tokens + batch.num_rows * self._max_new_tokens
+        if batch.num_rows == 1 or cached < self._too_many:
+            try:
+                return list(self._answer(batch))
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                error.__traceback__ = None  # its frames hold the tensors of the failed pass
+            if self.vlm.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if batch.num_rows == 1:
+                return [None]
+            self._too_many = cached
         middle = batch.num_rows // 2
         return self.answer(batch.take(0, middle)) + self.answer(batch.take(middle, batch.num_rows))
 

@@ -249,7 +249,7 @@ def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_supported(model, config)
-        network = load_weights(source, dtype=resolved, trust_remote_code=trust_remote_code)
+        network = load_weights(source, dtype=resolved, trust_remote_code=trust_remote_code, device=device)
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -258,11 +258,16 @@ def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code:
     return wrap_vlm(network.to(device).eval(), processor, name=model)
 
 
-def load_weights(source: str, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    """The network at `source`, with torch's fused attention, or the plain one where its decoder has no other."""
+def load_weights(source: str, *, dtype: torch.dtype, trust_remote_code: bool, device: str | None = None) -> Any:
+    """The network at `source`, with torch's fused attention, or the plain one where its decoder has no other.
+
+    With `device` the weights go there file by file: eight actors of a node do not hold eight models in its memory.
+    """
     from transformers import AutoModelForImageTextToText
 
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
+    if device is not None:
+        settings["device_map"] = {"": device}
     try:
         return AutoModelForImageTextToText.from_pretrained(source, attn_implementation="sdpa", **settings)
     except ValueError as error:

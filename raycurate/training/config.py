@@ -134,7 +134,9 @@ class FinetuneConfig(NounConfig):
         None, description="zero2, zero3, or a DeepSpeed JSON file; null: plain DDP"
     )
     gradient_checkpointing: bool | None = execution(None, description="default: on a GPU only")
-    loader_workers: int = execution(0, ge=0, description="processes per worker that decode images")
+    loader_workers: int | None = execution(
+        None, ge=0, description="processes per worker that decode images; default: 4 at most beside a GPU, else 0"
+    )
     image_cache_mb: int = execution(256, ge=0, description="processed images kept in each loading process")
     images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
     scratch: LocalPath | None = execution(

@@ -15,6 +15,7 @@ projector in use.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
 from collections import OrderedDict
@@ -236,15 +237,22 @@ def _num_bytes(image: ProcessedImage) -> int:
 
 
 def _local_copy(noun: Noun, shard: int, folder: Path) -> Path:
-    """The part as an uncompressed Arrow file on this machine; made once, visible when complete."""
+    """The part as an uncompressed Arrow file on this machine; visible when complete.
+
+    It is made once: other ranks of the machine wait for the one that makes it. A killed rank lets go of the lock.
+    """
     path = folder / f"part-{shard:05d}.arrow"
     if path.exists():
         return path
-    temporary = folder / f".{path.name}-{uuid.uuid4().hex}"
-    table = noun.read_part(shard).combine_chunks()
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    os.replace(temporary, path)
+    with (folder / f".{path.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return path
+        temporary = folder / f".{path.name}-{uuid.uuid4().hex}"
+        table = noun.read_part(shard).combine_chunks()
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        os.replace(temporary, path)
     return path
 
 

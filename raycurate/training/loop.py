@@ -49,6 +49,8 @@ from raycurate.training.trainer import VitwTrainer
 
 Report = Callable[[dict[str, float], str | None], None]
 
+MOST_LOADERS = 4
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -189,11 +191,19 @@ def _reading(settings: LoopSettings) -> dict[str, Any]:
     return {"scratch": settings.scratch, "image_cache_mb": settings.config.image_cache_mb}
 
 
+def loaders_beside(gpus: int, cpus: int) -> int:
+    """How many processes decode images for each training process of a machine; a CPU of each is its own."""
+    return max(0, min(MOST_LOADERS, cpus // gpus - 1)) if gpus else 0
+
+
 def training_arguments(settings: LoopSettings) -> TrainingArguments:
     """The settings as transformers takes them."""
     config = settings.config
     bf16 = config.precision == "bfloat16" or (config.precision == "auto" and settings.on_gpu)
     checkpointing = settings.on_gpu if config.gradient_checkpointing is None else config.gradient_checkpointing
+    loaders = config.loader_workers
+    if loaders is None:
+        loaders = loaders_beside(torch.cuda.device_count() if settings.on_gpu else 0, len(os.sched_getaffinity(0)))
     if "mlflow" in config.trackers:
         _require_mlflow()
     return TrainingArguments(
@@ -228,8 +238,8 @@ def training_arguments(settings: LoopSettings) -> TrainingArguments:
         save_total_limit=config.keep_checkpoints + 1,
         seed=config.seed,
         data_seed=config.seed,
-        dataloader_num_workers=config.loader_workers,
-        dataloader_persistent_workers=config.loader_workers > 0,
+        dataloader_num_workers=loaders,
+        dataloader_persistent_workers=loaders > 0,
         dataloader_pin_memory=settings.on_gpu,
         remove_unused_columns=False,
         average_tokens_across_devices=True,

@@ -215,6 +215,28 @@ def save_processor(model: str, processor: Any, folder: str | Path) -> None:
                 shutil.copyfile(path, target / path.name)
 
 
+def merged_network(network: Any, adapter: str | Path) -> Any:
+    """`network` with the LoRA of the folder `adapter` merged into its weights, where they lie and in their type.
+
+    A layer is added up in float32 and cast once: more than one layer in float32 is never held.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    dtype = network.dtype
+    adapted = PeftModel.from_pretrained(network, str(adapter))
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            weight = module.get_base_layer().weight
+            weight.data = weight.data.float()
+            module.merge()
+            weight.data = weight.data.to(dtype)
+        elif isinstance(module, ModulesToSaveWrapper):
+            module.to(dtype)  # not the whole network: its rotary tables stay in float32
+    return adapted.unload().eval()
+
+
 def merge_adapter(model: str, adapter: str | Path, folder: str | Path, *, trust_remote_code: bool = False) -> None:
     """Write the base model `model` with the LoRA of `adapter` merged in, and its processor, to `folder`."""
     from peft import PeftModel

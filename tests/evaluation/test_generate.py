@@ -192,5 +192,8 @@ def test_a_batch_that_does_not_fit_is_halved():
     generator._answer = tight
     found = generator.answer(batch)
     assert sizes[0] == 4
+    assert sizes.count(4) == 1
+    assert generator.answer(batch) == found
+    assert sizes.count(4) == 1, "a size that did not fit is not tried again"
     assert found[2:] == expected[2:]
     assert all(answer in (None, one) for answer, one in zip(found, expected, strict=True))

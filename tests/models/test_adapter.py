@@ -177,3 +177,16 @@ def test_a_decoder_without_fused_attention_is_loaded_with_the_plain_one(tmp_path
     hf.PaliGemmaForConditionalGeneration(config).save_pretrained(tmp_path / "m")
     network = load_weights(str(tmp_path / "m"), dtype=torch.float32, trust_remote_code=False)
     assert network.config.text_config._attn_implementation == "eager"
+
+
+def test_weights_that_go_to_a_device_at_once_are_the_same(tmp_path):
+    """As those that are moved there: every weight and buffer, no hook on any module."""
+    folder = str(make_tiny_vlm("llava", tmp_path))
+    moved, placed = (
+        load_weights(folder, dtype=torch.bfloat16, trust_remote_code=False, device=device) for device in (None, "cpu")
+    )
+    for name, value in moved.state_dict().items():
+        assert torch.equal(placed.state_dict()[name], value), name
+    for name, value in moved.named_buffers():
+        assert torch.equal(dict(placed.named_buffers())[name], value), name
+    assert not any(hasattr(module, "_hf_hook") for module in placed.modules())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -13,9 +16,11 @@ from hypothesis import strategies as st
 
 from raycurate.encoding.tokens import RowTokenizer
 from raycurate.models.adapter import load_processor
+from raycurate.run.store import Noun
 from raycurate.training.collate import POSITIONS, TASK_IDS, Collator
 from raycurate.training.config import FinetuneConfig
-from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, epoch_order, padded_rows
+from raycurate.training.data import EpochSampler, TokenDataset, TokenSource, _local_copy, epoch_order, padded_rows
+from raycurate.training.loop import loaders_beside
 from raycurate.training.network import add_lora, freeze, load_network, projector_paths
 from tests.tiny_vlms import FAMILIES, make_tiny_vlm
 from tests.training.made_runs import TASKS, made_sample, write_run, write_tokens
@@ -153,3 +158,32 @@ def test_the_projector_can_be_trained_alone(model):
     assert FinetuneConfig(method="projector", learning_rate=0.1).rates == (0.1, 0.1)
     with pytest.raises(ValueError, match="method projector trains nothing"):
         FinetuneConfig(method="projector", train_projector=False)
+
+
+def test_a_part_is_converted_once_for_all_ranks_of_a_machine(model, tmp_path, monkeypatch):
+    """Eight ranks open the tokens at once: each part is read once, and all see the same rows."""
+    tokens = write_tokens(write_run(tmp_path / "run", 30), model)
+    shards = tokens.require("finetune").shards
+    read, read_part = [], Noun.read_part
+
+    def counting(self, shard, columns=None):
+        read.append(shard)
+        time.sleep(0.05)
+        return read_part(self, shard, columns)
+
+    monkeypatch.setattr(Noun, "read_part", counting)
+    with ThreadPoolExecutor(8) as ranks:
+        paths = list(
+            ranks.map(lambda rank: [_local_copy(tokens, shard, tmp_path) for shard in range(shards)], range(8))
+        )
+    assert sorted(read) == list(range(shards))
+    assert all(found == paths[0] for found in paths)
+    assert sum(pa.ipc.open_file(pa.memory_map(str(path))).read_all().num_rows for path in paths[0]) == 30
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cpus", "expected"), [(0, 64, 0), (1, 16, 4), (8, 192, 4), (8, 32, 3), (1, 4, 3), (4, 4, 0), (1, 1, 0)]
+)
+def test_images_are_decoded_beside_a_gpu(gpus, cpus, expected):
+    """As many as the machine's CPUs allow each training process, none without a GPU."""
+    assert loaders_beside(gpus, cpus) == expected

@@ -1,8 +1,9 @@
 """The model that a stage is told to use, where it may be one that this run trained: found, hashed, loaded, merged.
 
 `models/LABEL` names a finished finetune of the run, anything else a hub id, a folder or 'tiny'. A folder with an
-`adapter_config.json` is a LoRA: it is put on its base model in float32, merged, and then cast, as a merged checkpoint
-is. On a run directory that is not on a local (or shared) filesystem the files are copied to the machine once.
+`adapter_config.json` is a LoRA: its base model is loaded onto the device, and the LoRA is merged into it there, layer
+by layer in float32. On a run directory that is not on a local (or shared) filesystem the files are copied to the
+machine once.
 """
 
 from __future__ import annotations
@@ -132,21 +133,15 @@ def fingerprint_of_parts(parts: Sequence[str]) -> str:
 
 def load_checkpoint(checkpoint: Checkpoint, *, device: str, dtype: str, trust_remote_code: bool) -> Any:
     """The `models.adapter.VLM`, an adapter merged into it."""
-    import torch
-
-    from raycurate.models.adapter import load_processor, load_vlm, wrap_vlm
-    from raycurate.training.network import load_network
+    from raycurate.models.adapter import load_vlm, wrap_vlm
+    from raycurate.training.network import merged_network
 
     source = local_source(checkpoint)
     base = base_of(checkpoint, source)
+    vlm = load_vlm(base or source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     if base is None:
-        return load_vlm(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    from peft import PeftModel
-
-    network = load_network(base, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    merged = PeftModel.from_pretrained(network, source).merge_and_unload().to(getattr(torch, dtype))
-    processor = load_processor(base, trust_remote_code=trust_remote_code)
-    return wrap_vlm(merged.to(device).eval(), processor, name=checkpoint.name)
+        return vlm
+    return wrap_vlm(merged_network(vlm.model, source), vlm.processor, name=checkpoint.name)
 
 
 def processor_source(checkpoint: Checkpoint) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 
 from raycurate.errors import UserError
 from raycurate.run.store import Run
@@ -59,6 +60,20 @@ def test_an_adapter_loads_as_its_merged_checkpoint(base, adapter, tmp_path):
         torch.testing.assert_close(found[name], weight, rtol=0, atol=0)
     plain = _load(base).model.state_dict()
     assert any(not torch.equal(plain[name], weight) for name, weight in found.items())
+
+
+def test_an_adapter_is_merged_in_float32_and_cast_once(base, adapter):
+    """In bfloat16: weights as of a float32 merge of the whole model, rotary tables as of any model."""
+    found = load_checkpoint(Checkpoint(adapter), device="cpu", dtype="bfloat16", trust_remote_code=False).model
+    stored = load_network(base, dtype=torch.bfloat16).float()
+    expected = dict(PeftModel.from_pretrained(stored, adapter).merge_and_unload().to(torch.bfloat16).named_parameters())
+    named = dict(found.named_parameters())
+    assert named.keys() == expected.keys()
+    assert all(torch.equal(weight, expected[name]) for name, weight in named.items())
+    plain = load_checkpoint(Checkpoint(base), device="cpu", dtype="bfloat16", trust_remote_code=False).model
+    buffers = dict(found.named_buffers())
+    assert any(buffer.dtype is torch.float32 for buffer in buffers.values())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in plain.named_buffers())
 
 
 def test_a_whole_model_needs_no_merge(base, tmp_path):
