@@ -235,6 +235,7 @@ class ClusterConfig(NounConfig):
         "iterations",
         "project",
         "fit_sample",
+        "extend",
         "workers",
     )
 
@@ -249,6 +250,16 @@ class ClusterConfig(NounConfig):
     fit_sample: int | None = Field(None, ge=1, description="fit on this many rows, then assign all")
     project: int | None = Field(None, ge=2, description="random projection to this many dimensions before k-means")
     features: Label = "main"
+    extend: bool = execution(
+        False, description="keep the centroids that stand for rows that came since, as long as these fit"
+    )
+    refit_share: float = execution(
+        0.05,
+        ge=0,
+        le=1,
+        description="with extend: fit anew, from the standing centroids, when more of the rows since the fit than this "
+        "are less similar than 99 % of those before; 0: always, 1: never",
+    )
     label: Label = execution("main")
     workers: int | None = execution(None, ge=1, description="default: one per GPU, else one per two CPUs")
     cpus_per_worker: float | None = execution(None, gt=0)

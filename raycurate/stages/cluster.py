@@ -6,6 +6,7 @@ Each actor owns a fixed list of feature parts and a range of clusters (see ``kme
 assignment is the true argmax, so 1 and 8 workers give the same bits. Centroids are saved after every iteration (less
 often where that would take more than a tenth of the time); a killed run goes on from there. When a worker dies, its
 place is filled, its rows are read again, all go back to the saved centroids, and the result is the same.
+With ``extend`` rows that came since go to the centroids that stand (`engine/standing_clusters.py`).
 
 Cost: iterations * 2 N K D FLOP over the workers; per iteration 12 K D bytes through the object store per worker.
 The driver holds K sizes and K similarity sums.
@@ -13,32 +14,42 @@ The driver holds K sizes and K similarity sums.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 
 from raycurate.clustering.guards import check_clustering, check_counts, check_different, imbalance
-from raycurate.clustering.kmeans import IterationReport, has_converged, report_of
+from raycurate.clustering.kmeans import has_converged, report_of
 from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, largest_node_cpus
 from raycurate.run.filesystem import delete_folder, list_files
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.fit_state import CHECKPOINT, FitState
 from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import describe, skip_if_done
+from raycurate.stages.engine.standing_clusters import (
+    begin_extension,
+    begin_refit,
+    extended,
+    fit_of_new_rows,
+    go_on,
+    told,
+)
 from raycurate.stages.workers.kmeans import SAMPLE_PURPOSE, KMeansJob, StepReport
 
 MAX_LOSSES = 20
 CPUS_BESIDE_GPU = 1.0
 CHECKPOINT_SHARE = 0.1
-CHECKPOINT = "checkpoint"
+log = logging.getLogger("raycurate")
 
 Result = TypeVar("Result")
 
@@ -51,27 +62,47 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
     inputs = {"features": feature_manifest.fingerprint}
     description = describe("cluster", config, inputs, [feature_manifest])
     noun = run.noun("clusters", config.label)
-    if done := skip_if_done(noun, description):
+    standing = extended(noun, description, feature_manifest) if config.extend else None
+    if done := skip_if_done(noun, standing or description):
         return done
     rows = feature_manifest.rows_out
     check_counts(config.clusters, min(rows, config.fit_sample or rows))
-    begin(noun, description, replace=config.replace)
+    if standing is not None and ("fitted" in standing["inputs"] or noun.manifest() is not None):
+        begin_extension(noun, standing)
+    else:
+        begin(noun, standing or description, replace=config.replace)
+        go_on(noun)
     job, resources = _plan(features, noun, config, feature_manifest)
     total = (config.iterations + 1) * rows
     with (
         Progress("cluster", total, noun=noun) as progress,
         KMeansPool(job, feature_manifest.shards, resources, run.id, progress) as pool,
     ):
-        fit = Fit(job, pool, progress, rows)
-        state = fit.run()
-        twins = fit.check()
-        progress.set(config.iterations * rows)
-        _assign(pool, fit, noun, feature_manifest.shards)
-        sizes = _sizes(noun, config.clusters, feature_manifest.shards)
-        fit.surviving(lambda: _write_centroids(pool, job, sizes))
-    metrics = _metrics(noun, state, sizes, twins)
+        metrics = _make(Fit(job, pool, progress, rows), feature_manifest.shards, standing)
+    made = noun.finish(metrics=metrics)
     delete_folder(noun.filesystem, f"{noun.folder}/{CHECKPOINT}")
-    return noun.finish(metrics=metrics)
+    return made
+
+
+def _make(fit: Fit, shards: int, standing: dict[str, Any] | None) -> dict[str, Any]:
+    """Fit, assign, and write the centroids; what the manifest says."""
+    noun, config, pool = fit.job.clusters, fit.job.config, fit.pool
+    state = fit.run()
+    twins = fit.check()
+    fit.progress.set(config.iterations * fit.rows)
+    _assign(pool, fit, noun, shards)
+    if standing is not None and "fitted" in standing["inputs"]:
+        found = fit_of_new_rows(noun, standing["inputs"]["fitted"][1], shards)
+        refits = found["share_low"] > config.refit_share or config.refit_share == 0
+        log.log(logging.WARNING if refits else logging.INFO, "cluster: %s", told(found))
+        if refits:
+            log.warning("cluster: more than refit_share=%g: all rows are fitted anew from here", config.refit_share)
+            again = begin_refit(noun, standing, found)
+            return _make(Fit(fit.job, pool, fit.progress, fit.rows), shards, again)
+        state.fit_of_new = found
+    sizes = _sizes(noun, config.clusters, shards)
+    fit.surviving(lambda: _write_centroids(pool, fit.job, sizes))
+    return _metrics(noun, state, sizes, twins)
 
 
 def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest) -> tuple[KMeansJob, dict[str, Any]]:
@@ -93,33 +124,6 @@ def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest)
         sharing=max(1, int(1 / gpus_each)) if gpus_each else min(workers, max(1, int(largest_node_cpus() / cpus_each))),
     )
     return job, {"num_cpus": cpus_each, "num_gpus": gpus_each, "label_selector": config.nodes or None}
-
-
-@dataclass
-class FitState:
-    """What a checkpoint says beside the centroids of iteration ``upcoming``, which lie in ``pieces`` files."""
-
-    upcoming: int = 0
-    pieces: int = 0
-    splits: list[tuple[int, int]] = field(default_factory=list)
-    history: list[IterationReport] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    threshold: int | None = None
-    fitted: bool = False
-
-    @property
-    def name(self) -> str:
-        """Where the centroids lie, without the number of the piece."""
-        return f"{CHECKPOINT}/{self.upcoming:05d}"
-
-    @classmethod
-    def load(cls, noun: Noun) -> FitState:
-        """The saved state, or a fresh one."""
-        value = noun.read_json(f"{CHECKPOINT}/state.json")
-        if value is None:
-            return cls()
-        value["history"] = [IterationReport(**report) for report in value["history"]]
-        return cls(**value)
 
 
 class Fit:
@@ -262,7 +266,7 @@ class Fit:
         noun, state = self.job.clusters, self.state
         self.pool.all("save", state.name)
         state.pieces = len(self.pool.actors)
-        noun.write_json(f"{CHECKPOINT}/state.json", asdict(state))
+        state.save(noun)
         kept = {"state.json", *(f"{state.name.split('/')[1]}-{n:04d}.parquet" for n in range(state.pieces))}
         for info in list_files(noun.filesystem, f"{noun.folder}/{CHECKPOINT}"):
             if info.base_name not in kept:
@@ -335,4 +339,5 @@ def _metrics(noun: Noun, state: FitState, sizes: list[int], twins: int) -> dict[
         "near_twins": twins,
         "rows_by_node": dict(rows_by_node),
         "history": [asdict(report) for report in state.history],
+        **({"fit_of_new": state.fit_of_new} if state.fit_of_new else {}),
     }

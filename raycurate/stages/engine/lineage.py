@@ -97,8 +97,11 @@ def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
                 return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which is being made anew")
             continue
         if found.fingerprint != fingerprint:
-            how = "grown" if fingerprint in earlier_states(run, found.description) else "changed"
-            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which has {how} since")
+            grown = fingerprint in earlier_states(run, found.description)
+            how = f"has {'grown' if grown else 'changed'} since"
+            if grown and noun.noun == "clusters":
+                how += " (cluster --extend keeps its centroids)"
+            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which {how}")
         if above := why_stale(parent, found):
             return Stale((noun, *above.chain), above.reason)
     return _marked_since(noun, run, description)
