@@ -333,6 +333,7 @@ class SelectConfig(NounConfig):
         "ratio",
         "seed",
         "task_power",
+        "keep_selected",
     )
 
     method: Annotated[str, OfMethods()] = Field(
@@ -355,6 +356,9 @@ class SelectConfig(NounConfig):
     )
     marks: tuple[Label, ...] | None = Field(
         None, description="labels of the marks whose rows are left out; null: all that are there; []: none"
+    )
+    keep_selected: Label | None = Field(
+        None, description="label of an earlier selection whose rows stay kept; the ratio counts them"
     )
     samples: Label = "main"
     clusters: Label | None = Field(None, description="label of the clusters; default: the method's own, mostly main")

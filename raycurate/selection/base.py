@@ -43,6 +43,7 @@ REASONS: Mapping[str, str] = {
     "outside_range": "dropped: its score lies outside the part of the ranking that is kept",
     "within_budget": "kept: among the method's first rows of its task, within the task's budget",
     "over_budget": "dropped: the budget of its task was filled by rows that the method puts first",
+    "kept_before": "kept: an earlier selection kept it (--keep-selected)",
     "no_features": "dropped: no features could be extracted from it",
     "no_gain": "dropped: the image does not help to tell its answer",
     "no_score": "dropped: no score could be computed for it",

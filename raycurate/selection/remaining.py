@@ -142,13 +142,13 @@ def remaining_tables(tables: SelectionTables, tasks: Mapping[str, int], cells: C
     )
 
 
-def remaining_goal(goal: Goal, num_rows: int, remaining: int) -> Goal:
-    """The goal that keeps as many of the rows that remain as `goal` keeps of all.
+def remaining_goal(goal: Goal, num_rows: int, remaining: int, kept: int = 0) -> Goal:
+    """The goal that keeps as many of the rows that remain as `goal` keeps of all, less those that are kept already.
 
     Raises:
         FewRemain: more than remain.
     """
-    target = goal.target(num_rows)
+    target = goal.target(num_rows) - kept
     if target > remaining:
         lower = f"Lower the ratio to {_largest_ratio(num_rows, remaining)} or less, or leave" if remaining else "Leave"
         raise FewRemain(

@@ -12,7 +12,8 @@ Cost: one pass over N rows of about 60 bytes, plus the passes of the cut where a
 envelope. No feature is read.
 
 Rows that `dedup` or `decontaminate` has marked are never kept: the method plans, cuts and decides over the others
-(`selection/remaining.py`), and the budget stays that part of all rows.
+(`selection/remaining.py`), and the budget stays that part of all rows. Rows of an earlier selection can stay kept
+(`selecting/kept.py`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_m
 from raycurate.stages.engine.sources import Sources, check_sources, ratio_of, sources_of
 from raycurate.stages.rank import BY_TASK, rank
 from raycurate.stages.selecting.auto import settled
+from raycurate.stages.selecting.kept import KEPT_BEFORE, KeptBefore, check_room, count_kept, kept_before
 from raycurate.stages.selecting.report import write_tables
 from raycurate.stages.selecting.tables import cell_table, cluster_table
 from raycurate.stages.selecting.weights import goal_of, own_power, weights_read
@@ -98,6 +100,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, method)
     marks = marks_of(run, config)
+    before = kept_before(run, config, sample_manifest)[0]
     read_now = [
         sample_manifest,
         *choice,
@@ -111,10 +114,12 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
         return done
     _tell_of_new_default(noun, config)
     begin(noun, description, replace=config.replace)
-    selector = selector_of(method, config, marked=bool(marks))
-    read = functools.partial(read_rows, samples, sources, selector.columns, marks)
+    selector = selector_of(method, config, marked=bool(marks) or before is not None)
+    read = functools.partial(read_rows, samples, sources, selector.columns, marks, before)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
-    plan, open_tasks = plan_selection(method, selector, goal, sources, sample_manifest, read, each_shard)
+    kept = Counter[str]() if before is None else count_kept(read, each_shard, sample_manifest.shards, MARKED)
+    check_room(goal, sample_manifest.rows_out, kept.total(), config.keep_selected)
+    plan, open_tasks = plan_selection(method, selector, goal, sources, sample_manifest, read, each_shard, kept.total())
     decide = functools.partial(_decide_shard, noun, selector, plan, read)
     run_missing_shards(
         "select",
@@ -126,7 +131,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
         max_tasks=config.max_tasks,
         map_shards=map_shards,
     )
-    metrics = write_tables(noun, plan, tasks, open_tasks)
+    metrics = write_tables(noun, plan, tasks, open_tasks, kept)
     for note in metrics.get("notes", ()):
         log.warning("%s/%s: %s", noun.noun, noun.label, note)
     return noun.finish(metrics=metrics)
@@ -140,6 +145,7 @@ def plan_selection(
     samples: Manifest,
     read: Any,
     each_shard: EachShard,
+    kept: int = 0,
 ) -> tuple[Plan, Mapping[str, int]]:
     """The plan with its cuts, from small tables and passes over the shards; and the rows of each task not marked.
 
@@ -151,6 +157,7 @@ def plan_selection(
         samples: their manifest.
         read: the rows of a shard.
         each_shard: calls a function of each shard.
+        kept: rows of the goal that an earlier selection has chosen.
 
     Raises:
         UserError: what the method raises, or fewer rows that are not marked than are asked for.
@@ -162,7 +169,7 @@ def plan_selection(
     def each_block(function: Callable[[pa.Table], Any]) -> Iterator[Any]:
         return each_shard(lambda shard: function(unmarked(read(shard))), ((shard,) for shard in shards))
 
-    plan = make_plan(selector, tables, remaining_goal(goal, samples.rows_out, tables.num_rows), each_block)
+    plan = make_plan(selector, tables, remaining_goal(goal, samples.rows_out, tables.num_rows, kept), each_block)
     return plan, tables.tasks or samples.metrics["tasks"]
 
 
@@ -233,7 +240,7 @@ def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
     if sources.measured is not None:
         inputs["measured"] = required(sources.measured).fingerprint
     inputs |= {f"{MARKS}/{noun.label}": required(noun, of=samples).fingerprint for noun in marks_of(run, config)}
-    inputs |= weights_read(run, config)[0]
+    inputs |= weights_read(run, config)[0] | kept_before(run, config, samples)[1]
     if config.task_power is None and own_power(selector) != 1:
         inputs["task_power"] = str(own_power(selector))  # another default makes a selection stale
     own = source_hash(config.method)
@@ -290,7 +297,14 @@ def _num_usable(
     return sum(each_shard(count, ((shard,) for shard in range(num_shards))))
 
 
-def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], marks: Sequence[Noun], shard: int) -> pa.Table:
+def read_rows(
+    samples: Noun,
+    sources: Sources,
+    columns: frozenset[str],
+    marks: Sequence[Noun],
+    before: KeptBefore | None,
+    shard: int,
+) -> pa.Table:
     """The rows of one shard as methods see them: key, task, what was joined, what a row lacks, and why it is marked."""
     rows = samples.read_part(shard, ["key", "source_id", "task"])
     lacks = pa.nulls(rows.num_rows, pa.string())
@@ -307,6 +321,9 @@ def read_rows(samples: Noun, sources: Sources, columns: frozenset[str], marks: S
         found = noun.read_part(shard, ["key", "reason"])
         assert rows["key"].equals(found["key"]), f"samples and {noun.noun}/{noun.label} differ in shard {shard}"
         marked = pc.coalesce(marked, found["reason"])
+    if before is not None:
+        kept = pc.if_else(before.among(rows["key"], shard), KEPT_BEFORE, pa.scalar(None, pa.string()))
+        marked = pc.coalesce(marked, kept)
     return rows.append_column(LACKS, lacks).append_column(MARKED, marked)
 
 
@@ -322,6 +339,7 @@ def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: 
     kept_N, score_N = np.zeros(rows.num_rows, dtype=bool), np.full(rows.num_rows, np.nan)
     kept_N[open_N], score_N[open_N] = made.kept_N, made.score_N
     reasons = np.array(rows[MARKED].to_pylist(), dtype=object)
+    kept_N |= reasons == KEPT_BEFORE
     reasons[open_N] = made.reason_N.astype(object)
     lacks_N = np.array(rows[LACKS].to_pylist(), dtype=object)
     reasons = np.where(rows[LACKS].is_valid().to_numpy() & open_N, lacks_N, reasons)

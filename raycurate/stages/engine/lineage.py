@@ -104,7 +104,16 @@ def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
             return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which {how}")
         if above := why_stale(parent, found):
             return Stale((noun, *above.chain), above.reason)
-    return _marked_since(noun, run, description)
+    return _other_kept(noun, run, description) or _marked_since(noun, run, description)
+
+
+def _other_kept(noun: Noun, run: Run, description: Mapping[str, Any]) -> Stale | None:
+    """Whether the selection whose rows another one keeps is not the one of then; whether it is current is no matter."""
+    label, known = (description.get("config") or {}).get("keep_selected"), description.get("inputs")
+    found = None if label is None else run.noun("selection", label).manifest()
+    if found is None or not isinstance(known, Mapping) or known.get("kept") == found.fingerprint:
+        return None
+    return Stale((noun,), f"'{_name(noun)}' keeps the rows of an earlier 'selection/{label}', which has changed since")
 
 
 def _marked_since(noun: Noun, run: Run, description: Mapping[str, Any]) -> Stale | None:

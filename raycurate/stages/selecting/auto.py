@@ -14,7 +14,7 @@ from raycurate.stages.engine.lineage import required
 
 AUTO = "auto"
 NOUN, FILE = "choices", "choice.json"
-OPEN = ("ratio", "seed", "label", "samples", "marks", "replace", "max_tasks", "auto")
+OPEN = ("ratio", "seed", "label", "samples", "marks", "keep_selected", "replace", "max_tasks", "auto")
 """Fields that are the user's own beside method 'auto'; all others come with the choice."""
 
 

@@ -23,15 +23,20 @@ STARVED = 2
 TOLD_TASKS = 3
 
 
-def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int], open_tasks: Mapping[str, int]) -> dict[str, Any]:
+def write_tables(
+    noun: Noun, plan: Plan, tasks: dict[str, int], open_tasks: Mapping[str, int], stayed: Counter[str]
+) -> dict[str, Any]:
     """Write the tables of tasks, clusters and cells, from the shards' records; returns the manifest's numbers.
 
     Args:
         noun: the selection, all of whose shards are committed.
         plan: that it was made by.
         tasks: rows of each task.
-        open_tasks: those that were not marked, which shares follow.
+        open_tasks: those that could be chosen, which shares follow.
+        stayed: those that an earlier selection kept, and that stay.
     """
+    if stayed:
+        open_tasks = {task: rows + stayed[task] for task, rows in open_tasks.items()}
     kept_tasks: Counter[str] = Counter()
     kept_clusters: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
@@ -43,7 +48,7 @@ def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int], open_tasks: Mapp
         for cluster, task, count in record.extra["cluster_tasks"]:
             in_cluster.setdefault(cluster, Counter())[task] += count
     kept = sum(kept_tasks.values())
-    assert kept == plan.expected, f"kept {kept} rows but planned {plan.expected}"
+    assert kept == plan.expected + stayed.total(), f"kept {kept} rows but planned {plan.expected} and {stayed.total()}"
     shares = task_shares(open_tasks, kept, plan.goal).share
     report = _task_report(plan, tasks, kept_tasks, {t: float(s) for t, s in shares.items()})
     if open_tasks != tasks:
@@ -60,7 +65,8 @@ def write_tables(noun: Noun, plan: Plan, tasks: dict[str, int], open_tasks: Mapp
     before, after = task_diversity(tasks), task_diversity(kept_tasks)
     metrics: dict[str, Any] = {
         "kept": kept,
-        "target": plan.target,
+        "target": plan.target + stayed.total(),
+        **({"kept_before": stayed.total()} if stayed else {}),
         **({"marked": sum(tasks.values()) - sum(open_tasks.values())} if open_tasks != tasks else {}),
         "reasons": dict(reasons),
         "effective_tasks_before": round(before.effective_tasks, 4),

@@ -22,6 +22,7 @@ from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.engine.sources import sources_of
 from raycurate.stages.select import MARKED, marks_of, plan_selection, read_rows, selector_of
+from raycurate.stages.selecting.kept import count_kept, kept_before
 from raycurate.stages.selecting.weights import goal_of
 
 STEP = 0.001
@@ -34,8 +35,12 @@ def keeps_at(run: Run, config: SelectConfig, key: str, shard: int) -> Callable[[
     manifest = required(samples)
     sources = sources_of(run, config, method)
     marks = marks_of(run, config)
-    selector = selector_of(method, config, marked=bool(marks))
-    read = functools.lru_cache(maxsize=4)(functools.partial(read_rows, samples, sources, selector.columns, marks))
+    before = kept_before(run, config, manifest)[0]
+    selector = selector_of(method, config, marked=bool(marks) or before is not None)
+    read = functools.lru_cache(maxsize=4)(
+        functools.partial(read_rows, samples, sources, selector.columns, marks, before)
+    )
+    kept = 0 if before is None else count_kept(read, map_here, manifest.shards, MARKED).total()
     rows = read(shard)
     own = rows.slice(pc.index(rows["key"], key).as_py(), 1)
 
@@ -46,7 +51,7 @@ def keeps_at(run: Run, config: SelectConfig, key: str, shard: int) -> Callable[[
         other = config.model_copy(update={"ratio": ratio})
         goal = goal_of(run, other, method, manifest.metrics["tasks"])
         try:
-            plan, _ = plan_selection(method, selector, goal, sources, manifest, read, map_here)
+            plan, _ = plan_selection(method, selector, goal, sources, manifest, read, map_here, kept)
         except FewRemain:  # every row that is not marked would be needed
             return True
         return bool(selector.decide(plan, own).kept_N[0])
