@@ -9,6 +9,9 @@
     methods     a second and a third method on the scores of the first, against the first with its pass; two models
     vitw        a finetune step with the weighted loss against the same step of transformers' own Trainer
 
+On a GPU `--device cuda` measures that alone: products, k-means and extraction against the card's own rate, without Ray
+(`bench_gpu.py`, which needs torch and transformers only).
+
 A ratio below or above one says who is faster on this machine now; nothing here is a test, and no time is asserted.
 """
 
@@ -348,6 +351,16 @@ def _seconds(call: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
+def _bench_gpu() -> None:
+    """LLaVA-665k's features in 10,000 clusters, and a 2B LLaVA."""
+    import torch
+    from bench_gpu import measure
+
+    if not torch.cuda.is_available():
+        raise click.UsageError("no CUDA device here; jobs/bench_gpu.py --device cpu --small shows that it runs")
+    measure(torch.device("cuda"), False, 665_000, 20_480, 10_000, 80.0)
+
+
 BENCHES = ("extraction", "kmeans", "mmd", "features", "memory", "sweep", "methods", "vitw")
 
 
@@ -358,13 +371,19 @@ BENCHES = ("extraction", "kmeans", "mmd", "features", "memory", "sweep", "method
 @click.option("--method-rows", default=2000, help="Rows of the bench methods with the larger model.")
 @click.option("--memory-rows", default=20_000, help="N of the memory bench; it also runs 10 N.")
 @click.option("--repeats", default=3, help="Runs of each side of the k-means bench; the fastest counts.")
-def main(only: tuple[str, ...], rows: int, sweep_rows: int, method_rows: int, memory_rows: int, repeats: int) -> None:
+@click.option("--device", default="cpu", type=click.Choice(("cpu", "cuda")), help="cuda: the figures of one GPU.")
+def main(
+    only: tuple[str, ...], rows: int, sweep_rows: int, method_rows: int, memory_rows: int, repeats: int, device: str
+) -> None:
     """Measure, side by side with the peer.
 
     \b
     Example:
       python jobs/bench.py --only kmeans
     """
+    if device == "cuda":
+        _bench_gpu()
+        return
     chosen = only or BENCHES
     console.print(f"[bold]{machine()}[/]")
     with tempfile.TemporaryDirectory() as temporary:

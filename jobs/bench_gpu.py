@@ -3,7 +3,7 @@
     peak        a large bf16, TF32-free float32 product: the card's own rate
     kmeans      iterations of exact spherical k-means on synthetic unit rows, seconds and share of the bf16 peak
     extraction  our extractor on prepared batches at the geometry of a 2B LLaVA with random weights, against a plain
-                loop of the model's forward to the same layer
+                loop of the model's forward to the same layer, and against the FLOP of it at the card's own rate
 
     PYTHONPATH=. python jobs/bench_gpu.py [--device cpu --small] [--rows 665000] [--seconds 80]
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from raycurate.clustering.exactness import unit_centroids
 from raycurate.clustering.local_rows import LocalRows
@@ -234,8 +235,8 @@ def _plain(vlm: Any, batch: PreparedBatch) -> None:
     handle.remove()
 
 
-def bench_extraction(device: torch.device, small: bool, budget: float) -> None:
-    """Samples/s of both, batches in turn so that neither has the warmer card."""
+def bench_extraction(device: torch.device, small: bool, peak: float, budget: float) -> None:
+    """Samples/s of both, batches in turn so that neither has the warmer card; and the share of the product's rate."""
     watch = Watch(device)
     ends = watch.now() + budget
     vlm = made_vlm(device, small)
@@ -245,6 +246,10 @@ def bench_extraction(device: torch.device, small: bool, budget: float) -> None:
     say(
         f"extraction  {count / 1e9:.2f} B parameters, {batches[0].num_tokens // rows} tokens a row, {rows} rows a batch"
     )
+    with FlopCounterMode(display=False) as counter:
+        _plain(vlm, batches[0])
+    flop = counter.get_total_flops() / rows
+    say(f"extraction  {flop / 1e12:.3f} TFLOP a row: at most {peak / flop:.1f} samples/s at the bf16 product's rate")
     extractor = ActivationExtractor(vlm, LAYERS)
     packed = [batch.to_bytes() for batch in batches]
 
@@ -269,7 +274,8 @@ def bench_extraction(device: torch.device, small: bool, budget: float) -> None:
     for name, taken in seconds.items():
         rate = rows / float(np.median(taken))
         say(
-            f"extraction  {name:<22} {rate:8.1f} samples/s, {rate / plain:5.3f} of the plain loop, {len(taken)} batches"
+            f"extraction  {name:<22} {rate:8.1f} samples/s, {rate / plain:5.3f} of the plain loop, "
+            f"{100 * rate * flop / peak:5.1f} % of the bf16 product's rate, {len(taken)} batches"
         )
 
 
@@ -285,17 +291,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.exit(1, "no CUDA device here; --device cpu --small shows that it runs\n")
-    device = torch.device(options.device)
+    measure(torch.device(options.device), options.small, options.rows, options.dim, options.clusters, options.seconds)
+
+
+def measure(device: torch.device, small: bool, rows: int, dim: int, clusters: int, seconds: float) -> None:
+    """All parts on one device; what does not fit is scaled to its memory."""
     keep_wide_sums()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     say(f"machine     {name}, torch {torch.__version__}")
-    peaks = bench_peak(device, 512 if options.small else 8192)
-    rows, dim, clusters = (2000, 256, 50) if options.small else (options.rows, options.dim, options.clusters)
-    bench_kmeans(device, rows, dim, clusters, peaks[torch.bfloat16], options.seconds)
+    peak = bench_peak(device, 512 if small else 8192)[torch.bfloat16]
+    if small:
+        rows, dim, clusters = 2000, 256, 50
+    bench_kmeans(device, rows, dim, clusters, peak, seconds)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     bench_file_rows(device, dim)
-    bench_extraction(device, options.small, options.seconds)
+    bench_extraction(device, small, peak, seconds)
 
 
 if __name__ == "__main__":
