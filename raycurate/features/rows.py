@@ -38,9 +38,8 @@ def features_column(rows_ND: np.ndarray, dtype: DTypeLike = np.float16) -> pa.Fi
 
 def features_of_table(table: pa.Table, name: str = "features", dtype: DTypeLike = np.float16) -> np.ndarray:
     """The [N, D] array of ``dtype`` in a table's column, without a copy if the column is one piece."""
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+    pieces = table[name].chunks
+    column = pieces[0] if len(pieces) == 1 else pa.concat_arrays([pa.array([], table[name].type), *pieces])
     if pa.types.is_fixed_size_list(column.type):
         return column.flatten().to_numpy(zero_copy_only=True).reshape(-1, column.type.list_size)
     width = column.type.byte_width // np.dtype(dtype).itemsize
