@@ -230,7 +230,9 @@ def _not_loadable(what: str, model: str, error: Exception) -> str:
     )
 
 
-def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code: bool = False) -> VLM:
+def load_vlm(
+    model: str, *, device: str, dtype: str = "auto", trust_remote_code: bool = False, attention: str = "sdpa"
+) -> VLM:
     """Load a vision-language model for feature extraction.
 
     Args:
@@ -238,6 +240,7 @@ def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code:
         device: torch device, such as "cpu" or "cuda:0".
         dtype: "auto", "bfloat16", "float16" or "float32".
         trust_remote_code: run code that the model's repository ships; only for repositories that you have read.
+        attention: "sdpa", torch's fused one, or "eager", which hands its weights out.
 
     Raises:
         UserError: the model cannot be loaded, or is of a kind that cannot be hooked.
@@ -249,7 +252,9 @@ def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         check_supported(model, config)
-        network = load_weights(source, dtype=resolved, trust_remote_code=trust_remote_code, device=device)
+        network = load_weights(
+            source, dtype=resolved, trust_remote_code=trust_remote_code, device=device, attention=attention
+        )
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -258,8 +263,10 @@ def load_vlm(model: str, *, device: str, dtype: str = "auto", trust_remote_code:
     return wrap_vlm(network.to(device).eval(), processor, name=model)
 
 
-def load_weights(source: str, *, dtype: torch.dtype, trust_remote_code: bool, device: str | None = None) -> Any:
-    """The network at `source`, with torch's fused attention, or the plain one where its decoder has no other.
+def load_weights(
+    source: str, *, dtype: torch.dtype, trust_remote_code: bool, device: str | None = None, attention: str = "sdpa"
+) -> Any:
+    """The network at `source`, with this kind of attention, or the plain one where its decoder has no other.
 
     With `device` the weights go there file by file: eight actors of a node do not hold eight models in its memory.
     """
@@ -269,7 +276,7 @@ def load_weights(source: str, *, dtype: torch.dtype, trust_remote_code: bool, de
     if device is not None:
         settings["device_map"] = {"": device}
     try:
-        return AutoModelForImageTextToText.from_pretrained(source, attn_implementation="sdpa", **settings)
+        return AutoModelForImageTextToText.from_pretrained(source, attn_implementation=attention, **settings)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error) and "attn_implementation" not in str(error):
             raise
