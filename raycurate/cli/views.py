@@ -17,7 +17,7 @@ from raycurate.samples.quarantine import printable
 if TYPE_CHECKING:
     from raycurate.views.explain import Explanation
 
-SHOWN_CHARS = 2000
+SHOWN_CHARS, CELL_CHARS = 2000, 60
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 
@@ -169,12 +169,18 @@ def show(run: str, label: str, place: str | None, as_json: bool, **wanted: Any) 
         return
     table = Table("key", "task", "", "cluster", "rank", "reason", "question", "answer", box=None, padding=(0, 1, 0, 0))
     for row in rows:
-        question, answer = first_turns(row)
+        question, answer = (_line(text) for text in first_turns(row["messages"]))
         numbers = ("" if row[name] is None else str(row[name]) for name in ("cluster", "rank"))
         cells = (row["key"], row["task"], "kept" if row["kept"] else "-", *numbers, row["reason"], question, answer)
         table.add_row(*(_safe(cell) for cell in cells))
     show_table(table)
     out.print(f"{len(rows):,} of {total:,} rows, by the hash of their keys and seed {wanted['seed']}", highlight=False)
+
+
+def _line(text: str) -> str:
+    """A text as one line of a table's cell."""
+    line = " ".join(text.split())
+    return line if len(line) <= CELL_CHARS else f"{line[: CELL_CHARS - 3]}..."
 
 
 def _safe(text: str) -> str:
@@ -198,7 +204,27 @@ def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--rows", type=click.IntRange(1), default=6, help="Rows kept, and rows dropped, that are shown of each.")
 @click.option("--seed", default=0, help="Of the sample.")
-def report(run: str, label: str, place: str | None, clusters: int, rows: int, seed: int) -> None:
+@click.option(
+    "--relevancy",
+    type=click.IntRange(0, 100),
+    default=0,
+    help="Rows with maps of the patches that made their answer; runs a model on them here.",
+)
+@click.option(
+    "--folder", help="Write a folder of pages instead: index.html and, for each cluster shown, many more rows."
+)
+@click.option("--relevancy-model", help="Another model than the one of the features, for the maps.")
+def report(
+    run: str,
+    label: str,
+    place: str | None,
+    clusters: int,
+    rows: int,
+    seed: int,
+    relevancy: int,
+    relevancy_model: str | None,
+    folder: str | None,
+) -> None:
     """Write one HTML file that shows what was chosen, why, and what it bought.
 
     \b
@@ -208,7 +234,23 @@ def report(run: str, label: str, place: str | None, clusters: int, rows: int, se
     from raycurate.report.gallery import Sizes
     from raycurate.report.page import write_report
 
-    print_report_place(write_report(Run(run), label, place, Sizes(clusters, rows, seed)))
+    if folder is not None and place is not None:
+        raise click.UsageError("--folder and --out are two forms of the report; give one of them")
+    maps = None
+    if relevancy:
+        from raycurate.report.relevancy import relevancy_maps
+        from raycurate.report.relevancy_facts import AskedMaps
+
+        maps = relevancy_maps(Run(run), label, AskedMaps(relevancy, relevancy_model, seed))
+    elif relevancy_model is not None:
+        raise click.UsageError("--relevancy-model goes with --relevancy N, the number of rows")
+    sizes = Sizes(clusters, rows, seed)
+    if folder is not None:
+        from raycurate.report.folder import write_folder
+
+        print_report_place(write_folder(Run(run), label, folder, sizes, maps))
+        return
+    print_report_place(write_report(Run(run), label, place, sizes, maps))
 
 
 def print_report_place(place: str) -> None:

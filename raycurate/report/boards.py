@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from raycurate.report.charts import Interval
@@ -35,6 +36,7 @@ NAMES = {
 }
 """Kind of noun -> what a reader calls it."""
 COMMANDS = {
+    "relevancy": ("which patches of its picture an answer was made of", "report {run} --label {label} --relevancy 6"),
     "models": ("the loss of each task as it is trained", "finetune {run} --selection {label} --model MODEL"),
     "scoreboard": (
         "methods with the intervals of their differences",
@@ -82,9 +84,14 @@ class Board:
     figures: list[Figure] = field(default_factory=list)
 
     @property
+    def kind(self) -> str:
+        """Of noun."""
+        return self.title.split("/")[0]
+
+    @property
     def name(self) -> str:
         """What a reader calls it."""
-        return NAMES[self.title.split("/")[0]]
+        return NAMES[self.kind]
 
 
 def boards_of(run: Run, selection: str) -> list[Board]:
@@ -94,13 +101,12 @@ def boards_of(run: Run, selection: str) -> list[Board]:
     return trainings + [_board(noun) for noun in made]
 
 
-def missing_of(run: Run, selection: str, boards: list[Board]) -> list[tuple[str, str]]:
-    """What could be shown besides, and the command that makes it."""
-    kinds = {board.title.split("/")[0] for board in boards}
+def missing_of(run: Run, selection: str, shown: Collection[str]) -> list[tuple[str, str]]:
+    """What could be shown besides these kinds, and the command that makes it."""
     return [
         (what, f"raycurate {command.format(run=run.uri, label=selection)}")
         for kind, (what, command) in COMMANDS.items()
-        if kind not in kinds
+        if kind not in shown
     ]
 
 

@@ -63,8 +63,13 @@ NARROW = Rows(width=336, left=14, right=322, row=46, beside=False)
 
 
 def for_both(draw: Callable[[Rows], str]) -> Markup:
-    """A chart of rows twice; the style sheet shows the one that fits the page."""
-    return Markup(f'<div class="wide">{draw(WIDE)}</div><div class="narrow">{draw(NARROW)}</div>')
+    """A chart of rows for wide and for narrow pages."""
+    return both(draw(WIDE), draw(NARROW))
+
+
+def both(wide: str, narrow: str) -> Markup:
+    """A chart drawn twice; the style sheet shows the one that fits the page."""
+    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
 
 
 @dataclass(frozen=True, slots=True)

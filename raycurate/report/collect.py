@@ -137,7 +137,7 @@ def largest_tasks(counts: Mapping[tuple[int, str], int]) -> dict[int, str]:
     return {cluster: task for cluster, (_, task) in best.items()}
 
 
-def agreement(counts: Counter[tuple[int, str]]) -> Agreement:
+def agreement(counts: Mapping[tuple[int, str], int]) -> Agreement:
     """Purity and NMI of rows by (cluster, task)."""
     clusters, tasks, best = Counter[int](), Counter[str](), Counter[int]()
     for (cluster, task), rows in counts.items():

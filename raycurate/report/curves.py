@@ -6,18 +6,39 @@ Each line of text stands at what it names; there are no legends.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from raycurate.report.charts import Rows, cut, for_both, opened
+from raycurate.report.charts import Rows, both, cut, for_both, opened
 
 PANEL_WIDTH, PANEL_HEIGHT = 200, 62
-PLOT_WIDTH, PLOT_HEIGHT, WIDTH = 620, 300, 760
-MARGIN, BELOW = 64, 46
+MARGIN, BELOW, TOP = 64, 46, 24
 SAME = 1e-9
 """Numbers that differ by less than this part of them are drawn as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Where the parts of a chart with two axes stand; names of curves behind their ends, or above them."""
+
+    width: int
+    right: int
+    bottom: int
+    behind: bool
+
+    def named(self, place: tuple[float, float], name: str) -> str:
+        """The name of what ends, or stands, at a place."""
+        x, y = place
+        if self.behind:
+            return f'<text x="{x + 9:.1f}" y="{y + 4:.1f}">{escape(name)}</text>'
+        anchor = "end" if x > (MARGIN + self.right) / 2 else "start"
+        return f'<text text-anchor="{anchor}" x="{x:.1f}" y="{max(y - 9, 12):.1f}">{escape(cut(name, 28))}</text>'
+
+
+WIDE_PLOT = Plot(width=760, right=620, bottom=300, behind=True)
+NARROW_PLOT = Plot(width=336, right=318, bottom=230, behind=False)
 
 Scale = tuple[Callable[[float], float], list[tuple[float, str]]]
 """Number -> place, and the ticks with their names."""
@@ -154,54 +175,74 @@ def line_chart(series: Sequence[Series], label: str, names: tuple[str, str], tic
         names: what x and y are, with units.
         ticks: names of the places, where x has names.
     """
-    xs, ys = [x for each in series for x, _ in each.points], [y for each in series for _, y in each.points]
-    if not xs:
+    if not any(each.points for each in series):
         return Markup("")
-    logarithmic = not ticks and min(xs) > 0 and max(xs) > min(xs)
-    right, bottom = PLOT_WIDTH, PLOT_HEIGHT
-    across = _between([math.log(x) if logarithmic else x for x in xs], MARGIN, right)
-    up, marks = _scale(ys, bottom, 24)
-    height = PLOT_HEIGHT + BELOW + (18 if ticks else 0)
-    parts = [opened(WIDTH, height, label), *_grid(up, marks, right)]
-    for number, name in enumerate(ticks):
-        where = f'transform="translate({across(number):.1f} {bottom + 18}) rotate(18)"'
-        parts.append(f'<text class="tick" {where}>{escape(cut(name, 20))}</text>')
+
+    def draw(plot: Plot) -> str:
+        xs, ys = [x for each in series for x, _ in each.points], [y for each in series for _, y in each.points]
+        logarithmic = not ticks and min(xs) > 0 and max(xs) > min(xs)
+        places = [math.log(x) if logarithmic else x for x in xs]
+        across = _between(places, MARGIN, plot.right)
+        up, marks = _scale(ys, plot.bottom, TOP)
+        height = plot.bottom + BELOW + (0 if not ticks else 18 if plot.behind else 62)
+        below = dict(zip(xs, map(across, places), strict=True))
+        parts = [opened(plot.width, height, label), *_grid(up, marks, plot), *_below(below, plot, ticks)]
+        for each in series:
+            parts += _curve(each, [(below[x], up(y)) for x, y in each.points], plot)
+        return "".join([*parts, *_named(names, height), "</svg>"])
+
+    return both(draw(WIDE_PLOT), draw(NARROW_PLOT))
+
+
+def _below(places: Mapping[float, float], plot: Plot, ticks: Sequence[str]) -> list[str]:
+    """The names of the places of x, or their numbers."""
+    y = plot.bottom + 18
     if not ticks:
-        for x in sorted(set(xs)):
-            middle = across(math.log(x) if logarithmic else x)
-            parts.append(f'<text class="tick" text-anchor="middle" x="{middle:.1f}" y="{bottom + 18}">{x:,.4g}</text>')
-    for each in series:
-        kind = "mark" if each.strong else "pale"
-        places = [(across(math.log(x) if logarithmic else x), up(y)) for x, y in each.points]
-        parts.append(_path(places, f"{kind}-curve"))
-        for (x, y), (_, value) in zip(places, each.points, strict=True):
-            parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4">')
-            parts.append(f"<title>{escape(each.name)}: {value:.4g}</title></circle>")
-        parts.append(f'<text x="{places[-1][0] + 9:.1f}" y="{places[-1][1] + 4:.1f}">{escape(each.name)}</text>')
-    return Markup("".join([*parts, *_named(names, height), "</svg>"]))
+        spots = ((places[x], f"{x:,.4g}") for x in sorted(places))
+        return [f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{y}">{name}</text>' for x, name in spots]
+    turned, chars = (18, 20) if plot.behind else (55, 12)
+    return [
+        f'<text class="tick" transform="translate({places[number]:.1f} {y}) rotate({turned})">'
+        f"{escape(cut(name, chars))}</text>"
+        for number, name in enumerate(ticks)
+        if number in places
+    ]
+
+
+def _curve(each: Series, places: Sequence[tuple[float, float]], plot: Plot) -> list[str]:
+    kind = "mark" if each.strong else "pale"
+    parts = [_path(places, f"{kind}-curve")]
+    for (x, y), (_, value) in zip(places, each.points, strict=True):
+        parts.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4">')
+        parts.append(f"<title>{escape(each.name)}: {value:.4g}</title></circle>")
+    return [*parts, plot.named(places[-1], each.name)]
 
 
 def scatter(points: Sequence[tuple[float, float, str]], label: str, names: tuple[str, str]) -> Markup:
     """Points with a title each; `names` are what x and y are."""
     if not points:
         return Markup("")
-    across, below = _scale([x for x, _, _ in points], MARGIN, PLOT_WIDTH)
-    up, beside = _scale([y for _, y, _ in points], PLOT_HEIGHT, 24)
-    height = PLOT_HEIGHT + BELOW
-    parts = [opened(WIDTH, height, label), *_grid(up, beside, PLOT_WIDTH)]
-    for at, name in below:
-        parts.append(f'<text class="tick" text-anchor="middle" x="{across(at):.1f}" y="{PLOT_HEIGHT + 18}">')
-        parts.append(f"{name}</text>")
-    for x, y, title in points:
-        parts.append(f'<circle class="mark dot" cx="{across(x):.1f}" cy="{up(y):.1f}" r="5">')
-        parts.append(f"<title>{escape(title)}: {x:.4g}, {y:.4g}</title></circle>")
-    return Markup("".join([*parts, *_named(names, height), "</svg>"]))
+
+    def draw(plot: Plot) -> str:
+        across, below = _scale([x for x, _, _ in points], MARGIN, plot.right)
+        up, beside = _scale([y for _, y, _ in points], plot.bottom, TOP)
+        height = plot.bottom + BELOW
+        parts = [opened(plot.width, height, label), *_grid(up, beside, plot)]
+        for at, name in below:
+            parts.append(f'<text class="tick" text-anchor="middle" x="{across(at):.1f}" y="{plot.bottom + 18}">')
+            parts.append(f"{name}</text>")
+        for x, y, title in points:
+            parts.append(f'<circle class="mark dot" cx="{across(x):.1f}" cy="{up(y):.1f}" r="5">')
+            parts.append(f"<title>{escape(title)}: {x:.4g}, {y:.4g}</title></circle>")
+        return "".join([*parts, *_named(names, height), "</svg>"])
+
+    return both(draw(WIDE_PLOT), draw(NARROW_PLOT))
 
 
-def _grid(up: Callable[[float], float], marks: Sequence[tuple[float, str]], right: float) -> list[str]:
+def _grid(up: Callable[[float], float], marks: Sequence[tuple[float, str]], plot: Plot) -> list[str]:
     parts = []
     for at, name in marks:
-        parts.append(f'<line class="grid" x1="{MARGIN}" x2="{right}" y1="{up(at):.1f}" y2="{up(at):.1f}"/>')
+        parts.append(f'<line class="grid" x1="{MARGIN}" x2="{plot.right}" y1="{up(at):.1f}" y2="{up(at):.1f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{MARGIN - 8}" y="{up(at) + 4:.1f}">{name}</text>')
     return parts
 
@@ -223,9 +264,7 @@ def _between(values: Sequence[float], start: float, end: float) -> Callable[[flo
     return lambda value: start + (end - start) * (0.5 if span <= 0 else (value - low) / span)
 
 
-def _scale(
-    values: Sequence[float], start: float, end: float
-) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
+def _scale(values: Sequence[float], start: float, end: float) -> Scale:
     """A linear scale that holds the values, and its round ticks."""
     low, high = min(values), max(values)
     if high - low <= SAME * max(abs(high), abs(low)) + SAME**4:

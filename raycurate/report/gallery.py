@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -21,9 +21,12 @@ from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageLimits, ImageRoot, accepted_limits
 from raycurate.selection.keys import key_array, key_hashes
+from raycurate.views.rows import first_turns
 
 COLUMNS = ["key", "source_id", "task", "kept", "cluster", "rank", "reason"]
 CHARS = 400
+TASKS_PER_KIND = 4
+"""Tasks that are shown where there are no clusters, for each cluster of a kind that would be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def shelves_of(run: Run, noun: Noun, facts: Sequence[ClusterFacts], tasks: Seque
         names: list[tuple[Any, str, str, str, ClusterFacts | None]]
         names = [(each, f"Cluster {each}", f"cluster-{each}", why[each], by_cluster[each]) for each in why]
     else:
-        shown = list(tasks)[: 4 * sizes.per_kind]
+        shown = list(tasks)[: TASKS_PER_KIND * sizes.per_kind]
         found = _first_rows(noun, "task", shown, sizes)
         names = [(task, task, f"task-{place}", "", None) for place, task in enumerate(shown)]
     cards = _cards(run, noun, [row for rows in found.values() for row in rows])
@@ -108,6 +111,19 @@ def shelves_of(run: Run, noun: Noun, facts: Sequence[ClusterFacts], tasks: Seque
         sides = [[cards[row["key"]] for row in found.get((value, side), ())] for side in (True, False)]
         shelves.append(Shelf(name, anchor, text, own, *sides))
     return shelves
+
+
+def smaller(shelves: Sequence[Shelf], facts: Sequence[ClusterFacts], sizes: Sizes) -> list[Shelf]:
+    """What `shelves_of` gives for smaller sizes, from what it gave for larger ones."""
+    if facts:
+        why = chosen_clusters(facts, sizes)
+        # Each kind's smaller choice is among the larger ones of it and of the kinds before it.
+        known = {each.facts.cluster: each for each in shelves if each.facts is not None}
+        left = [replace(known[cluster], why=text) for cluster, text in why.items()]
+    else:
+        left = list(shelves)[: TASKS_PER_KIND * sizes.per_kind]
+    most = sizes.per_side
+    return [replace(each, kept=each.kept[:most], dropped=each.dropped[:most]) for each in left]
 
 
 def _first_rows(
@@ -165,10 +181,7 @@ def pictures_of(samples: Noun) -> Pictures:
 
 def card_of(row: dict[str, Any], sample: dict[str, Any], pictures: Pictures) -> Card:
     """A row of a selection with its sample, which may be one and the same."""
-    turns = {"user": "", "assistant": ""}
-    for turn in sample["messages"]:
-        if turn["role"] in turns and not turns[turn["role"]]:
-            turns[turn["role"]] = turn["text"].replace("<image>", "").strip()
+    question, answer = first_turns(sample["messages"])
     picture = thumbnail(sample["images"][0], pictures.root, pictures.limits) if sample["images"] else None
     return Card(
         key=row["key"],
@@ -176,8 +189,8 @@ def card_of(row: dict[str, Any], sample: dict[str, Any], pictures: Pictures) -> 
         task=row["task"],
         rank=row["rank"],
         reason=row["reason"],
-        question=turns["user"][:CHARS],
-        answer=turns["assistant"][:CHARS],
+        question=question[:CHARS],
+        answer=answer[:CHARS],
         picture=picture,
         images=len(sample["images"]),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from raycurate.report.boards import boards_of, missing_of
@@ -23,10 +24,11 @@ from raycurate.report.collect import (
     summary_of,
     task_bars,
 )
-from raycurate.report.diversity import diversity_of
+from raycurate.report.diversity import Diversity, diversity_of
 from raycurate.report.figures import Figure
-from raycurate.report.gallery import Sizes, shelves_of
+from raycurate.report.gallery import Shelf, Sizes, shelves_of, smaller
 from raycurate.report.geometry import Geometry, geometry_of, transfer_of_tasks
+from raycurate.report.relevancy_facts import RelevancyMaps
 from raycurate.report.rendering import render
 from raycurate.run.filesystem import absolute, resolve, write_bytes
 from raycurate.run.store import Noun, Run
@@ -36,78 +38,135 @@ MOST_BYTES = 15 << 20
 MOST_TASKS = 60
 
 
-def build_report(run: Run, label: str = "main", sizes: Sizes | None = None) -> str:
-    """The report of a selection.
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """What is known of the clusters, however many are shown.
+
+    Attributes:
+        facts: of each.
+        counts: rows of each (cluster, task).
+        geometry: what the centroids tell.
+        average: part of all rows that is kept.
+        diversity: how alike the kept rows are; None without features.
+    """
+
+    facts: Sequence[ClusterFacts]
+    counts: Mapping[tuple[int, str], int]
+    geometry: Geometry
+    average: float
+    diversity: Diversity | None = None
+
+
+def build_report(run: Run, label: str = "main", sizes: Sizes | None = None, maps: RelevancyMaps | None = None) -> str:
+    """The report of a selection, with relevancy maps where they were made.
 
     Raises:
         UserError: there is no finished selection with this label.
     """
     sizes = sizes or Sizes()
-    page = render("page.html", _parts(run, label, sizes))
+    parts, clusters = report_parts(run, label, sizes, maps)
+    return fitting_page(parts, clusters, sizes)
+
+
+def fitting_page(parts: dict[str, Any], clusters: Clusters, sizes: Sizes) -> str:
+    """The page of these parts with a gallery of these sizes, or of so much smaller ones that it fits."""
+    shelves = smaller(parts["shelves"], clusters.facts, sizes)
+    page = render("page.html", parts | _gallery(shelves, clusters, sizes))
     while len(page.encode()) > MOST_BYTES and (sizes.per_kind > 1 or sizes.per_side > 1):
         sizes = Sizes(max(1, sizes.per_kind // 2), max(1, sizes.per_side // 2), sizes.seed)
-        page = render("page.html", _parts(run, label, sizes))
+        shelves = smaller(shelves, clusters.facts, sizes)
+        page = render("page.html", parts | _gallery(shelves, clusters, sizes))
     return page
 
 
-def write_report(run: Run, label: str = "main", out: str | None = None, sizes: Sizes | None = None) -> str:
+def write_report(
+    run: Run,
+    label: str = "main",
+    out: str | None = None,
+    sizes: Sizes | None = None,
+    maps: RelevancyMaps | None = None,
+) -> str:
     """Write the report of a selection to a file or URI, by default into the run directory; where it lies."""
     name = "report.html" if label == "main" else f"report-{label}.html"
     place = absolute(out) if out is not None else f"{run.uri.rstrip('/')}/{name}"
-    page = build_report(run, label, sizes)
+    page = build_report(run, label, sizes, maps)
     filesystem, path = resolve(place)
     write_bytes(filesystem, path, page.encode())
     return place
 
 
-def _parts(run: Run, label: str, sizes: Sizes) -> dict[str, Any]:
-    """What the template shows."""
+def report_parts(run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None) -> tuple[dict[str, Any], Clusters]:
+    """What the template shows whatever the size of its gallery, and what that is made from."""
     noun, manifest = selection_at(f"{run.uri}:{label}")
     config = manifest.description["config"]
-    facts, bars = cluster_facts(noun), task_bars(noun)
-    summary = summary_of(run, noun, manifest)
-    clusters, counts = run.noun("clusters", config.get("clusters") or "main"), counts_of(noun)
-    geometry = geometry_of(clusters, facts, largest_tasks(counts))
-    facts = [each if each.transferability is not None else _with_s(each, geometry) for each in facts]
-    shelves = shelves_of(run, noun, facts, [bar.task for bar in bars], sizes)
+    bars, summary = task_bars(noun), summary_of(run, noun, manifest)
+    clusters = _clusters(run, noun, summary.kept / max(summary.rows, 1))
+    shelves = shelves_of(run, noun, clusters.facts, [bar.task for bar in bars], sizes)
+    features = _features(run.noun("clusters", config.get("clusters") or "main"))
+    if features is not None and clusters.counts:
+        diversity = diversity_of(run, noun, features, _shown(shelves), sizes.seed)
+        clusters = dataclasses.replace(clusters, diversity=diversity)
     boards = boards_of(run, label)
-    shown = [shelf.facts.cluster for shelf in shelves if shelf.facts is not None]
-    average = summary.kept / max(summary.rows, 1)
-    return {
+    shown = {board.kind for board in boards} | ({"relevancy"} if maps else set())
+    parts = {
         "summary": summary,
         "bars": bars,
         "task_chart": task_chart(bars[:MOST_TASKS]),
         "most_tasks": MOST_TASKS,
-        "agreement": agreement(counts) if counts else None,
-        "clusters": len(facts),
-        "map": cluster_map(geometry.dots, average, frozenset(shown)),
-        "insights": _insights(run, noun, clusters, geometry, (counts, shown, sizes.seed)),
-        "pairs": geometry.pairs,
-        "shown": set(shown),
+        "agreement": agreement(clusters.counts) if clusters.counts else None,
+        "clusters": len(clusters.facts),
+        "pairs": clusters.geometry.pairs,
         "shelves": shelves,
-        "sizes": sizes,
+        "more": {},
+        "relevancy": maps,
         "quarantine": quarantine_of(run, config["samples"]),
         "boards": [(board, {a: interval_chart(i, a) for a, i in board.intervals.items()}) for board in boards],
-        "missing": missing_of(run, label, boards),
+        "missing": missing_of(run, label, shown),
     }
+    return parts, clusters
+
+
+def _clusters(run: Run, noun: Noun, average: float) -> Clusters:
+    config = noun.require("select").description["config"]
+    facts, counts = cluster_facts(noun), counts_of(noun)
+    geometry = geometry_of(run.noun("clusters", config.get("clusters") or "main"), facts, largest_tasks(counts))
+    known = [each if each.transferability is not None else _with_s(each, geometry) for each in facts]
+    return Clusters(known, counts, geometry, average)
+
+
+def _features(clusters: Noun) -> str | None:
+    """The label of the features that clusters were made of."""
+    manifest = clusters.manifest()
+    return None if manifest is None else manifest.description["config"].get("features")
+
+
+def _gallery(shelves: Sequence[Shelf], clusters: Clusters, sizes: Sizes) -> dict[str, Any]:
+    """The parts that follow from what the gallery shows."""
+    shown = _shown(shelves)
+    return {
+        "shelves": shelves,
+        "sizes": sizes,
+        "shown": set(shown),
+        "map": cluster_map(clusters.geometry.dots, clusters.average, frozenset(shown)),
+        "insights": _insights(clusters, shown),
+    }
+
+
+def _shown(shelves: Sequence[Shelf]) -> list[int]:
+    return [shelf.facts.cluster for shelf in shelves if shelf.facts is not None]
 
 
 def _with_s(fact: ClusterFacts, geometry: Geometry) -> ClusterFacts:
     return dataclasses.replace(fact, transferability=geometry.transferability.get(fact.cluster))
 
 
-def _insights(
-    run: Run,
-    noun: Noun,
-    clusters: Noun,
-    geometry: Geometry,
-    asked: tuple[Mapping[tuple[int, str], int], Sequence[int], int],
-) -> list[Figure]:
+def _insights(clusters: Clusters, shown: Sequence[int]) -> list[Figure]:
     """The figures of the clusters: transferability of tasks, and how alike the kept rows are."""
-    counts, shown, seed = asked
-    manifest = clusters.manifest()
-    if manifest is None or not counts:
+    if not clusters.counts or not clusters.geometry.transferability:
         return []
-    diversity = diversity_of(run, noun, manifest.description["config"].get("features"), shown, seed)
-    figures = [transfer_figure(transfer_of_tasks(counts, geometry.transferability)[:MOST_TASKS])]
-    return [*figures, *([] if diversity is None else diversity_figures(diversity))]
+    transfers = transfer_of_tasks(clusters.counts, clusters.geometry.transferability)[:MOST_TASKS]
+    figures = [transfer_figure(transfers)]
+    if clusters.diversity is None:
+        return figures
+    within = {cluster: clusters.diversity.within[cluster] for cluster in shown}
+    return [*figures, *diversity_figures(dataclasses.replace(clusters.diversity, within=within))]

@@ -171,19 +171,19 @@ def _scores(run: Run, key: str, shard: int) -> dict[str, dict[str, float | None]
     """Every number of the row's scores, and the part of all rows that lies below it."""
     found: dict[str, dict[str, float | None]] = {}
     for noun, _ in _nouns(run, ROW_SCORES):
-        row = row_of(noun, key, shard)
-        for column, value in (row or {}).items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            below = total = 0
-            for rows in noun.iter_parts([column]):
+        row = row_of(noun, key, shard) or {}
+        own = {c: float(v) for c, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        below, total = dict.fromkeys(own, 0), dict.fromkeys(own, 0)
+        for rows in noun.iter_parts(list(own)) if own else ():
+            for column, value in own.items():
                 values_N = rows[column].drop_null().to_numpy().astype(np.float64)
-                below += int((values_N < value).sum())
-                total += int(np.isfinite(values_N).sum())
+                below[column] += int((values_N < value).sum())
+                total[column] += int(np.isfinite(values_N).sum())
+        for column, value in own.items():
             finite = bool(np.isfinite(value))
             found[f"{noun.label}.{column}"] = {
-                "value": float(value) if finite else None,
-                "percentile": 100 * below / total if total and finite else None,
+                "value": value if finite else None,
+                "percentile": 100 * below[column] / total[column] if total[column] and finite else None,
             }
     return found
 

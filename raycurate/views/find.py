@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
 from raycurate.run.filesystem import list_files
@@ -68,8 +69,6 @@ def _refused(noun: Noun, name: str) -> Iterator[Place]:
 
 def refused_parts(noun: Noun) -> Iterator[pa.Table]:
     """The quarantine of a noun, a part at a time."""
-    import pyarrow.parquet as pq
-
     for info in list_files(noun.filesystem, noun.quarantine_folder, ".parquet"):
         with pq.ParquetFile(info.path, filesystem=noun.filesystem) as part:
             yield part.read()

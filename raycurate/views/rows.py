@@ -7,7 +7,7 @@ pass over the selection; the samples of the chosen rows only are read, a row gro
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.store import Run
+from raycurate.samples.schema import IMAGE_MARK
 from raycurate.selection.keys import key_array, key_hashes
 from raycurate.views.diff import selection_at
 
@@ -74,9 +75,10 @@ def _mask(rows: pa.Table, wanted: Wanted) -> pa.ChunkedArray:
     return mask
 
 
-def first_turns(row: dict[str, Any], chars: int = 60) -> Iterator[str]:
-    """The first question and its answer, cut, without line breaks."""
-    for role in ("user", "assistant"):
-        text = next((turn["text"] for turn in row["messages"] if turn["role"] == role), "")
-        line = " ".join(text.split())
-        yield line if len(line) <= chars else f"{line[: chars - 3]}..."
+def first_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The first question and the first answer that say something, without the marks of images."""
+    found = {"user": "", "assistant": ""}
+    for turn in messages:
+        if not found.get(turn["role"], "other"):
+            found[turn["role"]] = turn["text"].replace(IMAGE_MARK, "").strip()
+    return found["user"], found["assistant"]

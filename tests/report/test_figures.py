@@ -173,11 +173,27 @@ def test_a_narrow_page_has_the_same_rows_and_the_axis_that_counts(values):
 def test_a_heat_map_shades_by_the_size_of_a_number():
     """The greatest and the least take the last shades, the middle none, a missing one no cell; wide ones no text."""
     chart = heat_map(np.array([[1.0, -1.0], [0.0, np.nan]]), ["a<", "b"], ["c", "d"], "label")
-    assert re.findall(r'rect class="(\w+)"', chart) == [f"heat{SHADES}", f"heatm{SHADES}", "heat0"]
+    shades = [f"heat{SHADES}", f"heatm{SHADES}", "heat0"]
+    assert re.findall(r'rect class="(\w+)"', chart) == 2 * shades
     assert "a&lt;" in chart
     assert "a<" not in chart
     assert 'class="cell' not in heat_map(np.ones((1, 40)), ["a"], [str(i) for i in range(40)], "label")
     assert heat_map(np.full((1, 1), np.nan), ["a"], ["b"], "label") == ""
+
+
+@pytest.mark.parametrize("columns", [1, 3, 16, 40])
+def test_a_heat_map_fits_wide_and_narrow_pages(columns):
+    """Neither is wider than its page; cells do not overlap, names are whole or cut."""
+    names = [f"a task with a name {i}" for i in range(columns)]
+    for part, most in zip(
+        heat_map(np.ones((2, columns)), names[:2], names, "l").split('"narrow"'), (1040, 336), strict=True
+    ):
+        assert float(re.search(r'viewBox="0 0 (\d+)', part)[1]) <= most
+        spans = [(float(x), float(w)) for x, w in re.findall(r'<rect [^>]*?x="([\d.]+)"[^>]*?width="([\d.]+)"', part)]
+        assert len(spans) == 2 * columns
+        assert all(x + w <= most for x, w in spans)
+        for (x, w), (after, _) in zip(spans[: columns - 1], spans[1:columns], strict=True):
+            assert x + w <= after
 
 
 def test_every_kind_has_a_name_and_its_command_works(tmp_path):
@@ -186,7 +202,7 @@ def test_every_kind_has_a_name_and_its_command_works(tmp_path):
     assert set(FIGURES) <= set(TABLES)
     run = Run(str(tmp_path))
     _noun(run, "samples", {})
-    found = missing_of(run, "main", boards_of(run, "main"))
+    found = missing_of(run, "main", set())
     assert len(found) == len(COMMANDS)
     (tmp_path / "FILE").touch()
     for _, command in found:

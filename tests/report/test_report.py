@@ -21,17 +21,23 @@ from sklearn.metrics import normalized_mutual_info_score
 from raycurate.cli.main import main
 from raycurate.config import IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
+from raycurate.models.adapter import auto_layers
+from raycurate.report import folder
 from raycurate.report import page as pages
 from raycurate.report.charts import Dot, Interval, TaskBar, cluster_map, interval_chart, task_chart
-from raycurate.report.collect import ClusterFacts, agreement
-from raycurate.report.gallery import Sizes, chosen_clusters
+from raycurate.report.collect import ClusterFacts, agreement, cluster_facts, task_bars
+from raycurate.report.folder import write_folder
+from raycurate.report.gallery import Sizes, chosen_clusters, shelves_of, smaller
 from raycurate.report.page import build_report, write_report
+from raycurate.report.relevancy import relevancy_maps
+from raycurate.report.relevancy_facts import AskedMaps
 from raycurate.report.rows_page import build_rows, write_rows
 from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Run
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
+from raycurate.views.diff import selection_at
 from raycurate.views.rows import Wanted, chosen_rows
 from tests.browser import CHROMIUM, browser
 from tests.nouns import write_clusters, write_features
@@ -163,6 +169,60 @@ def test_the_file_stays_below_its_bound(hostile, monkeypatch):
     assert "the first 3 kept and the first 3 dropped" in small
 
 
+@pytest.mark.parametrize("label", ["main", "random"])
+def test_a_smaller_gallery_is_the_one_that_is_made_anew(hostile, label):
+    """Cut out of the larger one, nothing read again: the same clusters or tasks, why, rows and pictures."""
+    noun, _ = selection_at(f"{hostile.uri}:{label}")
+    facts, tasks = cluster_facts(noun), [bar.task for bar in task_bars(noun)]
+    whole = shelves_of(hostile, noun, facts, tasks, Sizes(4, 5))
+    for sizes in (Sizes(2, 2), Sizes(1, 1)):
+        assert smaller(whole, facts, sizes) == shelves_of(hostile, noun, facts, tasks, sizes)
+
+
+def test_relevancy_maps_are_of_a_stated_sample_and_as_harmless(hostile, tmp_path):
+    """Overlays of the rows with the smallest hashes, the same again; without them the page tells the command."""
+    assert "--relevancy 6" in build_report(hostile)
+    place = str(tmp_path / "maps.html")
+    asked = ["report", hostile.uri, "--out", place, "--relevancy", "2", "--relevancy-model", "tiny", "--seed", "3"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    page = Path(place).read_text("utf-8")
+    assert "--relevancy 6" not in page
+    assert "hash of their key (seed 3)" in page
+    tags = Tags(page[page.index('<section id="relevancy"') : page.index('<section id="bought"')]).found
+    pictures = [attributes for tag, attributes in tags if tag == "img"]
+    assert len(pictures) == 2 * (1 + len(auto_layers(6)) + 1)
+    assert all(attributes["src"].startswith("data:image/webp;base64,") for attributes in pictures)
+    assert all(attributes["alt"] for attributes in pictures)
+    maps = relevancy_maps(hostile, "main", AskedMaps(2, "tiny", 3))
+    assert all(each.picture in page for row in maps.rows for each in row.maps)
+    with pytest.raises(UserError, match="no features that name a model"):
+        relevancy_maps(hostile, "main", AskedMaps(2))
+    assert CliRunner().invoke(main, ["report", hostile.uri, "--relevancy-model", "tiny"]).exit_code == 2
+
+
+def test_a_folder_has_pages_of_more_rows(hostile, tmp_path, monkeypatch):
+    """Every row of a shown cluster once, in pages that the index links to; as harmless as the one file."""
+    monkeypatch.setattr(folder, "PAGE_ROWS", 3)
+    asked = ["report", hostile.uri, "--folder", str(tmp_path / "pages"), "--rows", "1"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    pages_of = {path.name: path.read_text("utf-8") for path in (tmp_path / "pages").iterdir()}
+    index = pages_of.pop("index.html")
+    linked = re.findall(r'href="(cluster-\d+-(?:kept|dropped)-\d+\.html)"', index)
+    assert sorted(linked) == sorted(pages_of)
+    assert "the first 1 kept and the first 1 dropped" in index
+    assert sum(page.count('<li class="card">') for page in pages_of.values()) == 48
+    for page in pages_of.values():
+        tags = Tags(page).found
+        assert not any(tag in ("script", "iframe", "object", "link") for tag, _ in tags)
+        assert not any(name.startswith("on") or name == "style" for _, each in tags for name in each)
+        for value in (each.get(name) or "" for _, each in tags for name in ("src", "href")):
+            local = value.split("#")[0] in {"index.html", *pages_of}
+            assert value == "" or local or value.startswith("data:image/webp;base64,"), value
+    assert CliRunner().invoke(main, [*asked, "--out", "x.html"]).exit_code == 2
+
+
 def test_the_same_run_gives_the_same_report(hostile, tmp_path):
     """Bit for bit; another seed draws other clusters or rows."""
     assert build_report(hostile) == build_report(hostile)
@@ -239,6 +299,23 @@ def test_in_a_browser_nothing_runs_nothing_is_asked_for_and_search_works(hostile
         assert page.value("document.querySelectorAll('#map circle title').length") == 5
         assert {address.split(":")[0] for address in page.requests} <= {"file", "data"}
         assert len({address for address in page.requests if address.startswith("file:")}) == 1
+        assert page.messages == []
+
+
+@needs_browser
+def test_pages_of_a_folder_are_asked_for_when_they_are_opened(hostile, tmp_path):
+    """The index alone at first; a link opens one page more, without scripts or messages, and leads back."""
+    place = Path(write_folder(hostile, "main", str(tmp_path / "pages"), Sizes(per_side=1)))
+    with browser() as page:
+        page.open(place)
+        assert {address.rsplit("/", 1)[1] for address in page.requests if address.startswith("file:")} == {"index.html"}
+        first = page.value("document.querySelector('.shelf a[href$=\".html\"]').getAttribute('href')")
+        page.open(place.parent / first)
+        assert page.value("document.querySelectorAll('.card').length") > 0
+        assert page.value("document.documentElement.scrollWidth <= innerWidth")
+        assert page.value("document.querySelector('nav a').getAttribute('href')").startswith("index.html#cluster-")
+        assert page.value("typeof window.canary") == "undefined"
+        assert {address.split(":")[0] for address in page.requests} <= {"file", "data"}
         assert page.messages == []
 
 

@@ -1,0 +1,71 @@
+"""The report as a folder: `index.html` with the gallery, and for each of its clusters pages of many more rows.
+
+A page is read when its link is opened, so the folder may hold what no single file could. Every page is as the report
+itself: pictures inside, everything escaped, the policy that forbids every request. The index is written last.
+
+Cost: as of the report, with `MOST_ROWS` rows a side of each cluster, some 4 KB in memory and on disk each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from raycurate.report.gallery import Card, Shelf, Sizes
+from raycurate.report.page import fitting_page, report_parts
+from raycurate.report.relevancy_facts import RelevancyMaps
+from raycurate.report.rendering import render
+from raycurate.run.filesystem import absolute, resolve, write_bytes
+from raycurate.run.store import Run
+
+MOST_ROWS = 240
+PAGE_ROWS = 60
+INDEX = "index.html"
+SIDES = ("kept", "dropped")
+
+
+def write_folder(run: Run, label: str, folder: str, sizes: Sizes, maps: RelevancyMaps | None = None) -> str:
+    """Write the pages of a selection; where the index lies.
+
+    Raises:
+        UserError: there is no finished selection with this label.
+    """
+    filesystem, path = resolve(absolute(folder))
+    large = Sizes(sizes.per_kind, max(MOST_ROWS, sizes.per_side), sizes.seed)
+    parts, clusters = report_parts(run, label, large, maps)
+    shelves: Sequence[Shelf] = parts["shelves"]
+    more = {shelf.anchor: [(side, _names(shelf, side)) for side in SIDES] for shelf in shelves}
+    for shelf in shelves:
+        for name, page in _pages(shelf, run.uri, label):
+            write_bytes(filesystem, f"{path}/{name}", page.encode())
+    index = fitting_page(parts | {"more": more}, clusters, sizes)
+    write_bytes(filesystem, f"{path}/{INDEX}", index.encode())
+    return f"{absolute(folder).rstrip('/')}/{INDEX}"
+
+
+def _cards(shelf: Shelf, side: str) -> list[Card]:
+    return shelf.kept if side == "kept" else shelf.dropped
+
+
+def _names(shelf: Shelf, side: str) -> list[str]:
+    """Of the pages of one side of a shelf; made of numbers and fixed words only."""
+    count = -(-len(_cards(shelf, side)) // PAGE_ROWS)
+    return [f"{shelf.anchor}-{side}-{number + 1}.html" for number in range(count)]
+
+
+def _pages(shelf: Shelf, run: str, label: str) -> Iterator[tuple[str, str]]:
+    """Name and text of each page of a shelf."""
+    for side in SIDES:
+        cards, names = _cards(shelf, side), _names(shelf, side)
+        for number, name in enumerate(names):
+            parts = {
+                "title": f"{shelf.name}: {side} rows",
+                "label": label,
+                "run": run,
+                "index": f"{INDEX}#{shelf.anchor}",
+                "names": names,
+                "number": number,
+                "first": number * PAGE_ROWS + 1,
+                "shown": len(cards),
+                "cards": cards[number * PAGE_ROWS : (number + 1) * PAGE_ROWS],
+            }
+            yield name, render("page.more.html", parts)
