@@ -49,6 +49,7 @@ PAGES = (
     "raycurate/selection/README.md",
     "raycurate/cleaning/README.md",
     "raycurate/balancing/README.md",
+    "raycurate/report/README.md",
     "cluster_configs/README.md",
     "jobs/RESULTS.md",
 )

@@ -34,7 +34,7 @@ from raycurate.balancing.scores import ALONE_OF, BASE, MINI, MINI_OF, Groups, ch
 from raycurate.config import make_config
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
-from raycurate.experiments.engine.balance_figures import draw_balance
+from raycurate.experiments.engine.figures import write_figures
 from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.results import to_csv
@@ -173,8 +173,7 @@ def weigh_scores(noun: Noun, config: BalanceProbesConfig, groups: Groups, text: 
     noun.write_bytes(
         "difficulties.csv", to_csv([{"unit": u, **numbers} for u, numbers in made["units"].items()]).encode()
     )
-    for name, data in draw_balance(result):
-        noun.write_bytes(f"figures/{name}", data)
+    write_figures(noun, made)
     return noun.finish(metrics={"lines": len(table.probes), "config": config.determining()})
 
 

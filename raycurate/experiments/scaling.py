@@ -16,17 +16,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
-
 from raycurate.config import make_config
 from raycurate.experiments.engine.benchmarks import benchmarks_of
-from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.figures import write_figures
 from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.experiments.engine.measuring_config import ScalingConfig
 from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.subsets import proportional_rows, trainable_rows
-from raycurate.experiments.engine.tables import to_markdown, write_figures, write_table
+from raycurate.experiments.engine.tables import to_markdown, write_table
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
@@ -95,21 +93,4 @@ def _write(noun: Noun, config: ScalingConfig, rows: Sequence[Row]) -> None:
     write_table(noun, "scaling", sizes)
     title = f"# Score by rows, {config.stage}\n\nMean of the benchmarks on 0 to 100; sd over seeds.\n\n"
     noun.write_bytes("report.md", (title + to_markdown(sizes)).encode())
-    write_figures(noun, {"scaling": _figure(config, rows, sizes)})
-
-
-def _figure(config: ScalingConfig, rows: Sequence[Row], sizes: Sequence[Row]) -> Figure:
-    """The mean over seeds, every training as a point, and the benchmarks in the background."""
-    figure = new_figure(6.0, 4.2)
-    axes = figure.add_subplot()
-    places = [row["size"] for row in sizes]
-    for name in list(rows[0])[5:]:
-        means = [statistics.fmean(row[name] for row in rows if row["size"] == size) for size in places]
-        axes.plot(places, means, color="0.85", linewidth=1, zorder=0)
-    axes.plot(places, [row["score"] for row in sizes], color="tab:blue", label="mean of the benchmarks")
-    axes.plot([row["size"] for row in rows], [row["score"] for row in rows], "o", color="tab:blue", markersize=4)
-    axes.plot([], [], color="0.85", label="each benchmark")
-    axes.set_xscale("log")
-    axes.set(xlabel="rows trained on", ylabel="score of 100", title=config.stage)
-    axes.legend(fontsize="small")
-    return figure
+    write_figures(noun, value)

@@ -22,18 +22,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
 from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import PROBE_DEFAULTS
-from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.figures import write_figures
 from raycurate.experiments.engine.measuring_config import TransferabilityConfig
 from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.results import Row
-from raycurate.experiments.engine.tables import write_figures, write_table
+from raycurate.experiments.engine.tables import write_table
 from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
@@ -179,25 +178,4 @@ def _write(
     noun.write_json("results.json", value, sort_keys=False)
     write_table(noun, "sources", rows)
     write_table(noun, "pairs", pairs)
-    write_figures(noun, _figures(whole, alone_T - joint_ST, sources.tolist(), targets.tolist()))
-
-
-def _figures(
-    found: MeasuredTransferability, gains_ST: Array, sources: Sequence[int], targets: Sequence[int]
-) -> dict[str, Figure]:
-    """The scatter of T over S, and the gain of every pair."""
-    scatter = new_figure(5.5, 4.5)
-    axes = scatter.add_subplot()
-    axes.plot(found.proxy_S, found.measured_S, marker="o", linestyle="none")
-    texts = [f"Pearson {found.pearson}", f"Spearman {found.spearman}"]
-    axes.set(xlabel="S: mean cosine to all clusters", ylabel="T: mean fall of the loss")
-    axes.set_title(", ".join(texts), fontsize="small")
-    gains = new_figure(2.5 + 0.3 * len(targets), 1.5 + 0.22 * len(sources))
-    axes = gains.add_subplot()
-    bound = float(np.abs(gains_ST).max()) or 1.0
-    image = axes.imshow(gains_ST, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
-    axes.set_xticks(range(len(targets)), [str(name) for name in targets], fontsize="x-small", rotation=90)
-    axes.set_yticks(range(len(sources)), [str(name) for name in sources], fontsize="x-small")
-    axes.set(xlabel="target cluster", ylabel="source cluster")
-    gains.colorbar(image, label="fall of the loss")
-    return {"scatter": scatter, "gains": gains}
+    write_figures(noun, value)

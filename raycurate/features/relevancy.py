@@ -10,6 +10,11 @@ with y the sum of the logits of the tokens of the answer, A^l the attention [H, 
 
 so that no product of matrices is made, and gradients are used in the order in which a backward pass gives them.
 
+A visual token need not stand for its own patch: the vision tower mixes patches before the decoder sees them. So e R on
+the visual tokens is passed on through the tower's layers alike, and what its attention brings from other patches is
+
+    t = v (1 + F^M) ... (1 + F^1) - v,                v: e R of the visual tokens, F: as E, of the tower's layers
+
 Cost: 2 H T^2 and 2 T^2 FLOP a layer. Memory: one E. Limits: what flows beside the attention (residuals aside) is not
 followed, nor is what a position had mixed in before the layer that a single m^l is of; layers without attention (those
 of hybrid decoders) pass on what they get.
@@ -30,18 +35,21 @@ def layer_relevancy(attention_HTT: torch.Tensor, gradient_HTT: torch.Tensor) -> 
 class Rollout:
     """Takes in layers from the last to the first; holds `m` of the wanted ones and `e R` of those so far."""
 
-    def __init__(self, asking_T: torch.Tensor, wanted: frozenset[int]) -> None:
+    def __init__(self, start_T: torch.Tensor, wanted: frozenset[int] = frozenset()) -> None:
         """Begin behind the last layer.
 
         Args:
-            asking_T: whether a position is in front of a token of the answer; at least one is.
+            start_T: `e`, or what comes out of further layers.
             wanted: layers whose `m` is kept.
         """
-        start_T = asking_T.float()
-        self._start_T = start_T / start_T.sum()
-        self._wanted = wanted
-        self.total_T = self._start_T
+        self._start_T, self._wanted = start_T, wanted
+        self.total_T = start_T
         self.layers: dict[int, torch.Tensor] = {}
+
+    @property
+    def brought_T(self) -> torch.Tensor:
+        """What the layers added to what they began with."""
+        return self.total_T - self._start_T
 
     def add(self, layer: int, relevancy_TT: torch.Tensor) -> None:
         """Take in E of the next layer down."""

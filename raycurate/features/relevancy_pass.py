@@ -2,7 +2,8 @@
 
 The model runs with plain attention, which hands its weights out; a hook on each layer's weights gets their gradient as
 the backward pass reaches them, so that a layer's E is made and given up before the next one's. The backward pass ends
-at what goes into the first decoder layer: the vision tower takes no part.
+at what goes into the first decoder layer, or, for a row of one image and a tower like CLIP's or SigLIP's that has a
+position for each visual token (LLaVA and its like), at what goes into the tower's first layer.
 
 Cost: about three forward passes. Memory: activations and 4 H T^2 bytes of weights a layer (bfloat16), as one row at a
 time is looked at: 1,000 tokens, 32 heads and 32 layers take 4 GB.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from raycurate.encoding.inputs import ModelInputs
 from raycurate.errors import UserError
@@ -36,12 +38,43 @@ class Relevancy:
     Attributes:
         layers: layer -> its m, float32 [T].
         total_T: e R over all layers.
+        tower_V: t of each visual token's patch; None where the tower is not followed.
         probability: of a token of the answer, geometric mean.
     """
 
     layers: dict[int, NDArray[np.float32]]
     total_T: NDArray[np.float32]
+    tower_V: NDArray[np.float32] | None
     probability: float
+
+
+class _Seen:
+    """What is gathered of one row: the decoder's layers, then those of the vision tower."""
+
+    def __init__(self, decoder: Rollout, visual_T: torch.Tensor) -> None:
+        self.decoder = decoder
+        self._visual_T = visual_T
+        self._tower: Rollout | None = None
+        self._skipped = 0
+
+    def heard(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        """Hook after an attention of the tower, of one picture in one piece: wait for the gradient of its weights."""
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if isinstance(weights, torch.Tensor) and weights.ndim == 4 and len(weights) == 1 and weights.requires_grad:
+            weights.register_hook(functools.partial(self._arrived, weights.detach()[0]))
+
+    def _arrived(self, weights_HPP: torch.Tensor, gradient_1HPP: torch.Tensor) -> None:
+        value_V = self.decoder.total_T[self._visual_T]
+        if self._tower is None:
+            self._skipped = weights_HPP.shape[-1] - len(value_V)
+            if self._skipped not in (0, 1):  # patches are merged to tokens, or there are other positions
+                return
+            self._tower = Rollout(torch.cat([value_V.new_zeros(self._skipped), value_V]))
+        self._tower.add(0, layer_relevancy(weights_HPP, gradient_1HPP[0]))
+
+    def brought(self) -> torch.Tensor | None:
+        """t of each visual token's patch."""
+        return None if self._tower is None else self._tower.brought_T[self._skipped :]
 
 
 class RelevancyPass:
@@ -57,6 +90,7 @@ class RelevancyPass:
             vlm.attention_output(layer)
         self._vlm, self._wanted = vlm, frozenset(layers)
         self._inputs = ModelInputs(vlm)
+        self._tower = _tower_of(vlm.model)
         vlm.model.requires_grad_(False)
 
     def look(self, batch: PreparedBatch) -> Relevancy:
@@ -71,30 +105,43 @@ class RelevancyPass:
         asking_T[:-1] = answer_T[1:]
         asking_T = asking_T.to(self._vlm.device)
         labels_P = batch.input_ids_BT[0].long()[answer_T].to(self._vlm.device)
-        rollout = Rollout(asking_T, self._wanted)
-        with torch.enable_grad(), self._listening(rollout) as leaf:
+        visual_T = (batch.input_ids_BT[0] == self._vlm.image_token_id).to(self._vlm.device)
+        seen = _Seen(Rollout(asking_T.float() / asking_T.sum(), self._wanted), visual_T)
+        followed = self._tower if len(batch.image_index_S) == 1 else []
+        with torch.enable_grad(), self._listening(seen, followed) as leaf:
             logits_PV = self._vlm.model(**self._inputs(batch)).logits[0][asking_T].float()
             chosen_P = logits_PV.gather(1, labels_P[:, None])[:, 0]
-            torch.autograd.grad(chosen_P.sum(), leaf)
+            torch.autograd.grad(chosen_P.sum(), leaf[:1])
         log_P = torch.log_softmax(logits_PV.detach(), dim=-1).gather(1, labels_P[:, None])
-        layers = {layer: each.cpu().numpy() for layer, each in sorted(rollout.layers.items())}
-        return Relevancy(layers, rollout.total_T.cpu().numpy(), float(log_P.mean().exp()))
+        layers = {layer: each.cpu().numpy() for layer, each in sorted(seen.decoder.layers.items())}
+        tower_V = seen.brought()
+        return Relevancy(
+            layers=layers,
+            total_T=seen.decoder.total_T.cpu().numpy(),
+            tower_V=None if tower_V is None else tower_V.cpu().numpy(),
+            probability=float(log_P.mean().exp()),
+        )
 
     @contextlib.contextmanager
-    def _listening(self, rollout: Rollout) -> Iterator[list[torch.Tensor]]:
-        """Within it a forward pass fills what is yielded with the input of the first layer."""
+    def _listening(self, seen: _Seen, tower: Sequence[nn.Module]) -> Iterator[list[torch.Tensor]]:
+        """Within it a forward pass fills what is yielded with where the backward pass ends, first of all."""
         leaf: list[torch.Tensor] = []
 
         def begin(_module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            hidden = (args[0] if args else named["hidden_states"]).detach().requires_grad_()
-            leaf.append(hidden)
+            hidden = args[0] if args else named["hidden_states"]
+            if not leaf:
+                hidden = hidden.detach().requires_grad_()
+                leaf.append(hidden)
             return ((hidden, *args[1:]), named) if args else (args, {**named, "hidden_states": hidden})
 
         with contextlib.ExitStack() as stack:
-            stack.callback(self._vlm.layers[0].register_forward_pre_hook(begin, with_kwargs=True).remove)
+            for first in (*tower[:1], self._vlm.layers[0]):
+                stack.callback(first.register_forward_pre_hook(begin, with_kwargs=True).remove)
             for layer in self._vlm.attention_layers:
-                hook = functools.partial(self._heard, layer, rollout)
+                hook = functools.partial(self._heard, layer, seen.decoder)
                 stack.callback(self._vlm.layers[layer].self_attn.register_forward_hook(hook).remove)
+            for each in tower:
+                stack.callback(each.self_attn.register_forward_hook(seen.heard).remove)
             yield leaf
 
     def _heard(self, layer: int, rollout: Rollout, _module: Any, _inputs: Any, output: Any) -> None:
@@ -110,3 +157,11 @@ class RelevancyPass:
             rollout.add(layer, layer_relevancy(weights.detach()[0], gradient_1HTT[0]))
 
         weights.register_hook(arrived)
+
+
+def _tower_of(network: Any) -> list[nn.Module]:
+    """The layers of a vision tower like CLIP's; none where it is of another kind."""
+    tower = getattr(getattr(network, "model", network), "vision_tower", None)
+    encoder = getattr(getattr(tower, "vision_model", tower), "encoder", None)
+    layers = getattr(encoder, "layers", ())
+    return list(layers) if all(hasattr(layer, "self_attn") for layer in layers) else []

@@ -7,8 +7,9 @@ import io
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from raycurate.report.charts import Interval
-from raycurate.report.figures import Figure, figures_of, trainings_of
+from raycurate.charts.figures import Figure
+from raycurate.charts.marks import Interval
+from raycurate.report.figures import figures_of, trainings_of
 from raycurate.run.filesystem import exists, read_bytes
 from raycurate.run.store import Noun, Run
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raycurate.report.curves import Ranged, range_chart
+from raycurate.charts.curves import Ranged, range_chart
+from raycurate.charts.figures import Figure
 from raycurate.report.diversity import Alike, Diversity
-from raycurate.report.figures import Figure
 from raycurate.report.geometry import TaskTransfer
 
 
@@ -17,7 +17,7 @@ def transfer_figure(tasks: Sequence[TaskTransfer]) -> Figure:
         "its rows. What lies high resembles much of the data."
     )
     rows = [Ranged(each.task, each.mean, each.low, each.high, f"{each.mean:.3f}") for each in tasks]
-    return Figure(text, range_chart(rows, text, "mean cosine with all clusters"))
+    return Figure("transferability", text, range_chart(rows, text, "mean cosine with all clusters"))
 
 
 def diversity_figures(found: Diversity) -> list[Figure]:
@@ -27,14 +27,14 @@ def diversity_figures(found: Diversity) -> list[Figure]:
         text += f" From {found.rows:,} of {found.of:,} rows: whole shards, drawn."
     pairs = [(cluster, each) for cluster, each in found.within.items() if _both(each) is not None]
     if not pairs:
-        return [Figure(text)] if _both(found.overall) is not None else []
+        return [Figure("diversity", text)] if _both(found.overall) is not None else []
     rows = [
         Ranged(f"cluster {cluster}", _both(each) or 0.0, note=f"{each.kept:.3f} beside {each.all:.3f}")
         for cluster, each in sorted(pairs, key=lambda pair: (_both(pair[1]) or 0.0, pair[0]))
     ]
     text += " Within the clusters of the gallery, left of zero the kept rows are more diverse:"
     unit = "cosine of two kept rows, less that of two random rows of the cluster"
-    return [Figure(text, range_chart(rows, text, unit, zero=True))]
+    return [Figure("diversity", text, range_chart(rows, text, unit, zero=True))]
 
 
 def _both(each: Alike) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from raycurate.report.charts import TaskBar
+from raycurate.charts.marks import TaskBar
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.views.find import refused_parts
 

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raycurate.charts.marks import Dot
 from raycurate.features.rows import features_of_table
-from raycurate.report.charts import Dot
 from raycurate.report.collect import ClusterFacts
 from raycurate.run.store import Noun
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raycurate.charts.figures import Figure
+from raycurate.charts.marks import cluster_map, interval_chart, task_chart
 from raycurate.report.boards import boards_of, missing_of
-from raycurate.report.charts import cluster_map, interval_chart, task_chart
 from raycurate.report.cluster_figures import diversity_figures, transfer_figure
 from raycurate.report.collect import (
     ClusterFacts,
@@ -25,7 +26,6 @@ from raycurate.report.collect import (
     task_bars,
 )
 from raycurate.report.diversity import Diversity, diversity_of
-from raycurate.report.figures import Figure
 from raycurate.report.gallery import Shelf, Sizes, shelves_of, smaller
 from raycurate.report.geometry import Geometry, geometry_of, transfer_of_tasks
 from raycurate.report.relevancy_facts import RelevancyMaps

@@ -98,8 +98,11 @@ def _looked(looking: RelevancyPass, vlm: VLM, batch: PreparedBatch, load: Any) -
     picture = _as_seen(load(), vlm)
     maps = []
     layers = [(f"layer {layer}", each_T) for layer, each_T in seen.layers.items()]
-    for name, value_T in [*layers, ("all layers", seen.total_T)]:
-        value_V = value_T[visual_T][:own].astype(np.float64)
+    values = [(name, value_T[visual_T]) for name, value_T in [*layers, ("all layers", seen.total_T)]]
+    if seen.tower_V is not None:
+        values.append(("through the tower", seen.tower_V))
+    for name, value_V in values:
+        value_V = value_V[:own].astype(np.float64)
         map_RC = patch_map(value_V, picture.size, grid=_grid(batch, first), tiles=_tiles(batch, first))
         if map_RC is None:
             return None

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from raycurate.charts.files import chart_style
 from raycurate.version import __version__
 
 _UNWRITTEN = {0x202A + i: f"\\u{0x202A + i:04x}" for i in range(5)} | {
@@ -23,7 +24,7 @@ _UNWRITTEN = {0x202A + i: f"\\u{0x202A + i:04x}" for i in range(5)} | {
 
 def render(template: str, parts: dict[str, Any]) -> str:
     """A template of this package with these parts."""
-    style, script = _source("page.css"), _source("page.js")
+    style, script = chart_style() + _source("page.css"), _source("page.js")
     environment = Environment(
         loader=FunctionLoader(_source),
         autoescape=True,

@@ -76,7 +76,7 @@ def test_a_killed_sweep_ends_as_an_undisturbed_one(made, tmp_path):
     assert len(list(results.glob("*.json"))) == 9
     assert {name: (results / name).stat().st_mtime_ns for name in before} == before
     assert not (killed / "sweeps" / "main" / "tune").exists()
-    assert {"results.csv", "results.json", "figures/pareto.svg"} <= set(files_of(quiet))
+    assert {"results.csv", "results.json", "figures/distances-0.1.svg"} <= set(files_of(quiet))
     assert files_of(killed) == files_of(quiet)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from raycurate.encoding.token_batches import AnswerPreparer
 from raycurate.features.patches import patch_map, tile_grid
 from raycurate.features.relevancy import Rollout, layer_relevancy
 from raycurate.features.relevancy_pass import RelevancyPass
 from raycurate.models.adapter import load_vlm
+from raycurate.models.tiny.scenes import shapes_scene
 from tests.features.conftest import make_image
 from tests.tiny_vlms import FAMILIES, make_tiny_vlm
 
@@ -26,12 +30,13 @@ def test_two_layers_by_hand():
     first = torch.tensor([[[1, 0, 0], [0.5, 0.5, 0], [0.2, 0.4, 0.4]], [[1, 0, 0], [0.5, 0.5, 0], [0.5, 0.25, 0.25]]])
     slope = torch.tensor([[[0, 0, 0], [2, -9, 0], [1, 1, -1]], [[0, 0, 0], [0, -9, 0], [-3, 0, -1]]], dtype=torch.float)
     second = torch.tensor([[[0.0, 0, 0], [0, 0, 0], [0.8, 0.6, 0]], [[0, 0, 0], [0, 0, 0], [0, 0, 0]]])
-    rollout = Rollout(torch.tensor([False, False, True]), frozenset({0, 1}))
+    rollout = Rollout(torch.tensor([0.0, 0.0, 1.0]), frozenset({0, 1}))
     rollout.add(1, layer_relevancy(second, torch.ones_like(second)))
     rollout.add(0, layer_relevancy(first, slope))
     assert rollout.layers[1].tolist() == pytest.approx([0.4, 0.3, 0])
     assert rollout.layers[0].tolist() == pytest.approx([0.1, 0.2, 0])
     assert rollout.total_T.tolist() == pytest.approx([0.65, 0.5, 1])
+    assert rollout.brought_T.tolist() == pytest.approx([0.65, 0.5, 0])
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 6), st.integers(1, 3))
@@ -44,19 +49,15 @@ def test_vectors_from_the_end_are_the_product_of_the_matrices(seed, layers, toke
     whole = np.eye(tokens)
     for attention, gradient in pairs:
         whole = whole + np.maximum(attention * gradient, 0).mean(axis=0) @ whole
-    rollout = Rollout(torch.from_numpy(asking), frozenset())
+    rollout = Rollout(torch.from_numpy(asking / asking.sum()).float())
     for layer in reversed(range(layers)):
         rollout.add(layer, layer_relevancy(*(torch.from_numpy(each) for each in pairs[layer])))
     assert rollout.total_T.numpy() == pytest.approx(whole[asking].mean(axis=0), rel=1e-4, abs=1e-5)
 
 
-def _batch(vlm, answer="it is red", images=1):
-    pictures = [make_image(number, 40, 30) for number in range(images)]
-    row = {"key": "k", "images": pictures, "image_keys": [str(i) for i in range(images)]}
-    row["messages"] = [
-        {"role": "user", "text": "<image>\n" * images + "What colour?"},
-        {"role": "assistant", "text": answer},
-    ]
+def _batch(vlm, answer="it is red", picture=None, question="What colour?"):
+    row = {"key": "k", "images": [picture or make_image(0, 40, 30)], "image_keys": ["0"]}
+    row["messages"] = [{"role": "user", "text": f"<image>\n{question}"}, {"role": "assistant", "text": answer}]
     preparer = AnswerPreparer(vlm.processor, max_length=2048, token_budget=2048, max_rows=1)
     (batch,), rejects = preparer.prepare_answers([row])
     assert not rejects
@@ -96,6 +97,57 @@ def test_every_family_gives_what_transformers_own_attentions_give(family, tmp_pa
     assert found.total_T == pytest.approx(whole[at].mean(axis=0), rel=1e-3, abs=1e-9)
     assert (found.total_T[at[-1] + 1 :] == 0).all()
     assert 0 < found.probability < 1
+    assert (found.tower_V is not None) == (family in ("tiny", "llava"))
+
+
+def test_the_tower_is_followed_as_transformers_own_weights_say():
+    """From visual tokens down to patches, against `autograd.grad` of the whole model; the class token is left out."""
+    vlm = load_vlm("tiny", device="cpu", dtype="float32", attention="eager")
+    batch = _batch(vlm)
+    found = RelevancyPass(vlm, ()).look(batch)
+    heard: list[torch.Tensor] = []
+    layers = vlm.model.model.vision_tower.encoder.layers
+    handles = [each.self_attn.register_forward_hook(lambda _m, _i, out: heard.append(out[1])) for each in layers]
+    inputs = RelevancyPass(vlm, ())._inputs(batch)
+    inputs["pixel_values"] = inputs["pixel_values"].requires_grad_()
+    logits = vlm.model(**inputs).logits[0]
+    for handle in handles:
+        handle.remove()
+    at = [t - 1 for t in batch.text_mask_BT[0].nonzero()[:, 0].tolist()]
+    gradients = torch.autograd.grad(sum(logits[t, batch.input_ids_BT[0, t + 1].item()] for t in at), heard)
+    whole = np.eye(17)
+    for weights, gradient in zip(heard, gradients, strict=True):
+        whole = whole + (weights * gradient)[0].double().clamp(min=0).mean(dim=0).detach().numpy() @ whole
+    start = found.total_T[(batch.input_ids_BT[0] == vlm.image_token_id).numpy()]
+    assert found.tower_V == pytest.approx(start @ (whole - np.eye(17))[1:, 1:], rel=1e-3, abs=1e-9)
+
+
+def _covered(vlm, batch):
+    """By how much the answer's log-probability falls where a patch has the picture's median colour."""
+    inputs = {name: each.repeat_interleave(17, 0) for name, each in RelevancyPass(vlm, ())._inputs(batch).items()}
+    pixels = inputs["pixel_values"] = inputs["pixel_values"].clone()
+    middle = pixels[0].flatten(1).median(dim=1).values[:, None, None]
+    for patch in range(16):
+        row, column = 16 * (patch // 4), 16 * (patch % 4)
+        pixels[patch, :, row : row + 16, column : column + 16] = middle
+    at = batch.text_mask_BT[0].nonzero()[:, 0]
+    with torch.no_grad():
+        log_BAV = torch.log_softmax(vlm.model(**inputs).logits[:, at - 1], dim=-1)
+    score_B = log_BAV[:, torch.arange(len(at)), batch.input_ids_BT[0, at].long()].sum(dim=1)
+    return (score_B[16] - score_B[:16]).numpy()
+
+
+def test_what_counts_by_the_tower_counts_when_it_is_covered():
+    """Rank correlation with how much covering a patch moves the answer, over scenes that the embedded model knows."""
+    vlm = load_vlm("tiny", device="cpu", dtype="float32", attention="eager")
+    looking, random_ = RelevancyPass(vlm, ()), random.Random(0)
+    found = []
+    for _ in range(24):
+        scene = shapes_scene(random_, 1)
+        batch = _batch(vlm, scene.things[0].color, scene.image, "name the color.")
+        moved = np.abs(_covered(vlm, batch))
+        found.append(spearmanr(looking.look(batch).tower_V, moved).statistic)
+    assert np.mean(found) > 0.3
 
 
 def test_maps_hold_every_token_where_it_lies():

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from raycurate.charts.curves import Ranged, Series, line_chart, panel, range_chart, scatter, thinned
+from raycurate.charts.figures import FIGURES
+from raycurate.charts.heat import SHADES, heat_map
 from raycurate.cli.main import main
 from raycurate.report.boards import COMMANDS, NAMES, TABLES, boards_of, missing_of
-from raycurate.report.curves import Ranged, Series, line_chart, panel, range_chart, scatter, thinned
-from raycurate.report.figures import FIGURES, figures_of, trainings_of
-from raycurate.report.heat import SHADES, heat_map
+from raycurate.report.figures import figures_of, trainings_of
 from raycurate.run.store import Noun, Run
 
 REAL = st.floats(-1e9, 1e9)
@@ -186,7 +187,7 @@ def test_a_heat_map_fits_wide_and_narrow_pages(columns):
     """Neither is wider than its page; cells do not overlap, names are whole or cut."""
     names = [f"a task with a name {i}" for i in range(columns)]
     for part, most in zip(
-        heat_map(np.ones((2, columns)), names[:2], names, "l").split('"narrow"'), (1040, 336), strict=True
+        heat_map(np.ones((2, columns)), ["a", "b"], names, "l").split('"narrow"'), (1040, 336), strict=True
     ):
         assert float(re.search(r'viewBox="0 0 (\d+)', part)[1]) <= most
         spans = [(float(x), float(w)) for x, w in re.findall(r'<rect [^>]*?x="([\d.]+)"[^>]*?width="([\d.]+)"', part)]

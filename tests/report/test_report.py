@@ -18,13 +18,13 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.metrics import normalized_mutual_info_score
 
+from raycurate.charts.marks import Dot, Interval, TaskBar, cluster_map, interval_chart, task_chart
 from raycurate.cli.main import main
 from raycurate.config import IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.models.adapter import auto_layers
 from raycurate.report import folder
 from raycurate.report import page as pages
-from raycurate.report.charts import Dot, Interval, TaskBar, cluster_map, interval_chart, task_chart
 from raycurate.report.collect import ClusterFacts, agreement, cluster_facts, task_bars
 from raycurate.report.folder import write_folder
 from raycurate.report.gallery import Sizes, chosen_clusters, shelves_of, smaller
@@ -191,7 +191,7 @@ def test_relevancy_maps_are_of_a_stated_sample_and_as_harmless(hostile, tmp_path
     assert "hash of their key (seed 3)" in page
     tags = Tags(page[page.index('<section id="relevancy"') : page.index('<section id="bought"')]).found
     pictures = [attributes for tag, attributes in tags if tag == "img"]
-    assert len(pictures) == 2 * (1 + len(auto_layers(6)) + 1)
+    assert len(pictures) == 2 * (1 + len(auto_layers(6)) + 2)
     assert all(attributes["src"].startswith("data:image/webp;base64,") for attributes in pictures)
     assert all(attributes["alt"] for attributes in pictures)
     maps = relevancy_maps(hostile, "main", AskedMaps(2, "tiny", 3))
@@ -296,7 +296,7 @@ def test_in_a_browser_nothing_runs_nothing_is_asked_for_and_search_works(hostile
         page.write_into("search", "wordthatisnowhere")
         assert page.value("document.querySelectorAll('.shelf:not([hidden])').length") == 0
         assert page.value("document.getElementById('found').textContent") == f"0 of {shelves} shown"
-        assert page.value("document.querySelectorAll('#map circle title').length") == 5
+        assert page.value("document.querySelectorAll('#map .wide circle title').length") == 5
         assert {address.split(":")[0] for address in page.requests} <= {"file", "data"}
         assert len({address for address in page.requests if address.startswith("file:")}) == 1
         assert page.messages == []

@@ -13,15 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from raycurate.balancing.individual_select import Baseline, CurveStep, Decision
 from raycurate.experiments.engine.candidates import Dataset
-from raycurate.experiments.engine.figures import new_figure
+from raycurate.experiments.engine.figures import write_figures
 from raycurate.experiments.engine.individual_config import IndividualSelectConfig
 from raycurate.experiments.engine.results import Row
-from raycurate.experiments.engine.tables import to_markdown, write_figures, write_table
+from raycurate.experiments.engine.tables import to_markdown, write_table
 from raycurate.run.store import Noun
 
 MOSTLY = 0.5
@@ -81,7 +78,7 @@ def write_outcome(noun: Noun, outcome: Outcome) -> None:
     if outcome.soups:
         write_table(noun, "soups", outcome.soups)
     noun.write_bytes("report.md", report(outcome).encode())
-    write_figures(noun, _figures(outcome))
+    write_figures(noun, value)
 
 
 def decision_rows(outcome: Outcome) -> list[Row]:
@@ -172,67 +169,3 @@ def report(outcome: Outcome) -> str:
     if outcome.soups:
         text += f"\n## Averages of the candidates' models\n\n{to_markdown(outcome.soups)}"
     return text
-
-
-def _figures(outcome: Outcome) -> dict[str, Figure]:
-    figures = {"gains": _gains(outcome), "deltas": _deltas(outcome)}
-    if outcome.points:
-        figures["curve"] = _curve(outcome)
-    return figures
-
-
-def _gains(outcome: Outcome) -> Figure:
-    """A bar per candidate, and what it had to reach."""
-    figure = new_figure(6.5, 1.2 + 0.3 * len(outcome.trials))
-    axes = figure.add_subplot()
-    places = range(len(outcome.trials))
-    gains = [trial.decision.gain for trial in outcome.trials]
-    colors = ["tab:blue" if trial.decision.chosen else "0.7" for trial in outcome.trials]
-    axes.barh(places, gains, color=colors)
-    needed = [outcome.config.threshold_sds * trial.baseline.sd for trial in outcome.trials]
-    axes.plot(needed, places, "k|", markersize=12, label=f"{outcome.config.threshold_sds:g} sd of the baseline")
-    axes.set_yticks(places, [_name(outcome, trial) for trial in outcome.trials], fontsize="small")
-    axes.axvline(0, color="0.3", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set(xlabel="gain in points (blue: chosen)")
-    axes.legend(fontsize="small")
-    return figure
-
-
-def _name(outcome: Outcome, trial: Trial) -> str:
-    dataset = outcome.datasets[trial.decision.candidate.name]
-    note = f" ({dataset.in_baseline:.0%} in baseline)" if dataset.in_baseline > 0 else ""
-    return f"{dataset.name}{note}"
-
-
-def _deltas(outcome: Outcome) -> Figure:
-    """Candidates by benchmarks: the change against the baseline."""
-    names = list(outcome.baseline.benchmarks)
-    deltas_CB = np.array([[trial.decision.deltas[name] for name in names] for trial in outcome.trials])
-    figure = new_figure(2.5 + 0.5 * len(names), 1.8 + 0.3 * len(outcome.trials))
-    axes = figure.add_subplot()
-    bound = float(np.abs(deltas_CB).max()) or 1.0
-    image = axes.imshow(deltas_CB, cmap="RdBu", vmin=-bound, vmax=bound, aspect="auto")
-    for row, line in enumerate(deltas_CB):
-        for column, value in enumerate(line):
-            axes.text(column, row, f"{value:+.0f}", ha="center", va="center", fontsize="x-small")
-    axes.set_xticks(range(len(names)), names, fontsize="x-small", rotation=60, ha="right")
-    candidates = [trial.decision.candidate.name for trial in outcome.trials]
-    axes.set_yticks(range(len(candidates)), candidates, fontsize="small")
-    figure.colorbar(image, label="points")
-    return figure
-
-
-def _curve(outcome: Outcome) -> Figure:
-    """The score as categories are added, and what it would be if gains added up."""
-    rows = curve_rows(outcome)
-    figure = new_figure(1.5 + 1.2 * len(rows), 4.0)
-    axes = figure.add_subplot()
-    places = range(len(rows))
-    axes.plot(places, [row["score"] for row in rows], marker="o", label="measured")
-    summed = [outcome.baseline.mean + row["summed_gain"] for row in rows]
-    axes.plot(places, summed, marker="o", linestyle="--", color="0.5", label="sum of single gains")
-    axes.set_xticks(places, ["baseline", *(f"+ {row['category']}" for row in rows[1:])], fontsize="small", rotation=20)
-    axes.set(ylabel="mean of the benchmarks")
-    axes.legend(fontsize="small")
-    return figure

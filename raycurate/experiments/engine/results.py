@@ -29,11 +29,10 @@ from raycurate.evaluation.evidence import (
     yardstick_of,
 )
 from raycurate.experiments.engine.config import SweepConfig
-from raycurate.experiments.engine.figures import draw_figures
+from raycurate.experiments.engine.figures import write_figures
 from raycurate.experiments.engine.grid import Trial
 from raycurate.experiments.engine.lines import columns_of, scores_on
 from raycurate.experiments.engine.probes import ProbeResult
-from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Noun
 from raycurate.selection.diversity import task_diversity
 
@@ -95,9 +94,8 @@ def write_results(noun: Noun, sweep: Sweep, answers: Answers) -> None:
         found = weigh(answers, board, _yardsticks(sweep), at_chance)
         noun.write_bytes("scoreboard.md", f"{to_markdown(board)}\n{evidence_markdown(found)}".encode())
         noun.write_json("evidence.json", evidence_record(found, at_chance))
-    delete_folder(noun.filesystem, f"{noun.folder}/figures")
-    for name, data in draw_figures(rows, times, tasks):
-        noun.write_bytes(f"figures/{name}", data)
+    costs = [{**row, "cost_seconds": time.get("cost_seconds")} for row, time in zip(rows, times, strict=True)]
+    write_figures(noun, {**value, "trials": costs})
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -1,15 +1,11 @@
-"""What the experiments write: tables as CSV and Markdown, figures."""
+"""What the experiments write: tables as CSV and Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from raycurate.experiments.engine.figures import saved
 from raycurate.experiments.engine.results import Row, to_csv
-from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Noun
 
 
@@ -24,14 +20,6 @@ def to_markdown(rows: Sequence[Row]) -> str:
 def write_table(noun: Noun, name: str, rows: Sequence[Row]) -> None:
     """A table as `name.csv`."""
     noun.write_bytes(f"{name}.csv", to_csv(rows).encode())
-
-
-def write_figures(noun: Noun, figures: Mapping[str, Figure]) -> None:
-    """Replace all figures by these, each as PNG and as SVG."""
-    delete_folder(noun.filesystem, f"{noun.folder}/figures")
-    for name, figure in figures.items():
-        for kind in ("png", "svg"):
-            noun.write_bytes(f"figures/{name}.{kind}", saved(figure, kind))
 
 
 def _cell(value: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+from raycurate.charts.trade_off import pareto_front
 from raycurate.cli.main import main
 from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import SweepConfig
-from raycurate.experiments.engine.figures import pareto_front
 from raycurate.experiments.engine.grid import grid
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,7 +11,6 @@ from raycurate.config import make_config
 from raycurate.evaluation import Column
 from raycurate.evaluation.evidence import Answers
 from raycurate.experiments.engine.config import SweepConfig
-from raycurate.experiments.engine.figures import draw_figures
 from raycurate.experiments.engine.grid import grid
 from raycurate.experiments.engine.probes import ProbeResult
 from raycurate.experiments.engine.results import (
@@ -89,14 +89,23 @@ def test_cost_is_selection_what_it_needs_and_training(swept):
     assert rows[1]["cost"] == 20.0
 
 
-def test_figures_are_drawn_and_repeatable(swept):
-    """Pareto plot, distance plot and a histogram per method, the same bytes each time."""
-    rows, times, tasks = result_rows(swept, scoreboard(swept, {})), timing_rows(swept), task_rows(swept)
-    figures = dict(draw_figures(rows, times, tasks))
-    assert set(figures) == {f"{name}.{kind}" for name in ("pareto", "mmd", "tasks-random") for kind in ("png", "svg")}
-    assert figures["pareto.png"].startswith(b"\x89PNG")
-    assert b"Rel.%" in figures["pareto.svg"]
-    assert dict(draw_figures(rows, times, tasks)) == figures
+def test_figures_are_files_that_stand_alone_and_the_same_again(swept, tmp_path):
+    """Scores, cost with the front and shares at each budget: SVG with its style; bytes repeat; old ones go."""
+    noun = Run(str(tmp_path)).noun("sweeps")
+    noun.begin({})
+    folder = tmp_path / "sweeps/main/figures"
+    folder.mkdir(parents=True)
+    (folder / "old.svg").touch()
+    write_results(noun, swept, Answers())
+    made = {path.name: path.read_bytes() for path in folder.iterdir()}
+    names = ("distances", "pareto", "scores", "shares")
+    assert set(made) == {f"{name}-{ratio}.svg" for name in names for ratio in ("0.1", "0.2")}
+    for data in made.values():
+        assert ElementTree.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"
+        assert b"<style>" in data
+    assert b"random: 90 for 20" in made["pareto-0.1.svg"]
+    write_results(noun, swept, Answers())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == made
 
 
 def test_missing_values_are_empty_cells(swept):

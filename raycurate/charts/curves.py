@@ -1,4 +1,4 @@
-"""Charts of what trainings came to: curves, rows with ranges, points. Pure functions of numbers, as in charts.py.
+"""Charts of what trainings came to: curves, rows with ranges, points. Pure functions of numbers, as in marks.py.
 
 Each line of text stands at what it names; there are no legends.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from raycurate.report.charts import Rows, both, cut, for_both, opened
+from raycurate.charts.marks import Rows, both, cut, for_both, opened
 
 PANEL_WIDTH, PANEL_HEIGHT = 200, 62
 MARGIN, BELOW, TOP = 64, 46, 24
@@ -91,7 +91,7 @@ def range_chart(rows: Sequence[Ranged], label: str, unit: str, *, zero: bool = F
     ends += [0.0] if zero else [1.0] if log else []
 
     def draw(layout: Rows) -> str:
-        place, ticks = (_log_scale if log else _scale)(ends, layout.left, layout.right)
+        place, ticks = (_log_scale if log else linear_scale)(ends, layout.left, layout.right)
         height = layout.height(len(rows))
         axis = [(place(at), name, (zero and at == 0) or (log and at == 1)) for at, name in ticks]
         axis = axis if layout.beside else _fewer(axis)
@@ -183,13 +183,13 @@ def line_chart(series: Sequence[Series], label: str, names: tuple[str, str], tic
         logarithmic = not ticks and min(xs) > 0 and max(xs) > min(xs)
         places = [math.log(x) if logarithmic else x for x in xs]
         across = _between(places, MARGIN, plot.right)
-        up, marks = _scale(ys, plot.bottom, TOP)
+        up, marks = linear_scale(ys, plot.bottom, TOP)
         height = plot.bottom + BELOW + (0 if not ticks else 18 if plot.behind else 62)
         below = dict(zip(xs, map(across, places), strict=True))
-        parts = [opened(plot.width, height, label), *_grid(up, marks, plot), *_below(below, plot, ticks)]
+        parts = [opened(plot.width, height, label), *grid_lines(up, marks, plot), *_below(below, plot, ticks)]
         for each in series:
             parts += _curve(each, [(below[x], up(y)) for x, y in each.points], plot)
-        return "".join([*parts, *_named(names, height), "</svg>"])
+        return "".join([*parts, *axis_names(names, height), "</svg>"])
 
     return both(draw(WIDE_PLOT), draw(NARROW_PLOT))
 
@@ -224,22 +224,23 @@ def scatter(points: Sequence[tuple[float, float, str]], label: str, names: tuple
         return Markup("")
 
     def draw(plot: Plot) -> str:
-        across, below = _scale([x for x, _, _ in points], MARGIN, plot.right)
-        up, beside = _scale([y for _, y, _ in points], plot.bottom, TOP)
+        across, below = linear_scale([x for x, _, _ in points], MARGIN, plot.right)
+        up, beside = linear_scale([y for _, y, _ in points], plot.bottom, TOP)
         height = plot.bottom + BELOW
-        parts = [opened(plot.width, height, label), *_grid(up, beside, plot)]
+        parts = [opened(plot.width, height, label), *grid_lines(up, beside, plot)]
         for at, name in below:
             parts.append(f'<text class="tick" text-anchor="middle" x="{across(at):.1f}" y="{plot.bottom + 18}">')
             parts.append(f"{name}</text>")
         for x, y, title in points:
             parts.append(f'<circle class="mark dot" cx="{across(x):.1f}" cy="{up(y):.1f}" r="5">')
             parts.append(f"<title>{escape(title)}: {x:.4g}, {y:.4g}</title></circle>")
-        return "".join([*parts, *_named(names, height), "</svg>"])
+        return "".join([*parts, *axis_names(names, height), "</svg>"])
 
     return both(draw(WIDE_PLOT), draw(NARROW_PLOT))
 
 
-def _grid(up: Callable[[float], float], marks: Sequence[tuple[float, str]], plot: Plot) -> list[str]:
+def grid_lines(up: Callable[[float], float], marks: Sequence[tuple[float, str]], plot: Plot) -> list[str]:
+    """Level lines with their numbers."""
     parts = []
     for at, name in marks:
         parts.append(f'<line class="grid" x1="{MARGIN}" x2="{plot.right}" y1="{up(at):.1f}" y2="{up(at):.1f}"/>')
@@ -247,7 +248,8 @@ def _grid(up: Callable[[float], float], marks: Sequence[tuple[float, str]], plot
     return parts
 
 
-def _named(names: tuple[str, str], height: float) -> list[str]:
+def axis_names(names: tuple[str, str], height: float) -> list[str]:
+    """What x and y are."""
     return [
         f'<text class="tick" x="{MARGIN}" y="{height - 4}">{escape(names[0])}</text>',
         f'<text class="tick" x="0" y="12">{escape(names[1])}</text>',
@@ -264,7 +266,7 @@ def _between(values: Sequence[float], start: float, end: float) -> Callable[[flo
     return lambda value: start + (end - start) * (0.5 if span <= 0 else (value - low) / span)
 
 
-def _scale(values: Sequence[float], start: float, end: float) -> Scale:
+def linear_scale(values: Sequence[float], start: float, end: float) -> Scale:
     """A linear scale that holds the values, and its round ticks."""
     low, high = min(values), max(values)
     if high - low <= SAME * max(abs(high), abs(low)) + SAME**4:

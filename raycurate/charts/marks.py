@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 TOP = 30
+WIDE_OPENS, NARROW_OPENS = '<div class="wide">', '</div><div class="narrow">'
 BOUND = 16.0
 """Shares that are further from the fair one than this many times are drawn at the edge."""
-MAP_WIDTH, MAP_HEIGHT = 1040, 560
+MAP, NARROW_MAP = (1040, 560, 16), (336, 300, 9)
+"""Width, height and the largest radius."""
 STEPS = (0.5, 1.0, 2.0)
 """Shades of the map begin at these multiples of the average part that is kept."""
 
@@ -69,7 +71,12 @@ def for_both(draw: Callable[[Rows], str]) -> Markup:
 
 def both(wide: str, narrow: str) -> Markup:
     """A chart drawn twice; the style sheet shows the one that fits the page."""
-    return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')
+    return Markup(f"{WIDE_OPENS}{wide}{NARROW_OPENS}{narrow}</div>")
+
+
+def wide_of(chart: Markup) -> str:
+    """The form for wide pages of what `both` made."""
+    return str(chart).removeprefix(WIDE_OPENS).partition(NARROW_OPENS)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +163,20 @@ def cluster_map(dots: Sequence[Dot], average: float, shown: frozenset[int] = fro
     """
     if not dots:
         return Markup("")
-    parts = [opened(MAP_WIDTH, MAP_HEIGHT, "Map of the clusters: near ones have similar features")]
+    wide, narrow = (_map(dots, average, shown, size) for size in (MAP, NARROW_MAP))
+    return both(wide, narrow)
+
+
+def _map(dots: Sequence[Dot], average: float, shown: frozenset[int], size: tuple[int, int, int]) -> str:
+    width, height, radius_most = size
+    edge = radius_most + 4
+    parts = [opened(width, height, "Map of the clusters: near ones have similar features")]
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
     largest = max(dot.size for dot in dots)
     for dot in sorted(dots, key=lambda each: -each.size):
-        x = 20 + (MAP_WIDTH - 40) * _part(dot.x, min(xs), max(xs))
-        y = 20 + (MAP_HEIGHT - 40) * (1 - _part(dot.y, min(ys), max(ys)))
-        radius = 2.0 + 14 * math.sqrt(dot.size / largest)
+        x = edge + (width - 2 * edge) * _part(dot.x, min(xs), max(xs))
+        y = edge + (height - 2 * edge) * (1 - _part(dot.y, min(ys), max(ys)))
+        radius = 2.0 + (radius_most - 2) * math.sqrt(dot.size / largest)
         part = dot.kept / max(dot.size, 1)
         step = 0 if dot.kept == 0 else 1 + sum(part >= bound * average for bound in STEPS)
         title = f"cluster {dot.cluster}: {dot.kept:,} of {dot.size:,} rows kept ({part:.0%}); {dot.label}"
@@ -170,7 +184,7 @@ def cluster_map(dots: Sequence[Dot], average: float, shown: frozenset[int] = fro
         mark += f"<title>{escape(title)}</title></circle>"
         link = f'<a href="#cluster-{dot.cluster}" aria-label="{escape(title)}">{mark}</a>'
         parts.append(link if dot.cluster in shown else mark)
-    return Markup("".join([*parts, "</svg>"]))
+    return "".join([*parts, "</svg>"])
 
 
 def _part(value: float, low: float, high: float) -> float:

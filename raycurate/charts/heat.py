@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
-from raycurate.report.charts import both, cut, opened
+from raycurate.charts.marks import both, cut, opened
 
 PAGE, NARROW_PAGE = 1040, 336
 CELL, SMALL_CELL, FONT = 54, 26, 12
