@@ -1,15 +1,16 @@
-"""The commands that clean before choosing: dedup, decontaminate."""
+"""The commands that clean: dedup, decontaminate, forget."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import click
 from rich.markup import escape
 from rich.table import Table
 
 from raycurate.cli.options import stage_command
 from raycurate.cli.results import show_table
-from raycurate.cli.support import out, plain, run_stage
+from raycurate.cli.support import ReadableCommand, out, plain, run_argument, run_stage
 from raycurate.run.store import Run
 
 
@@ -35,6 +36,27 @@ def decontaminate(run: str, config: Any) -> None:
       raycurate decontaminate runs/llava --against gqa_test.json --set against_images=gqa/images
     """
     _print_marks(run, run_stage("decontaminate", run, config))
+
+
+@click.command(cls=ReadableCommand)
+@run_argument
+@click.option("--keys", required=True, metavar="FILE", help="Text file with the key of a row in each line.")
+def forget(run: str, keys: str) -> None:
+    """Remove rows from every noun of RUN, keep them out of it, and look that no file of it names them.
+
+    \b
+    Example:
+      raycurate forget runs/llava --keys withdrawn.txt
+    """
+    from raycurate.stages.forget import forget as stage
+
+    removed = stage(Run(run), keys)
+    out.print(f"[bold]forget[/]    {removed.rows:,} rows left {plain(', '.join(removed.rewritten)) or 'nothing'}")
+    for name, command in removed.deleted.items():
+        out.print(f"          {plain(name)} is gone; `raycurate {plain(command)}` makes it again", highlight=False)
+    if removed.unknown:
+        out.print(f"          {removed.unknown:,} of the keys were named nowhere in the run")
+    out.print("Not reached: the source, images, what was exported before, and what models have learned.")
 
 
 def _print_marks(run: str, manifest: Any) -> None:

@@ -9,7 +9,7 @@ import yaml
 from rich.table import Table
 
 from raycurate.cli.balancing import balance, compare_weights
-from raycurate.cli.cleaning import decontaminate, dedup
+from raycurate.cli.cleaning import decontaminate, dedup, forget
 from raycurate.cli.doctor import doctor
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.options import command_config, stage_command
@@ -240,6 +240,7 @@ for command in (
     cluster,
     dedup,
     decontaminate,
+    forget,
     rank,
     select,
     export,

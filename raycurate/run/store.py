@@ -56,7 +56,7 @@ from raycurate.version import __version__
 FILES = "files.json"
 RECORDS = "records.jsonl"
 NOTES = re.compile(
-    r"(manifest|work|progress|files|source|step|fault|append)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*"
+    r"(manifest|work|progress|files|source|step|fault|append|forget)\.json|(seen|work|checkpoints?|ray|tune|logs)/.*"
     rf"|{re.escape(RECORDS)}|(.*/)?{re.escape(TEMPORARY)}.*"
 )
 """What a noun keeps beside its result: written anew, or removed, after it is finished."""

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     IMAGE_BOMB = "image_bomb"
     IMAGE_TOO_SMALL = "image_too_small"
     IMAGE_TOO_NARROW = "image_too_narrow"
+    FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)

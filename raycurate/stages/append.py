@@ -76,7 +76,7 @@ def is_in(standing: Manifest, description: Mapping[str, Any]) -> bool:
 
 
 def _source_of(description: Mapping[str, Any]) -> str:
-    inputs = {name: value for name, value in description["inputs"].items() if name != "images"}
+    inputs = {name: value for name, value in description["inputs"].items() if name not in ("images", "forgotten")}
     return fingerprint_of({"config": description["config"], "inputs": inputs})
 
 

@@ -34,6 +34,7 @@ from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
@@ -132,7 +133,8 @@ def _look_at(noun: Noun, config: IngestConfig) -> _Source:
     tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
     states = states_now(noun, [file.uri for file in reader.files], tasks)
     facts = [[file.name, state.size, state.fact] for file, state in zip(reader.files, states, strict=True)]
-    return _Source(reader, parse, states, describe("ingest", config, {"files": facts, "task_map": rules}))
+    inputs = {"files": facts, "task_map": rules, **Forgotten.of(noun.run_uri).fact}
+    return _Source(reader, parse, states, describe("ingest", config, inputs))
 
 
 def _ingest(noun: Noun, config: IngestConfig, source: _Source) -> Manifest:
@@ -294,6 +296,7 @@ def _parse_slice(
     samples: list[Sample] = []
     size = outside = 0
     unread = UnreadColumns([options.task_column])
+    forgotten = Forgotten.of(noun.run_uri)
 
     def flush() -> None:
         nonlocal size
@@ -307,7 +310,7 @@ def _parse_slice(
 
     for raw in reader.read(part):
         unread.count(raw.value)
-        parsed = parse_row(raw, options)
+        parsed = forgotten.without(parse_row(raw, options))
         if isinstance(parsed, Reject):
             rejects.append(parsed)
             continue

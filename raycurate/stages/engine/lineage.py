@@ -47,6 +47,7 @@ INPUT_NAMES = {
     "program": "the files that the command names have changed",
     "task_weights": "the weights of the tasks have changed",
     "own_metrics": "the file of a metric has changed",
+    "forgotten": "rows were forgotten",
 }
 
 
