@@ -97,6 +97,8 @@ class IngestConfig(NounConfig):
     command_line = (
         "images",
         "format",
+        "columns",
+        "row_function=--row",
         "task_map",
         "append",
         "strict",
@@ -105,7 +107,15 @@ class IngestConfig(NounConfig):
     source: LocalPath = Field(description="file, folder, glob or URI of the dataset")
     images: LocalPath | None = Field(None, description="root of the image paths; references may not leave it")
     format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset"] = "auto"
-    task_column: str = Field("task", description="column that names the task, where the source has one")
+    columns: dict[str, str] | None = Field(
+        None,
+        description="of a table, as question=q,answer=a,image=i; also input, system, history, conversations",
+    )
+    row_function: str | None = Field(None, description="package.module:function of yours, a row in, a row or None out")
+    task_column: str | None = Field(None, description="column that names the task; default: task, source and the like")
+    keep: tuple[str, ...] | None = Field(
+        None, description="columns of texts that `select --where` can use; it can use numbers anyway"
+    )
     task_map: TaskMapName | None = Field(None, description="'llava665k' or a YAML file: image-path prefix -> task")
     check_images: bool = Field(True, description="decode every image once; False only checks that it is there")
     max_pixels: int = Field(50_000_000, ge=1)
@@ -332,6 +342,7 @@ class SelectConfig(NounConfig):
         "method",
         "ratio",
         "seed",
+        "where",
         "task_power",
         "keep_selected",
     )
@@ -353,6 +364,10 @@ class SelectConfig(NounConfig):
     )
     task_weights: TaskWeightsSource | None = Field(
         None, description="weights of the shares: JSON of task -> weight, or balance/LABEL of this run"
+    )
+    where: str | None = Field(
+        None,
+        description="condition that rows must meet, an SQL expression: 'relevance_min >= 4'",
     )
     marks: tuple[Label, ...] | None = Field(
         None, description="labels of the marks whose rows are left out; null: all that are there; []: none"

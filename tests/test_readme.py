@@ -50,6 +50,7 @@ PAGES = (
     "raycurate/cleaning/README.md",
     "raycurate/balancing/README.md",
     "raycurate/report/README.md",
+    "raycurate/samples/README.md",
     "cluster_configs/README.md",
     "jobs/RESULTS.md",
 )

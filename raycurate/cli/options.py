@@ -8,7 +8,7 @@ the commands are listed.
     field                      option
     number, text               --max-rows VALUE
     tuple                      --seeds 0,1,2
-    mapping                    --fixed NAME=VALUE, repeatable
+    mapping                    --fixed NAME=VALUE, repeatable; several by commas
     bool                       --strict
     "method=--lora/--full"     a switch between two values of a field
     text or null               `none` is null
@@ -196,9 +196,15 @@ def _several(words: Sequence[str]) -> Callable[..., Any]:
 
 def _pairs(flag: str) -> Callable[..., dict[str, str]]:
     def read(_ctx: click.Context, _param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-        return dict(named_value(flag, text) for text in values)
+        pairs = [pair for text in values for pair in (parts(text) if _is_list(text) else (text,))]
+        return dict(named_value(flag, pair) for pair in pairs)
 
     return read
+
+
+def _is_list(text: str) -> bool:
+    """Whether each part between commas is a pair: a name may hold a comma."""
+    return all("=" in part for part in text.split(","))
 
 
 def named_value(flag: str, text: str) -> tuple[str, str]:

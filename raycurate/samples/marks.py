@@ -8,12 +8,24 @@ empty text block is the way to write "nothing in between". ``join_blocks(split_m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 from raycurate.samples.schema import IMAGE_MARK
 
 Block = str | None
 """Text, or None where an image stands."""
+IMAGE_TAG = re.compile(r"<img>([^<]+)</img>")
+"""Qwen-VL's first format: the path stands in the text, most often behind ``Picture 1: ``."""
+
+
+def take_tags(text: str, references: list[Any]) -> str:
+    """A text with marks in place of Qwen-VL's tags, whose paths go to ``references``; all else to the letter."""
+    if "<img>" not in text:
+        return text
+    references.extend(IMAGE_TAG.findall(text))
+    return IMAGE_TAG.sub(IMAGE_MARK, text)
 
 
 def join_blocks(blocks: Sequence[Block]) -> str:

@@ -1,9 +1,10 @@
 """One raw row -> one ``Sample``, or the reason why not.
 
-Accepted shapes of a row: LLaVA (``conversations`` of ``from``/``value``, ``image``), Hugging Face (``messages`` of
-``role``/``content``, the content a string or a list of blocks, ``images``), The Cauldron (``texts`` of
-``user``/``assistant``, ``images``). Rows are untrusted: every value's type, length and characters are checked before
-it is used, and the first fault found names the row. Checks stand in a fixed order, so a row has one reason.
+A user's own function may make one row of another first. Accepted shapes of a row: LLaVA (``conversations`` of
+``from``/``value``, ``image``), Hugging Face (``messages`` of ``role``/``content``, the content a string or a list of
+blocks, ``images``), The Cauldron (``texts`` of ``user``/``assistant``, ``images``), and tables (`tables.py`). Rows are
+untrusted: every value's type, length and characters are checked before it is used, and the first fault found names the
+row. Checks stand in a fixed order, so a row has one reason.
 
 A conversation is an optional system turn, then user and assistant in turn, ending with an answer. Each image has one
 ``<image>`` mark, in a turn of the user. Text is kept to the letter: no trimming, no moving of marks; HTML is text.
@@ -16,29 +17,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raycurate.errors import UserError
+from raycurate.plugins import find_plugin
+from raycurate.samples.extras import extras_of
 from raycurate.samples.parse_images import ImageValue, collect_images
+from raycurate.samples.parse_task import find_task
 from raycurate.samples.parse_turns import collect_turns
 from raycurate.samples.quarantine import FaultError, Reason, Reject, excerpt_of
 from raycurate.samples.rows import RawRow, ReadError
 from raycurate.samples.schema import IMAGE_MARK, Message, Sample
-from raycurate.samples.tasks import MAX_TASK_CHARS, UNKNOWN_TASK, TaskMap
+from raycurate.samples.tables import as_turns, check_columns, used_columns
+from raycurate.samples.tasks import TaskMap
+from raycurate.samples.unread import READ_FIELDS
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]*")
 _MAX_ID_CHARS = 1024
-_DEFAULT_TASK_COLUMN = "task"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParseOptions:
     """Limits and choices of ``parse_row``."""
 
-    task_column: str = _DEFAULT_TASK_COLUMN
-    """The column that names the task. Any other than ``task`` must be in every row that no task rule matches."""
+    task_column: str | None = None
+    """The column that names the task, in every row that no task rule matches; None: as `parse_task` finds it."""
+    folder_tasks: bool = False
+    """The folder of a row's file may name its task."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Field -> column of a table that is not known by its columns."""
+    keep: tuple[str, ...] = ()
+    """Columns whose texts are kept beside the sample; numbers are kept anyway."""
+    row_function: str | None = None
+    """``package.module:function`` that makes a row of a row."""
     task_map: TaskMap | None = None
     insert_missing_marks: bool = False
     """Put missing marks in front of the first question, instead of refusing the row."""
@@ -54,8 +67,9 @@ class ParseOptions:
         for name, least in (("max_turns", 2), ("max_chars", 1), ("max_images", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not self.task_column:
-            raise UserError("task_column is empty; name a column (default: 'task')")
+        if self.task_column == "":
+            raise UserError("task_column is empty; name a column, or leave it out")
+        check_columns(self.columns)
 
 
 def parse_row(raw: RawRow, options: ParseOptions) -> Sample | Reject:
@@ -65,10 +79,13 @@ def parse_row(raw: RawRow, options: ParseOptions) -> Sample | Reject:
         return Reject(value.fault.reason, value.fault.detail, raw.source_file, raw.source_row, value.excerpt)
     source_id: str | None = None
     try:
-        if not isinstance(value, dict):
+        value = _by_function(value, options.row_function)
+        if not isinstance(value, Mapping):
             raise FaultError(Reason.NOT_AN_OBJECT, f"the row is {_kind(value)}, not an object")
-        source_id = _source_id(value.get("id"))
-        return _sample(raw, value, source_id, options)
+        row, is_table = as_turns(value, options.columns)
+        source_id = _source_id(row.get("id"))
+        extra = extras_of(value, READ_FIELDS | set(used_columns(value, options.columns)), options.keep)
+        return replace(_sample(raw, row, source_id, is_table, options), extra=extra)
     except FaultError as error:
         fault = error.fault
         return Reject(
@@ -76,18 +93,22 @@ def parse_row(raw: RawRow, options: ParseOptions) -> Sample | Reject:
         )
 
 
-def _sample(raw: RawRow, row: Mapping[str, Any], source_id: str | None, options: ParseOptions) -> Sample:
+def _sample(
+    raw: RawRow, row: Mapping[str, Any], source_id: str | None, is_table: bool, options: ParseOptions
+) -> Sample:
     turns = collect_turns(row, max_turns=options.max_turns, drop_leading_answer=options.drop_leading_answer)
     _check_text(turns.messages, options.max_chars)
     marks = sum(message.text.count(IMAGE_MARK) for message in turns.messages)
     images = collect_images(row, turns.inline_images, options.max_images, marks, options.image_root)
-    fill = options.insert_missing_marks or turns.marks_are_implied
+    fill = options.insert_missing_marks or turns.marks_are_implied or is_table
     messages = _with_marks(turns.messages, marks, len(images), fill)
+    task, task_from = _task(raw, row, messages, images, options)
     return Sample(
         messages=messages,
         images=tuple(image.ref for image in images),
         source_id=source_id,
-        task=_task(row, messages, images, options),
+        task=task,
+        task_from=task_from,
         source_file=raw.source_file,
         source_row=raw.source_row,
     )
@@ -134,29 +155,34 @@ def _with_marks(messages: tuple[Message, ...], marks: int, num_images: int, fill
 
 
 def _task(
-    row: Mapping[str, Any], messages: tuple[Message, ...], images: list[ImageValue], options: ParseOptions
-) -> str:
-    """The row's own task, else the first rule that matches, else ``unknown``."""
-    named = row.get(options.task_column)
-    if isinstance(named, float):  # a column of whole numbers with a gap, as pandas writes it
-        named = None if named != named else int(named) if named.is_integer() else named
-    if named is not None and not isinstance(named, (str, int)):
-        raise FaultError(Reason.WRONG_TYPE, f"'{options.task_column}' is {_kind(named)}, not a name")
-    if named is not None and str(named).strip():
-        name = str(named).strip()
-        _check_characters(name, f"'{options.task_column}'")
-        if len(name) > MAX_TASK_CHARS:
-            raise FaultError(Reason.OVERLONG, f"'{options.task_column}' has {len(name)} characters")
-        return name
-    if options.task_map is not None:
+    raw: RawRow, row: Mapping[str, Any], messages: tuple[Message, ...], images: list[ImageValue], options: ParseOptions
+) -> tuple[str, str]:
+    """The row's task, and what said it."""
+
+    def by_rules() -> str | None:
+        if options.task_map is None:
+            return None
         prompt = "\n".join(message.text for message in messages if message.role == "user")
-        path = images[0].path if images else None
-        task = options.task_map.task_of(path, prompt, bool(images))
-        if task is not None:
-            return task
-    if options.task_column != _DEFAULT_TASK_COLUMN:
-        raise FaultError(Reason.MISSING_TASK, f"the row has no '{options.task_column}' and no task rule matches it")
-    return UNKNOWN_TASK
+        return options.task_map.task_of(images[0].path if images else None, prompt, bool(images))
+
+    return find_task(
+        row, raw.source_file, options.task_column, by_rules, _check_characters, by_folder=options.folder_tasks
+    )
+
+
+def _by_function(row: Any, name: str | None) -> Any:
+    """What the user's own function makes of a row. Raises ``FaultError`` for a row that it leaves out or fails on."""
+    if name is None:
+        return row
+    try:
+        made = find_plugin("row function", name, {})(row)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything; the row is refused for it
+        raise FaultError(Reason.ROW_FUNCTION_FAILED, f"{name}: {type(error).__name__}: {error}") from None
+    if made is None:
+        raise FaultError(Reason.LEFT_OUT, f"{name} gave None")
+    return made
 
 
 def _source_id(value: Any) -> str | None:

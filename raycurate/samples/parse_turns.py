@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycurate.samples.marks import Block, join_blocks
+from raycurate.samples.marks import Block, join_blocks, take_tags
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import Message
+from raycurate.samples.tables import TURN_FIELDS
 from raycurate.samples.unsupported import refuse_block, refuse_columns, refuse_marks, refuse_role
 
-TURN_FIELDS = ("conversations", "messages", "texts")
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -70,8 +70,8 @@ def _what_is_there(row: Mapping[str, Any]) -> str:
     names = [str(name)[:40] for name in row][:12]
     found = f"it has {', '.join(names)}" if names else "it is empty"
     return (
-        f"the row has no 'conversations', 'messages' or 'texts'; {found}. Tables of questions and answers have to be "
-        "written as turns first"
+        f"the row has no 'conversations', 'messages' or 'texts'; {found}. Other tables are read by "
+        "--columns question=COLUMN,answer=COLUMN,image=COLUMN, or by a function of yours, --row module:function"
     )
 
 
@@ -102,7 +102,7 @@ def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
         if "role" in turn or "from" in turn:  # Megatron-Energon's: turns under the name of The Cauldron's pairs
             return _messages(turn, "messages", inline)
         pairs = [("user", turn.get("user")), ("assistant", turn.get("assistant"))]
-        return [Message(role, _text(content, inline), _trained(turn, role)) for role, content in pairs]
+        return [Message(role, _text(content, role, inline), _trained(turn, role)) for role, content in pairs]
     role = turn["from"] if turn.get("from") is not None else turn.get("role")
     known = _ROLES.get(role.lower()) if isinstance(role, str) else None
     refuse_columns(turn, "a turn")
@@ -111,7 +111,7 @@ def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
         allowed = ", ".join(_ROLES)
         raise FaultError(Reason.UNKNOWN_ROLE, f"a turn has the role {str(role)[:40]!r}; known are {allowed}")
     content = turn["value"] if turn.get("value") is not None else turn.get("content")
-    return [Message(known, _text(content, inline), _trained(turn, known))]
+    return [Message(known, _text(content, known, inline), _trained(turn, known))]
 
 
 def _trained(turn: Mapping[str, Any], role: str) -> bool:
@@ -134,9 +134,9 @@ def _trained(turn: Mapping[str, Any], role: str) -> bool:
     return train or role != "assistant"
 
 
-def _text(content: Any, inline: list[Any]) -> str:
+def _text(content: Any, role: str, inline: list[Any]) -> str:
     if isinstance(content, str):
-        return content
+        return take_tags(content, inline) if role == "user" else content
     if isinstance(content, list) and len(content) > 1 and all(isinstance(each, str) for each in content):
         detail = f"a turn has a list of {len(content)} texts: which of them is meant is not said"
         raise FaultError(Reason.SEVERAL_ANSWERS, detail)

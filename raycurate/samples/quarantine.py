@@ -32,6 +32,8 @@ class Reason(StrEnum):
     FILE_CORRUPT = "file_corrupt"
     CUT_OFF = "cut_off"
     NOT_AN_OBJECT = "not_an_object"
+    LEFT_OUT = "left_out"
+    ROW_FUNCTION_FAILED = "row_function_failed"
     MISSING_CONVERSATIONS = "missing_conversations"
     WRONG_TYPE = "wrong_type"
     NON_STRING_TURN = "non_string_turn"

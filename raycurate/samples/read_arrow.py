@@ -1,9 +1,10 @@
 """Read Parquet by row groups, and the Arrow stream files of ``datasets.save_to_disk`` by record batches.
 
 A Parquet slice is a run of whole row groups: at least one, then more while they fit ``slice_rows``. Only columns that
-a sample can be made of are read, page by page, so memory does not grow with the row group. An Arrow slice is the byte
-range of a run of record batches; a local file is mapped, so finding the ranges reads only the headers. A remote
-stream is read once for it. Values become Python objects ``_ROWS`` rows at a time, because images may be embedded.
+a sample can be made of, and numbers that are kept beside it, are read, page by page, so memory does not grow with the
+row group. An Arrow slice is the byte range of a run of record batches; a local file is mapped, so finding the ranges
+reads only the headers. A remote stream is read once for it. Values become Python objects ``_ROWS`` rows at a time,
+because images may be embedded.
 Dictionary-encoded Arrow streams are refused (``datasets`` does not write them).
 """
 
@@ -19,13 +20,16 @@ import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
 from raycurate.run.filesystem import exists, read_json, resolve
+from raycurate.samples.extras import is_kept_type
+from raycurate.samples.parse_task import COLUMNS as TASK_COLUMNS
 from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
 from raycurate.samples.sources import open_file
+from raycurate.samples.tables import TURN_FIELDS, columns_of_table
 from raycurate.samples.unsupported import COLUMNS as MEDIA_COLUMNS
 
-COLUMNS = (*("id", "conversations", "messages", "texts", "image", "images", "system", "task"), *MEDIA_COLUMNS)
-"""Columns that rows are made of or refused for, besides the one that the user names for the task."""
+COLUMNS = (*("id", "conversations", "messages", "texts", "image", "images", "system"), *MEDIA_COLUMNS)
+"""Columns that rows of turns are made of or refused for."""
 
 ROW_GROUPS, BATCHES, BATCHES_CUT = "row_groups", "batches", "batches_cut"
 _ROWS = 32
@@ -34,11 +38,10 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class ParquetReader:
-    """Parquet files, Hugging Face's included. ``columns``: further columns to read."""
+    """Parquet files, Hugging Face's included."""
 
     files: tuple[SourceFile, ...]
     options: ReadOptions
-    columns: tuple[str, ...] = ()
 
     def slices(self) -> list[Slice]:
         """See ``Reader``."""
@@ -51,7 +54,7 @@ class ParquetReader:
                 parquet = pq.ParquetFile(stream)
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{file.uri} is not a readable Parquet file: {error}") from None
-            _require_turns(parquet.schema_arrow.names, file)
+            _require_turns(parquet.schema_arrow.names, file, self.options)
             groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
         sizes = [(group.num_rows, group.total_byte_size) for group in groups]
         runs = _runs(sizes, self.options)
@@ -60,13 +63,13 @@ class ParquetReader:
     def unread_columns(self, file: SourceFile, /) -> list[str]:
         """See ``Reader``."""
         with open_file(file.uri) as stream:
-            return _columns(pq.ParquetFile(stream).schema_arrow, self.columns)[1]
+            return _columns(pq.ParquetFile(stream).schema_arrow, self.options)[1]
 
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``."""
         with open_file(part.uri) as stream:
             parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
-            columns, _ = _columns(parquet.schema_arrow, self.columns)
+            columns, _ = _columns(parquet.schema_arrow, self.options)
             groups = list(range(part.start, part.stop))
             batches = parquet.iter_batches(_ROWS, row_groups=groups, columns=columns, use_threads=False)
             yield from _rows_of(part, batches)
@@ -78,7 +81,6 @@ class HuggingFaceReader:
 
     files: tuple[SourceFile, ...]
     options: ReadOptions
-    columns: tuple[str, ...] = ()
 
     def slices(self) -> list[Slice]:
         """See ``Reader``."""
@@ -91,7 +93,7 @@ class HuggingFaceReader:
         kind = BATCHES
         with open_file(file.uri, mapped=True) as stream:
             schema = _stream_schema(stream, file)
-            _require_turns(schema.names, file)
+            _require_turns(schema.names, file, self.options)
             while True:
                 offsets.append(stream.tell())
                 try:
@@ -114,7 +116,7 @@ class HuggingFaceReader:
     def unread_columns(self, file: SourceFile, /) -> list[str]:
         """See ``Reader``."""
         with open_file(file.uri, mapped=True) as stream:
-            return _columns(_stream_schema(stream, file), self.columns)[1]
+            return _columns(_stream_schema(stream, file), self.options)[1]
 
     def read(self, part: Slice) -> Iterator[RawRow]:
         """See ``Reader``."""
@@ -125,17 +127,26 @@ class HuggingFaceReader:
         with open_file(part.uri, mapped=True) as stream:
             file = SourceFile(part.file, part.uri, 0)
             schema = _stream_schema(stream, file)
-            columns, _ = _columns(schema, self.columns)
+            columns, _ = _columns(schema, self.options)
             stream.seek(part.start)
             yield from _rows_of(part, _batches(stream, part.stop, schema, columns, file))
 
 
-def _columns(schema: pa.Schema, asked: tuple[str, ...]) -> tuple[list[str], list[str]]:
+def _columns(schema: pa.Schema, options: ReadOptions) -> tuple[list[str], list[str]]:
     """The columns that are read, and the others; a column without any value is neither."""
-    names = set(COLUMNS) | set(asked)
+    if options.every_column:
+        return list(schema.names), []
+    names = set(COLUMNS) | {name for name in TASK_COLUMNS if name != "metadata"}
+    names |= {part for name in options.columns for part in (name, name.split(".")[0])}
+    names |= set(columns_of_table(schema.names).values())
+    names |= {field.name for field in schema if is_kept_type(field.type) or _tells_the_dataset(field)}
     read = [name for name in schema.names if name in names]
     empty = {field.name for field in schema if pa.types.is_null(field.type)}
     return read, [name for name in schema.names if name not in names and name not in empty]
+
+
+def _tells_the_dataset(field: pa.Field) -> bool:
+    return field.name == "metadata" and pa.types.is_struct(field.type) and field.type.get_field_index("dataset") >= 0
 
 
 def huggingface_files(folder: str, split: str | None) -> tuple[SourceFile, ...]:
@@ -174,11 +185,13 @@ def _data_file(folder: str, name: str) -> SourceFile:
     return SourceFile(name, f"{folder}/{name}", info.size)
 
 
-def _require_turns(names: list[str], file: SourceFile) -> None:
-    if not {"conversations", "messages", "texts"} & set(names):
-        raise UserError(
-            f"{file.uri} has no column 'conversations' or 'messages'; its columns are {', '.join(names) or 'none'}"
-        )
+def _require_turns(names: list[str], file: SourceFile, options: ReadOptions) -> None:
+    if options.any_table or set(TURN_FIELDS) & set(names) or columns_of_table(names):
+        return
+    raise UserError(
+        f"{file.uri} has no column 'conversations' or 'messages'; its columns are {', '.join(names) or 'none'}. Say "
+        "which are what: --columns question=COLUMN,answer=COLUMN,image=COLUMN"
+    )
 
 
 def _runs(sizes: list[tuple[int, int]], options: ReadOptions) -> list[tuple[int, int, int, int]]:

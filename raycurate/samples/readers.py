@@ -54,19 +54,18 @@ def open_source(
     format: str = "auto",
     *,
     options: ReadOptions | None = None,
-    columns: Sequence[str] = (),
 ) -> Reader:
     """The reader of a source: a file, a folder, a glob, a URI, or a list of these.
 
-    ``columns`` names further columns to read from columnar formats (the user's task column). Raises ``UserError`` for
-    an unknown format, a source that is not there or is empty, and files whose format cannot be told or differs.
+    Raises ``UserError`` for an unknown format, a source that is not there or is empty, and files whose format cannot be
+    told or differs.
     """
     options = options or ReadOptions()
     if format not in ("auto", *FORMATS):
         raise unknown_name("format", format, ("auto", *FORMATS))
     folder = folder_of(source)
     if folder and format in ("auto", "huggingface") and is_huggingface_folder(folder):
-        return HuggingFaceReader(huggingface_files(folder, options.split), options, tuple(columns))
+        return HuggingFaceReader(huggingface_files(folder, options.split), options)
     files = list_source(source)
     if format == "auto":
         format, files = _detect(files, source)
@@ -77,9 +76,9 @@ def open_source(
     if format in ("llava", "jsonl"):
         return JsonReader(files, options)
     if format == "parquet":
-        return ParquetReader(files, options, tuple(columns))
+        return ParquetReader(files, options)
     if format == "huggingface":
-        return HuggingFaceReader(files, options, tuple(columns))
+        return HuggingFaceReader(files, options)
     return WebDatasetReader(files, options)
 
 

@@ -67,6 +67,12 @@ class ReadOptions:
     """A longer member of a tar shard is refused without being held in memory."""
     split: str | None = None
     """Which split of a Hugging Face ``DatasetDict``."""
+    columns: tuple[str, ...] = ()
+    """Further columns of tables to read."""
+    any_table: bool = False
+    """Tables need no column of turns: the user says how they become turns."""
+    every_column: bool = False
+    """All columns of tables are read: a function of the user takes them."""
 
     def __post_init__(self) -> None:
         for name in ("slice_rows", "slice_bytes", "max_row_bytes", "max_image_bytes"):

@@ -38,6 +38,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("source_file", pa.string()),
         ("source_row", pa.int64()),
         ("order", pa.binary(ORDER_BYTES)),
+        ("extra", pa.string()),
     ]
 )
 
@@ -91,7 +92,11 @@ class Sample:
     task: str = "unknown"
     source_file: str = ""
     source_row: int = 0
+    extra: str | None = None
+    """Further values of the row, as JSON (`extras.py`)."""
     occurrence: int = field(default=0, compare=False)
+    task_from: str = field(default="", compare=False)
+    """What said the task, while it is read."""
 
     @property
     def content_hash(self) -> str:
@@ -142,6 +147,7 @@ def sample_to_row(sample: Sample) -> dict[str, Any]:
         "source_file": sample.source_file,
         "source_row": sample.source_row,
         "order": sample.order,
+        "extra": sample.extra,
     }
 
 
@@ -167,6 +173,7 @@ def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
         "source_file": [sample.source_file for sample in samples],
         "source_row": [sample.source_row for sample in samples],
         "order": [sort_hash(sample.images, content) for content, sample in zip(contents, samples, strict=True)],
+        "extra": [sample.extra for sample in samples],
     }
     return pa.table(
         [
@@ -195,5 +202,6 @@ def row_to_sample(row: dict[str, Any]) -> Sample:
         task=row["task"],
         source_file=row["source_file"],
         source_row=row["source_row"],
+        extra=row.get("extra"),
         occurrence=int(row["key"].rpartition("-")[2]),
     )

@@ -24,6 +24,7 @@ _SPELLINGS = {
     "test": ("test", "testing", "eval"),
 }
 _SPLIT_OF = {spelling: split for split, spellings in _SPELLINGS.items() for spelling in spellings}
+SPLIT_NAMES = frozenset(_SPLIT_OF)
 _NAMED = re.compile(rf"(?:^|[-_./])({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?=[-_./]|$)", re.IGNORECASE)
 
 

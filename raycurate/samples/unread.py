@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from raycurate.samples.parse_turns import TURN_FIELDS, WEIGHT_FIELDS
+from raycurate.samples.extras import TEXT, kind_of
+from raycurate.samples.parse_task import COLUMNS as TASK_COLUMNS
+from raycurate.samples.parse_turns import WEIGHT_FIELDS
+from raycurate.samples.tables import TURN_FIELDS, used_columns
 from raycurate.samples.unsupported import COLUMNS, is_nothing
 
-ROW_FIELDS = frozenset({"id", "image", "images", "system", *TURN_FIELDS, *COLUMNS})
+READ_FIELDS = frozenset({"id", "image", "images", "system", *TURN_FIELDS, *COLUMNS, *TASK_COLUMNS})
 TURN_KEYS = frozenset({"from", "role", "value", "content", "user", "assistant", *WEIGHT_FIELDS, *COLUMNS})
 MOST_NAMES = 200
 """Further names are counted as one: rows from outside may have any number of columns."""
@@ -19,15 +22,18 @@ FURTHER = "further columns"
 class UnreadColumns:
     """Counts rows by the columns that they have and no rule reads."""
 
-    def __init__(self, read: Iterable[str] = ()) -> None:
-        self._read = ROW_FIELDS | frozenset(read)
+    def __init__(self, read: Iterable[str] = (), columns: Mapping[str, str] | None = None) -> None:
+        """`read`: further columns that are read; `columns`: of a table, as the user names them."""
+        self._read, self._columns = READ_FIELDS | frozenset(read), columns or {}
         self.rows: Counter[str] = Counter()
 
     def count(self, row: Any) -> None:
-        """Count a raw row. An empty value is nothing that could be left out."""
+        """Count a raw row. An empty value is nothing that could be left out, and numbers are kept beside the row."""
         if not isinstance(row, Mapping):
             return
-        names = [str(name) for name in row if name not in self._read and not is_nothing(row[name])]
+        read = self._read | used_columns(row, self._columns)
+        names = [str(name) for name in row if name not in read and not is_nothing(row[name])]
+        names = [name for name in names if kind_of(row.get(name)) in (None, TEXT)]
         for field in TURN_FIELDS:
             turns = row.get(field)
             if isinstance(turns, list):

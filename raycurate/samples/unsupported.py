@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from raycurate.samples.marks import IMAGE_TAG
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import IMAGE_MARK, Message
 
@@ -55,8 +56,6 @@ WHAT = {
     TOOLS: "tool calls",
     MEDIA: "a document or another medium",
 }
-_IMAGE_TAG = re.compile(r"<img>[^<]*</img>")
-"""Qwen-VL's first format: the path stands in the text."""
 _MARKS = (
     # At the beginning or end of a turn: inside of a text, `<video>` may be HTML.
     (re.compile(r"\A\s*<(video|video_pad)>|<(video|video_pad)>\s*\Z"), VIDEO),
@@ -104,11 +103,9 @@ def refuse_marks(messages: Iterable[Message]) -> None:
             if found:
                 mark = found[0].strip()
                 raise FaultError(reason, f"turn {turn} holds the mark {mark}, which stands for {WHAT[reason]}")
-        tag = _IMAGE_TAG.search(message.text)
+        tag = IMAGE_TAG.search(message.text)
         if tag:
-            detail = (
-                f"turn {turn} names an image inside of its text, {tag[0][:100]}: write <image> and a column 'image'"
-            )
+            detail = f"turn {turn}, of the {message.role}, names an image, {tag[0][:100]}; only questions show images"
             raise FaultError(Reason.IMAGE_MARK_MISMATCH, detail)
 
 

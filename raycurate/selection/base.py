@@ -48,6 +48,7 @@ REASONS: Mapping[str, str] = {
     "no_gain": "dropped: the image does not help to tell its answer",
     "no_score": "dropped: no score could be computed for it",
     "no_group": "dropped: it belongs to no cluster or task of the plan",
+    "where": "marked: the condition of `select --where` does not hold for it",
     "exact_copy": "marked: it has the text and the pixels of another row, which `raycurate dedup` names",
     "near_image": "marked: it has the text of another row, and images near its images",
     "near_text": "marked: it has the images of another row, and words near its words",

@@ -30,13 +30,16 @@ import pyarrow as pa
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
+from raycurate.plugins import find_plugin, source_hash
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.samples.extras import kinds_of, merge_kinds
 from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
+from raycurate.samples.parse_task import folders_are_tasks
 from raycurate.samples.quarantine import Reject, rejects_to_table
 from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import Reader, ReadOptions, Slice, SourceFile
@@ -46,6 +49,7 @@ from raycurate.samples.shard import ShownImages, number_duplicates
 from raycurate.samples.tasks import load_task_map
 from raycurate.samples.unread import UnreadColumns, lines_of
 from raycurate.stages.append import is_in, keep_appended, piece_config, settle, take_over
+from raycurate.stages.engine.found_tasks import tell_tasks
 from raycurate.stages.engine.growth import pieces_of, with_pieces
 from raycurate.stages.engine.image_check import changed_images, seen_file
 from raycurate.stages.engine.lineage import begin, keep_unless, required
@@ -116,12 +120,15 @@ class _Source:
 
 def _look_at(noun: Noun, config: IngestConfig) -> _Source:
     """Open a source, and hash those of its files that `noun` does not know."""
-    columns = () if config.task_column == "task" else (config.task_column,)
-    options = ReadOptions(slice_rows=config.slice_rows, max_image_bytes=config.max_image_bytes, split=config.split)
-    reader = open_source(config.source, config.format, options=options, columns=columns)
+    options = read_options(config)
+    reader = open_source(config.source, config.format, options=options)
     parse = ParseOptions(
         task_column=config.task_column,
         task_map=load_task_map(config.task_map) if config.task_map else None,
+        folder_tasks=folders_are_tasks(file.name for file in reader.files),
+        columns=config.columns or {},
+        keep=config.keep or (),
+        row_function=config.row_function,
         insert_missing_marks=config.insert_missing_marks,
         drop_leading_answer=config.drop_leading_answer,
         image_root=config.images,
@@ -133,7 +140,10 @@ def _look_at(noun: Noun, config: IngestConfig) -> _Source:
     tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
     states = states_now(noun, [file.uri for file in reader.files], tasks)
     facts = [[file.name, state.size, state.fact] for file, state in zip(reader.files, states, strict=True)]
-    inputs = {"files": facts, "task_map": rules, **Forgotten.of(noun.run_uri).fact}
+    inputs: dict[str, Any] = {"files": facts, "task_map": rules, **Forgotten.of(noun.run_uri).fact}
+    if config.row_function is not None:
+        find_plugin("row function", config.row_function, {})
+        inputs["row_function"] = source_hash(config.row_function)
     return _Source(reader, parse, states, describe("ingest", config, inputs))
 
 
@@ -160,6 +170,19 @@ def _ingest(noun: Noun, config: IngestConfig, source: _Source) -> Manifest:
         for record in map_tasks(gather, missing, max_tasks=config.max_tasks):
             rejected = count_record(progress, record, strict=config.strict, quarantined=rejected)
     return _finish(noun, config, parsed)
+
+
+def read_options(config: IngestConfig) -> ReadOptions:
+    """How a source is read for these settings."""
+    named = (config.columns or {}).values()
+    return ReadOptions(
+        slice_rows=config.slice_rows,
+        max_image_bytes=config.max_image_bytes,
+        split=config.split,
+        columns=(*named, *(config.keep or ()), *([config.task_column] if config.task_column else ())),
+        any_table=bool(config.columns or config.row_function),
+        every_column=config.row_function is not None,
+    )
 
 
 def _finished(noun: Noun, description: dict[str, Any], config: IngestConfig) -> Manifest | None:
@@ -206,7 +229,13 @@ def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
         )
     check_rejects("ingest", noun, config.max_rejected)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
-    counts: dict[str, Any] = {"tasks": dict(sorted(tasks.items()))}
+    counts: dict[str, Any] = {
+        "tasks": dict(sorted(tasks.items())),
+        "tasks_from": dict(parsed.tasks_from),
+    }
+    tell_tasks(tasks, parsed.tasks_from)
+    if parsed.kept:
+        counts["kept_columns"] = dict(sorted(parsed.kept.items()))
     if config.hash_range is not None:
         counts["out_of_range"] = parsed.outside
     if parsed.unread:
@@ -226,6 +255,8 @@ class _Parsed:
         rejects: rejected rows by slice.
         outside: rows out of `hash_range`.
         unread: rows by column that no rule reads.
+        tasks_from: rows by what said their task.
+        kept: kind by column that is kept beside the rows.
         reasons: rejected rows by reason.
     """
 
@@ -234,6 +265,8 @@ class _Parsed:
     rejects: dict[int, int] = field(default_factory=dict)
     outside: int = 0
     unread: Counter[str] = field(default_factory=Counter)
+    tasks_from: Counter[str] = field(default_factory=Counter)
+    kept: dict[str, str] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
 
     def check_first_rows(self, first_reject: str, max_rejected: float) -> None:
@@ -270,6 +303,8 @@ def _parse(noun: Noun, reader: Reader, options: ParseOptions, config: IngestConf
             progress.advance()
             parsed.outside += result["outside"]
             parsed.unread.update(result["unread"])
+            parsed.tasks_from.update(result["tasks_from"])
+            merge_kinds(parsed.kept, result["kept"])
             parsed.reasons.update(result["reasons"])
             for piece in result["pieces"]:
                 parsed.rows_B[piece["buckets"]] += piece["rows"]
@@ -295,13 +330,16 @@ def _parse_slice(
     rejects: list[Reject] = []
     samples: list[Sample] = []
     size = outside = 0
-    unread = UnreadColumns([options.task_column])
+    unread = UnreadColumns([*options.keep, *([options.task_column] if options.task_column else [])], options.columns)
+    tasks_from: Counter[str] = Counter()
+    kept: dict[str, str] = {}
     forgotten = Forgotten.of(noun.run_uri)
 
     def flush() -> None:
         nonlocal size
         uri = noun.uri_of(step_name("parsed", number, f"{len(pieces):03d}.arrow"))
         table = samples_to_table(samples)
+        merge_kinds(kept, kinds_of(table["extra"].to_pylist()))
         bucket_N = np.array([_bucket(order, config.buckets) for order in table["order"].to_pylist()], dtype=np.int64)
         buckets, rows = write_bucket_file(uri, table, bucket_N)
         pieces.append({"uri": uri, "buckets": buckets.tolist(), "rows": rows.tolist()})
@@ -309,7 +347,8 @@ def _parse_slice(
         size = 0
 
     for raw in reader.read(part):
-        unread.count(raw.value)
+        if options.row_function is None:
+            unread.count(raw.value)
         parsed = forgotten.without(parse_row(raw, options))
         if isinstance(parsed, Reject):
             rejects.append(parsed)
@@ -318,6 +357,7 @@ def _parse_slice(
             outside += 1
             continue
         samples.append(parsed)
+        tasks_from[parsed.task_from or "nothing"] += 1
         size += sum(len(m.text) for m in parsed.messages) + sum(len(i.data or b"") for i in parsed.images)
         if size >= PIECE_BYTES:
             flush()
@@ -333,6 +373,8 @@ def _parse_slice(
         "reasons": dict(Counter(str(reject.reason) for reject in rejects)),
         "outside": outside,
         "unread": dict(unread.rows),
+        "tasks_from": dict(tasks_from),
+        "kept": kept,
     }
 
 

@@ -11,9 +11,9 @@ method is wrapped (``selection/enveloped.py``).
 Cost: one pass over N rows of about 60 bytes, plus the passes of the cut where a method needs one, and those of the
 envelope. No feature is read.
 
-Rows that `dedup` or `decontaminate` has marked are never kept: the method plans, cuts and decides over the others
-(`selection/remaining.py`), and the budget stays that part of all rows. Rows of an earlier selection can stay kept
-(`selecting/kept.py`).
+Rows that `dedup` or `decontaminate` has marked, or that do not meet `--where`, are never kept: the method plans, cuts
+and decides over the others (`selection/remaining.py`), and the budget stays that part of all rows. Rows of an earlier
+selection can stay kept (`selecting/kept.py`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from raycurate.stages.selecting.kept import KEPT_BEFORE, KeptBefore, check_room,
 from raycurate.stages.selecting.report import write_tables
 from raycurate.stages.selecting.tables import cell_table, cluster_table
 from raycurate.stages.selecting.weights import goal_of, own_power, weights_read
+from raycurate.stages.selecting.where import WHERE, Condition, condition_of
 
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
 LACKS, MARKED = "lacks", "marked"
@@ -99,7 +100,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     check_target(config.ratio, sample_manifest.rows_out)
     inputs = select_inputs(run, config)
     sources = sources_of(run, config, method)
-    marks = marks_of(run, config)
+    marks, condition = marks_of(run, config), condition_of(config.where, sample_manifest)
     before = kept_before(run, config, sample_manifest)[0]
     read_now = [
         sample_manifest,
@@ -114,8 +115,8 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
         return done
     _tell_of_new_default(noun, config)
     begin(noun, description, replace=config.replace)
-    selector = selector_of(method, config, marked=bool(marks) or before is not None)
-    read = functools.partial(read_rows, samples, sources, selector.columns, marks, before)
+    selector = selector_of(method, config, marked=bool(marks or condition) or before is not None)
+    read = functools.partial(read_rows, samples, sources, selector.columns, marks, condition, before)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)
     kept = Counter[str]() if before is None else count_kept(read, each_shard, sample_manifest.shards, MARKED)
     check_room(goal, sample_manifest.rows_out, kept.total(), config.keep_selected)
@@ -302,6 +303,7 @@ def read_rows(
     sources: Sources,
     columns: frozenset[str],
     marks: Sequence[Noun],
+    condition: Condition | None,
     before: KeptBefore | None,
     shard: int,
 ) -> pa.Table:
@@ -321,6 +323,8 @@ def read_rows(
         found = noun.read_part(shard, ["key", "reason"])
         assert rows["key"].equals(found["key"]), f"samples and {noun.noun}/{noun.label} differ in shard {shard}"
         marked = pc.coalesce(marked, found["reason"])
+    if condition is not None:
+        marked = pc.if_else(condition.unmet(samples, shard), pc.coalesce(marked, pa.scalar(WHERE)), marked)
     if before is not None:
         kept = pc.if_else(before.among(rows["key"], shard), KEPT_BEFORE, pa.scalar(None, pa.string()))
         marked = pc.coalesce(marked, kept)

@@ -60,7 +60,7 @@ def load(place: str) -> Any:
 
 
 _ROWS = (
-    Stage("ingest", 2, "stages.ingest:ingest", "config:IngestConfig", ("samples",), public=True),
+    Stage("ingest", 3, "stages.ingest:ingest", "config:IngestConfig", ("samples",), public=True),
     Stage("extract", 1, "stages.extract:extract", "config:ExtractConfig", ("features",), public=True),
     Stage("score", 1, "stages.score:score", "config:ScoreConfig", ("row_scores",), public=True),
     Stage("cluster", 1, "stages.cluster:cluster", "config:ClusterConfig", ("clusters",), public=True),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
 
+from raycurate.errors import UserError
+from raycurate.samples.extras import columns_of, kinds_of
 from raycurate.samples.parse import ParseOptions, parse_row
+from raycurate.samples.parse_task import folder_task, folders_are_tasks
 from raycurate.samples.quarantine import Reject
 from raycurate.samples.rows import RawRow
 from raycurate.samples.schema import Sample
@@ -147,6 +151,43 @@ READ: dict[str, tuple[dict[str, Any], list[str | None], str]] = {
     "base64 alone": (_talk("<image>\nQ", "A", image=base64.b64encode(PNG).decode()), [None], "<image>\nQ"),
     "a name with a colon": (_talk("<image>\nQ", "A", image="semi:colon.png"), ["semi:colon.png"], "<image>\nQ"),
     "a name with a tilde": (_talk("<image>\nQ", "A", image="~tilde.png"), ["~tilde.png"], "<image>\nQ"),
+    "m3it": (
+        {
+            "instruction": "Describe.",
+            "inputs": "In French.",
+            "image_base64_str": [base64.b64encode(PNG).decode()],
+            "outputs": "Un chat.",
+        },
+        [None],
+        "<image>\nDescribe.\nIn French.",
+    ),
+    "a VQA table": ({"image": "a.jpg", "question": "Who?", "answer": "Ada"}, ["a.jpg"], "<image>\nWho?"),
+    "a VQA table, equal answers": (
+        {"image": {"bytes": PNG, "path": "x.png"}, "question": "How many?", "answers": [{"answer": 2}, {"answer": 2}]},
+        [None],
+        "<image>\nHow many?",
+    ),
+    "alpaca": ({"instruction": "Add.", "input": "", "output": "2", "images": ["a.jpg"]}, ["a.jpg"], "<image>\nAdd."),
+    "ms-swift, a query": (
+        {"query": "<image>Who?", "response": "Ada", "images": ["a.jpg"], "history": [["Hi", "Hello"]]},
+        ["a.jpg"],
+        "Hi",
+    ),
+    "trl, texts": ({"prompt": "2+2?", "completion": "4"}, [], "2+2?"),
+    "trl, turns": (
+        {
+            "prompt": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2+2?"}],
+            "completion": [{"role": "assistant", "content": "4"}],
+            "images": [PNG],
+        },
+        [None],
+        "<image>\n2+2?",
+    ),
+    "qwen-vl v1": (
+        _talk("Picture 1: <img>images/000.png</img>\nWhat?", "It."),
+        ["images/000.png"],
+        "Picture 1: <image>\nWhat?",
+    ),
     "tools that are none": (_talk("Q", "A", tools="[]", videos=[], audio="", objects={"ref": [], "bbox": []}), [], "Q"),
     "HTML in a text": (_talk("What does a page do with <video> tags?", "It plays."), [], None or ""),
 }
@@ -173,26 +214,25 @@ REFUSED = {
         "unsupported_grounding",
         "objects",
     ),
-    "m3it": (
-        {"instruction": "Describe.", "inputs": "", "image_base64_str": ["iVBOR"], "outputs": "A kite."},
-        "missing_conversations",
-        "it has instruction, inputs, image_base64_str, outputs",
+    "an unknown table": ({"image": "a.jpg", "q": "Who?", "a": "Ada"}, "missing_conversations", "--columns question="),
+    "VQAv2, several answers": (
+        {"image": "a.jpg", "question": "Who?", "answers": ["Ada", "Ada", "Bob"]},
+        "several_answers",
+        "2 different answers",
     ),
-    "a VQA table": (
-        {"image": "a.jpg", "question": "Who?", "answer": "Ada"},
-        "missing_conversations",
-        "it has image, question, answer",
+    "a question without its answer": ({"question": "Who?", "answer": None}, "missing_conversations", "'answer'"),
+    "a history that is none": (
+        {"query": "Q", "response": "A", "history": ["x"]},
+        "wrong_type",
+        "'history' is no list of pairs",
     ),
     "packed energon": (
         {"images": ["a"], "prompts": ["b"], "captions": ["c"]},
         "missing_conversations",
         "it has images, prompts, captions",
     ),
-    "qwen-vl v1": (
-        _talk("Picture 1: <img>images/000.png</img>\nWhat?", "It."),
-        "image_mark_mismatch",
-        "<img>images/000.png</img>",
-    ),
+    "a tag in an answer": (_talk("What?", "<img>a.png</img>"), "image_mark_mismatch", "of the assistant"),
+    "a tag that leads out": (_talk("<img>../a.png</img> What?", "It."), "image_path_escape", "../a.png"),
     "an absolute path elsewhere": (_talk("<image>\nQ", "A", image="/other/1.jpg"), "image_path_escape", "/data"),
     "no marks": (_talk("Q", "A", image="1.jpg"), "image_mark_mismatch", "insert_missing_marks"),
 }
@@ -227,19 +267,88 @@ def test_a_task_column_of_whole_numbers_with_gaps_names_tasks():
     assert _read(_talk("Q", "A", task=0.5)).reason == "wrong_type"
 
 
+TASKS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "its own": (_talk("Q", "A", task="vqa", source="web"), "vqa", "'task'"),
+    "finevision": (_talk("Q", "A", source="ai2d_merged"), "ai2d_merged", "'source'"),
+    "onevision": (_talk("Q", "A", data_source="textocr(gpt4v)"), "textocr(gpt4v)", "'data_source'"),
+    "vision-flan": (_talk("Q", "A", task_name="AOK-VQA"), "AOK-VQA", "'task_name'"),
+    "ms-swift": (_talk("Q", "A", channel="chat"), "chat", "'channel'"),
+    "m4-instruct": (_talk("Q", "A", metadata={"dataset": "spot-the-diff"}), "spot-the-diff", "'metadata.dataset'"),
+    "the cauldron": ({"texts": [{"user": "Q", "assistant": "A", "source": "VQAv2"}]}, "VQAv2", "'texts[].source'"),
+    "an address is none": (_talk("Q", "A", source="https://a.org/1", task_name="web"), "web", "'task_name'"),
+    "a number is none": (_talk("Q", "A", source=7, channel="x" * 300), "ai2d", "the folder of the file"),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_tasks_are_found_where_published_rows_have_them(name):
+    """And it is told what named it."""
+    row, task, told = TASKS[name]
+    sample = parse_row(RawRow("ai2d/train/0.parquet", 0, row), ParseOptions(folder_tasks=True))
+    assert (sample.task, sample.task_from) == (task, told)
+
+
+def test_folders_of_subsets_name_tasks_where_they_are_several():
+    """Folders that every checkout has, and those of a split, are none."""
+    assert folder_task("data/train/a.json") is None
+    assert folder_task("ai2d/data/a.json") == "ai2d"
+    assert folders_are_tasks(["ai2d/0.parquet", "vqa/0.parquet"])
+    assert not folders_are_tasks(["ai2d/0.parquet", "data/0.parquet", "1.parquet"])
+
+
+def test_columns_name_what_holds_what():
+    """Inside an object as well; the row's other columns stay, and its keys are those of a row of turns."""
+    columns = {"question": "q.text", "answer": "a", "image": "pic", "task": "kind", "id": "number"}
+    row = {"q": {"text": "Who?"}, "a": "Ada", "pic": "1.png", "kind": "people", "number": 3, "images": ["other.png"]}
+    sample = _read(row, columns=columns)
+    assert sample.content_hash == _read(_talk("<image>\nWho?", "Ada", image="1.png")).content_hash
+    assert (sample.task, sample.source_id) == ("people", "3")
+    turns = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ada"}]
+    assert _read({"talk": turns, "question": "x"}, columns={"conversations": "talk"}).messages[0].text == "Who?"
+    with pytest.raises(UserError, match="needs question and answer"):
+        ParseOptions(columns={"question": "q"})
+    with pytest.raises(UserError, match="Did you mean|answer"):
+        ParseOptions(columns={"question": "q", "anwser": "a"})
+
+
+def test_a_function_of_the_user_makes_rows(tmp_path, monkeypatch):
+    """A row of a row; None leaves it out, and what it raises is the row's reason."""
+    code = "def made(row):\n    return {'messages': row['m']} if row['keep'] / row['n'] else None\n"
+    (tmp_path / "rows_of_mine.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    turns = _talk("Q", "A")["conversations"]
+    name = "rows_of_mine:made"
+    read = [_read({"m": turns, "keep": keep, "n": n}, row_function=name) for keep, n in ((1, 1), (0, 1), (1, 0))]
+    assert read[0].messages[1].text == "A"
+    assert [refused.reason for refused in read[1:]] == ["left_out", "row_function_failed"]
+    assert "ZeroDivisionError" in read[2].detail
+
+
+def test_numbers_are_kept_beside_the_row_and_texts_that_are_named():
+    """They do not change its key; as columns they have one type."""
+    row = _talk("Q", "A", rating=4, ratings=[1, 2.5], good=True, note="short", vector=[[1]], huge=1 << 80, task=3)
+    plain, named = _read(row), _read(row, keep=("note",))
+    assert plain.key == named.key == _read(_talk("Q", "A")).key
+    assert json.loads(plain.extra) == {"rating": 4, "ratings": [1, 2.5], "good": True}
+    texts = [plain.extra, None, named.extra, _read(_talk("Q", "A", rating="high"), keep=("rating",)).extra]
+    kinds = kinds_of(texts)
+    assert kinds == {"rating": "text", "ratings": "numbers", "good": "boolean", "note": "text"}
+    assert columns_of(texts, kinds)["rating"].to_pylist() == ["4", None, "4", "high"]
+
+
 def test_columns_that_no_rule_reads_are_counted():
-    """Of rows and of turns; what is empty is nothing. Names from outside are bounded in number."""
+    """Of rows and of turns; numbers are kept, what is empty is nothing. Names from outside are bounded in number."""
     counter = UnreadColumns(["subset"])
     rows = [
-        {**_talk("Q", "A"), "subset": "a", "rating": 5, "note": ""},
-        {**_talk("Q", "A"), "rating": 4, "video": None},
+        {**_talk("Q", "A"), "subset": "a", "rating": 5, "caption": "x", "note": ""},
+        {**_talk("Q", "A"), "rating": 4, "caption": "y", "video": None},
     ]
     rows[0]["conversations"][0]["weight_of_turn"] = 1
     for row in (*rows, "no object"):
         counter.count(row)
     assert lines_of(counter.rows) == [
-        "not read: rating in 2 rows",
+        "not read: caption in 2 rows",
         "not read: conversations[].weight_of_turn in 1 rows",
     ]
-    counter.count({f"column {i}": 1 for i in range(10_000)})
+    counter.count({f"column {i}": "x" for i in range(10_000)})
     assert len(counter.rows) <= 202

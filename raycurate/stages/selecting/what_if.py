@@ -24,6 +24,7 @@ from raycurate.stages.engine.sources import sources_of
 from raycurate.stages.select import MARKED, marks_of, plan_selection, read_rows, selector_of
 from raycurate.stages.selecting.kept import count_kept, kept_before
 from raycurate.stages.selecting.weights import goal_of
+from raycurate.stages.selecting.where import condition_of
 
 STEP = 0.001
 
@@ -34,11 +35,11 @@ def keeps_at(run: Run, config: SelectConfig, key: str, shard: int) -> Callable[[
     samples = run.noun("samples", config.samples)
     manifest = required(samples)
     sources = sources_of(run, config, method)
-    marks = marks_of(run, config)
+    marks, condition = marks_of(run, config), condition_of(config.where, manifest)
     before = kept_before(run, config, manifest)[0]
-    selector = selector_of(method, config, marked=bool(marks) or before is not None)
+    selector = selector_of(method, config, marked=bool(marks or condition) or before is not None)
     read = functools.lru_cache(maxsize=4)(
-        functools.partial(read_rows, samples, sources, selector.columns, marks, before)
+        functools.partial(read_rows, samples, sources, selector.columns, marks, condition, before)
     )
     kept = 0 if before is None else count_kept(read, map_here, manifest.shards, MARKED).total()
     rows = read(shard)
