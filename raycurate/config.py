@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.names import plain_label
-from raycurate.run.paths import LocalPath, ModelName, TaskMapName, TaskWeightsSource
+from raycurate.run.paths import ImagesPath, LocalPath, ModelName, TaskMapName, TaskWeightsSource
 
 Label = Annotated[str, AfterValidator(plain_label)]
 """The name of a noun inside a run."""
@@ -105,7 +105,7 @@ class IngestConfig(NounConfig):
     )
 
     source: LocalPath = Field(description="file, folder, glob or URI of the dataset")
-    images: LocalPath | None = Field(None, description="root of the image paths; references may not leave it")
+    images: ImagesPath | None = Field(None, description="root of the image paths; ROOT:OTHER: links may lead to OTHER")
     format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset"] = "auto"
     columns: dict[str, str] | None = Field(
         None,
@@ -158,7 +158,7 @@ class PoolConfig(NounConfig):
     cpus_per_loader: float = execution(0.25, gt=0, description="of a task that reads, decodes and tokenises")
     threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
     nodes: dict[str, str] = node_labels()
-    images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
+    images: ImagesPath | None = execution(None, description="image root, where it is not the one that ingest saw")
     strict: bool = execution(False)
     max_rejected: float = rejected_share()
     window_mb: int | None = Field(None, ge=1, description="most MB of a window's processed images; default: 1024")
@@ -402,7 +402,7 @@ class ExportConfig(StageConfig):
     content: Literal["blocks", "text"] = Field(
         "blocks", description="of a Parquet export: blocks, as TRL wants them, or text with <image> marks"
     )
-    images: LocalPath | None = Field(None, description="image root, where it is not the one that ingest saw")
+    images: ImagesPath | None = Field(None, description="image root, where it is not the one that ingest saw")
     train_all: bool = Field(False, description="formats that cannot say which answers are context get such rows too")
     selection: Label = Field("main", description="label of the selection")
     samples: Label | None = Field(None, description="label of the samples; default: those of the selection")

@@ -17,6 +17,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raycurate.errors import UserError
+from raycurate.run.paths import image_roots
 from raycurate.run.store import Run
 
 SECONDS = 60.0
@@ -55,6 +56,9 @@ def check_nodes_see(run: Run, config: Any) -> None:
 def paths_of(config: Any) -> dict[str, str]:
     """The settings of a config that are paths of the driver's disk and are there, by name."""
     values = {name: getattr(config, name, None) for name in SETTINGS}
+    roots = image_roots(values["images"])
+    if len(roots) > 1:
+        values.update({f"images ({each})": each for each in roots}, images=None)
     found = {name: value for name, value in values.items() if isinstance(value, str) and value.startswith("/")}
     return {name: path for name, path in found.items() if os.path.exists(path)}
 

@@ -21,6 +21,8 @@ def test_paths_are_those_of_the_drivers_disk_that_are_there(tmp_path):
     here = str(tmp_path)
     assert paths_of(make_config(ExtractConfig, {"model": "tiny", "images": here})) == {"images": here}
     assert paths_of(make_config(ExtractConfig, {"model": "org/name", "images": "s3://a/b"})) == {}
+    several = paths_of(make_config(ExtractConfig, {"images": f"{here}:/none:{here}/.."}))
+    assert sorted(several.values()) == sorted([here, str(tmp_path.parent)])
     assert paths_of(make_config(IngestConfig, {"source": f"{here}/*.json", "images": f"{here}/none"})) == {}
 
 

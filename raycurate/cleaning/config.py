@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from raycurate.config import Label, NounConfig, execution, rejected_share
-from raycurate.run.paths import LocalPath
+from raycurate.run.paths import ImagesPath
 
 
 class CleaningConfig(NounConfig):
@@ -13,7 +13,7 @@ class CleaningConfig(NounConfig):
 
     distance: int = Field(8, ge=0, le=32, description="of 64 bits of a perceptual hash that near images differ in")
     samples: Label = Field("main", description="label of the samples to read")
-    images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
+    images: ImagesPath | None = execution(None, description="image root, where it is not the one that ingest saw")
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
     strict: bool = execution(False, description="the first row that cannot be read is an error")
     max_rejected: float = rejected_share()
@@ -43,7 +43,7 @@ class DecontaminateConfig(CleaningConfig):
     command_line = ("against", "distance", "overlap")
 
     against: str = Field(description="the test rows: label of samples of this run, or what `ingest` reads")
-    against_images: LocalPath | None = Field(None, description="root of the image paths of a test set that is read")
+    against_images: ImagesPath | None = Field(None, description="root of the image paths of a test set that is read")
     overlap: float = Field(0.7, gt=0, le=1, description="part of a test row's words, in threes, that tells of it")
     common: float = Field(0.01, gt=0, le=1, description="words in threes that more of the test rows have tell nothing")
     label: Label = execution("decontaminate")

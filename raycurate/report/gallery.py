@@ -173,7 +173,7 @@ def pictures_of(samples: Noun) -> Pictures:
     """Of finished samples; where the image root is gone pictures are missing, the text is not."""
     ingested = samples.require("ingest").description["config"]
     try:
-        root = ImageRoot(ingested.get("images"))
+        root = ImageRoot.of(ingested.get("images"))
     except ValueError:
         root = ImageRoot(None)
     return Pictures(root, accepted_limits(ingested))

@@ -37,6 +37,18 @@ def absolute_model(model: str) -> str:
     return absolute(model) if found or not model else model
 
 
+def image_roots(images: str | None) -> list[str]:
+    """The root of image paths, and behind it the folders that links in it may lead to: ``ROOT:FOLDER:FOLDER``."""
+    if images is None:
+        return []
+    return [images] if "://" in images or os.path.isdir(images) else images.split(":")
+
+
+def absolute_images(images: str) -> str:
+    """The root of image paths and the folders behind it as absolute paths."""
+    return ":".join(absolute(each) for each in image_roots(images))
+
+
 def absolute_task_map(name: str) -> str:
     """A task map's file as an absolute path; the name of a shipped one as it is."""
     return absolute(name) if "/" in name or name.lower().endswith((".yaml", ".yml")) or not name else name
@@ -94,7 +106,7 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
     "annotations": absolute,
     "command": absolute_command,
     "deepspeed": absolute_deepspeed,
-    "images": absolute,
+    "images": absolute_images,
     "model": absolute_model,
     "scratch": absolute,
     "task_map": absolute_task_map,
@@ -103,6 +115,7 @@ SETTINGS: dict[str, Callable[[str], Any]] = {
 """The settings that are paths, of the stages whose settings other configs hold."""
 
 LocalPath = Annotated[str, AfterValidator(absolute)]
+ImagesPath = Annotated[str, AfterValidator(absolute_images)]
 ModelName = Annotated[str, AfterValidator(absolute_model)]
 TaskMapName = Annotated[str, AfterValidator(absolute_task_map)]
 DeepSpeedName = Annotated[str, AfterValidator(absolute_deepspeed)]

@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow.fs as pafs
@@ -30,6 +30,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from raycurate.errors import UserError
 from raycurate.run.filesystem import resolve
+from raycurate.run.paths import image_roots
 from raycurate.samples.quarantine import Fault, FaultError, Reason
 from raycurate.samples.schema import ImageRef
 
@@ -76,6 +77,14 @@ class ImageRoot:
     """The folder that image paths are relative to, on any pyarrow filesystem; None where all images are embedded."""
 
     root: str | None
+    links: tuple[str, ...] = ()
+    """Other local folders, which links inside of the root may lead to."""
+
+    @classmethod
+    def of(cls, images: str | None) -> Self:
+        """The root that a setting names, ``ROOT`` or ``ROOT:OTHER:OTHER``."""
+        root, *links = image_roots(images) or [None]
+        return cls(root, tuple(filter(None, links)))
 
     def __post_init__(self) -> None:
         if self.root is None:
@@ -134,12 +143,13 @@ class ImageRoot:
         path = posixpath.join(root, relative)
         if not isinstance(filesystem, pafs.LocalFileSystem):
             return filesystem, path
-        real_root, real_path = os.path.realpath(root), os.path.realpath(_as_written(path))
-        if not real_path.startswith(real_root.rstrip("/") + "/"):
+        real_path = os.path.realpath(_as_written(path))
+        allowed = (os.path.realpath(each).rstrip("/") + "/" for each in (root, *self.links))
+        if not real_path.startswith(tuple(allowed)):
             raise FaultError(
                 Reason.IMAGE_PATH_ESCAPE,
-                f"the image {relative!r} is a link that leads out of the root, to {real_path!r}: copy the files, or "
-                "give a root that holds both",
+                f"the image {relative!r} is a link that leads out of the root, to {real_path!r}. If links may "
+                f"lead there, name that folder behind the root: --images {self.root}:{os.path.dirname(real_path)}",
             )
         return filesystem, real_path
 

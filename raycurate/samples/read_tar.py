@@ -3,9 +3,10 @@
 The key of a member is its path up to the first dot of the file name; neighbours with one key are one row. Where a key
 would have two ``.json`` members the dots belong to the names (``conv.0001.json``): from there on the key is the path up
 to the last dot, so that no row is lost. The ``.json`` member is the row, or its list of turns; image members become
-its images as bytes, ordered by what stands in front of the extension (``000.0.jpg``, ``000.1.jpg``); a video refuses
-its row, other members are counted as not read. Nothing is unpacked to disk, so names in the archive cannot escape;
-links and devices are refused. The archive is read as a stream, compressed or not: one row in memory, one slice per tar.
+its images as bytes, ordered by what stands in front of the extension (``000.0.jpg``, ``000.1.jpg``). Without one a
+``.txt`` member is what is said of the images (Energon's captions). A video refuses its row, other members are counted
+as not read. Nothing is unpacked to disk, so names in the archive cannot escape; links and devices are refused. The
+archive is read as a stream, compressed or not: one row in memory, one slice per tar.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class _Group:
     key: str
     text: bytes | None = None
     text_stem: str = ""
+    caption: bytes | None = None
     images: list[tuple[str, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
     """Extension -> name of the members that no rule reads."""
@@ -132,6 +134,9 @@ class _Group:
         if not member.isfile():
             self.fault = self.fault or Fault(Reason.IMAGE_PATH_ESCAPE, f"{member.name} is a link or a device")
             return
+        if kind == "txt" and self.caption is None and member.size <= options.max_row_bytes:
+            opened = archive.extractfile(member)
+            self.caption = opened.read() if opened else b""
         if kind not in ("json", *IMAGE_EXTENSIONS) or (kind == "json" and stem and self.text is not None):
             self.others[f".{kind}" if kind else "no extension"] = member.name
             return
@@ -154,6 +159,8 @@ class _Group:
         """The row: the JSON object with the images as bytes in place of its own references."""
         if self.fault:
             return ReadError(self.fault, self.key)
+        if self.text is None and self.caption is not None and self.images:
+            return self._captioned(self.caption)
         if self.text is None:
             there = [*(["images"] if self.images else []), *sorted(self.others)]
             detail = (
@@ -173,6 +180,20 @@ class _Group:
         hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
         images = [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
         return {"id": self.key, **inner, **self._left_out(), "images": images}
+
+    def _captioned(self, caption: bytes) -> Any:
+        """Images and a text: the text is what is said of them."""
+        try:
+            text = caption.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            return ReadError(Fault(Reason.INVALID_UTF8, f"byte {error.start} of the text is not UTF-8"), self.key)
+        self.others.pop(".txt", None)
+        images = [data for _, data in sorted(self.images, key=lambda image: _natural(image[0]))]
+        turns = [
+            {"role": "user", "content": [{"type": "image"} for _ in images]},
+            {"role": "assistant", "content": text},
+        ]
+        return {"id": self.key, "messages": turns, **self._left_out(), "images": images}
 
     def _left_out(self) -> dict[str, Any]:
         """The members that no rule reads, as columns of the row: a video is refused as one, others are counted."""

@@ -31,6 +31,7 @@ from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.filesystem import exists
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.samples.extras import merge_kinds
 from raycurate.samples.schema import HASH_CHARS, QUARANTINE_SCHEMA
 from raycurate.samples.shard import content_of, number_behind
 from raycurate.stages.engine.growth import pieces_of, with_pieces
@@ -131,7 +132,10 @@ def _metrics(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     total: dict[str, Any] = {}
     for name in dict.fromkeys((*old, *new)):
         a, b = old.get(name), new.get(name)
-        if isinstance(a, Mapping) or isinstance(b, Mapping):
+        if name == "kept_columns":
+            total[name] = dict(a or {})
+            merge_kinds(total[name], b or {})
+        elif isinstance(a, Mapping) or isinstance(b, Mapping):
             total[name] = dict(sorted((Counter(a) + Counter(b)).items()))
         else:
             total[name] = (a or 0) + (b or 0)

@@ -131,7 +131,7 @@ def _look_at(noun: Noun, config: IngestConfig) -> _Source:
         row_function=config.row_function,
         insert_missing_marks=config.insert_missing_marks,
         drop_leading_answer=config.drop_leading_answer,
-        image_root=config.images,
+        image_root=ImageRoot.of(config.images).root,
         max_turns=config.max_turns,
         max_chars=config.max_chars,
         max_images=config.max_images,
@@ -159,7 +159,7 @@ def _ingest(noun: Noun, config: IngestConfig, source: _Source) -> Manifest:
     for line in left_out(config.source, source.reader):
         log.warning("ingest: %s", line)
     parsed = _parse(noun, source.reader, source.parse, config)
-    root = ImageRoot(config.images)
+    root = ImageRoot.of(config.images)
     limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
     ranges = split_buckets(parsed.rows_B, config.rows_per_shard)
     gather = functools.partial(_gather_shard, noun, parsed.uris, parsed.rejects, ranges, root, limits, config)
@@ -407,7 +407,7 @@ def _gather_shard(
     shown = ShownImages(table)
     paths = shown.paths()
     states = states_of(root, paths)
-    watched = WatchedRoot(root.root)
+    watched = WatchedRoot(root.root, root.links)
     faults = shown.faults(watched, limits, decode=config.check_images, threads=config.threads)
     seen = seen_table(paths, states, watched)
     if paths:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raycurate.config import Label, NounConfig, Seed, execution, node_labels, rejected_share
-from raycurate.run.paths import DeepSpeedName, LocalPath, ModelName
+from raycurate.run.paths import DeepSpeedName, ImagesPath, LocalPath, ModelName
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4
@@ -138,7 +138,7 @@ class FinetuneConfig(NounConfig):
         None, ge=0, description="processes per worker that decode images; default: 4 at most beside a GPU, else 0"
     )
     image_cache_mb: int = execution(256, ge=0, description="processed images kept in each loading process")
-    images: LocalPath | None = execution(None, description="image root, where it is not the one that ingest saw")
+    images: ImagesPath | None = execution(None, description="image root, where it is not the one that ingest saw")
     scratch: LocalPath | None = execution(
         None, description="folder for local copies of the tokens and of remote checkpoints"
     )

@@ -206,7 +206,7 @@ class TokenDataset(torch.utils.data.Dataset[TrainingRow]):
             self._cache.move_to_end(name)
             return found
         if source not in self._roots:
-            self._roots[source] = ImageRoot(self._image_roots[source])
+            self._roots[source] = ImageRoot.of(self._image_roots[source])
         root, limits = self._roots[source], self._limits[source]
         try:
             processed = self._reader.read(lambda: load_image(root.read(ref, limits.max_bytes), limits), several)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from raycurate.errors import UserError
+from raycurate.run.paths import absolute_images
 from raycurate.samples.images import (
     ImageLimits,
     ImageRoot,
@@ -210,6 +211,25 @@ def test_links_stay_inside_the_root(tmp_path):
             images.read(ImageRef(path=path))
         assert caught.value.fault.reason == Reason.IMAGE_PATH_ESCAPE
         assert images.exists(ImageRef(path=path)).reason == Reason.IMAGE_PATH_ESCAPE
+
+
+def test_links_may_lead_to_folders_that_are_named_behind_the_root(tmp_path):
+    """To these and no others; the refusal says how to name one."""
+    for name in ("root", "coco", "secret"):
+        (tmp_path / name).mkdir()
+    for name in ("coco", "secret"):
+        (tmp_path / name / "1.png").write_bytes(encoded())
+        os.symlink(tmp_path / name, tmp_path / "root" / name)
+    setting = absolute_images(f"{tmp_path}/root:{tmp_path}/x/../coco")
+    assert setting == f"{tmp_path}/root:{tmp_path}/coco"
+    images = ImageRoot.of(setting)
+    assert images.read(ImageRef(path="coco/1.png")) == encoded()
+    refused = images.exists(ImageRef(path="secret/1.png"))
+    assert refused.reason == Reason.IMAGE_PATH_ESCAPE
+    assert f"--images {tmp_path}/root:{tmp_path}/secret" in refused.detail
+    (tmp_path / "a:b").mkdir()
+    assert ImageRoot.of(f"{tmp_path}/a:b").root == f"{tmp_path}/a:b"
+    assert ImageRoot.of(None).root is None
 
 
 def test_roots(tmp_path):

@@ -503,6 +503,31 @@ def test_images_go_with_the_row_of_their_name_where_names_have_dots(tmp_path):
     assert [item.images[0].data for item in items] == [encoded(seed=i) for i in range(3)]
 
 
+def test_texts_beside_images_are_captions(tmp_path):
+    """Of Energon: what is said of the image alone; a text beside a row of its own is none."""
+    turns = [{"role": "user", "content": "<image>\nQ"}, {"role": "assistant", "content": "A"}]
+    members = {
+        "0.jpg": encoded(seed=0),
+        "0.txt": b"A kite.\n",
+        "1.json": json.dumps(turns).encode(),
+        "1.png": encoded(seed=1),
+        "1.txt": b"not it",
+        "2.txt": b"alone",
+        "3.png": encoded(),
+        "3.txt": b"\xff",
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    first, second, *refused = read_all(tmp_path / "a.tar")
+    assert [(m.role, m.text) for m in first.messages] == [("user", "<image>"), ("assistant", "A kite.")]
+    assert first.images[0].data == encoded(seed=0)
+    assert second.messages[1].text == "A"
+    assert [row.reason for row in refused] == ["missing_conversations", "invalid_utf8"]
+
+
 def test_members_that_no_rule_reads_are_counted(tmp_path):
     """By their extension."""
     _tar(tmp_path / "a.tar", ["a.json", "a.txt", "b.json", "b.txt", "b.npy"])

@@ -91,7 +91,7 @@ def _make_shard(
     """Task: the prints of one shard."""
     rows = samples.read_part(shard, [*SOURCE_COLUMNS, "images"])
     shown = ShownImages(rows)
-    prints, faults = _print_images(shown, ImageRoot(images), limits, threads)
+    prints, faults = _print_images(shown, ImageRoot.of(images), limits, threads)
     images_of: list[list[int]] = [[] for _ in range(rows.num_rows)]
     for image, row in zip(shown.image_S.tolist(), shown.row_S.tolist(), strict=True):
         images_of[row].append(image)

@@ -51,7 +51,7 @@ def _compare_shard(samples: Noun, images: str | None, moved: bool, shard: int) -
     if not exists(samples.filesystem, f"{samples.folder}/{name}"):
         return [], []
     seen = samples.read_table(name)
-    replaced, others, newer = compare(seen, ImageRoot(images), moved=moved)
+    replaced, others, newer = compare(seen, ImageRoot.of(images), moved=moved)
     if not moved and not newer.equals(seen):
         samples.write_table(name, newer)
     return replaced, others

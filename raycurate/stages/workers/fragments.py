@@ -61,7 +61,7 @@ def as_samples(
 
     limits = limits or DEFAULT_LIMITS
     shown = [(row, [ImageRef(i["path"], i["data"], i["sha"]) for i in row["images"]]) for row in rows]
-    fetched = FetchedImages(ImageRoot(images), (ref for _, refs in shown for ref in refs), limits.max_bytes)
+    fetched = FetchedImages(ImageRoot.of(images), (ref for _, refs in shown for ref in refs), limits.max_bytes)
 
     def load(ref: ImageRef) -> Any:
         return load_image(fetched.read(ref), limits)
