@@ -83,8 +83,8 @@ class ImageRoot:
     @classmethod
     def of(cls, images: str | None) -> Self:
         """The root that a setting names, ``ROOT`` or ``ROOT:OTHER:OTHER``."""
-        root, *links = image_roots(images) or [None]
-        return cls(root, tuple(filter(None, links)))
+        roots = image_roots(images)
+        return cls(roots[0], tuple(roots[1:])) if roots else cls(None)
 
     def __post_init__(self) -> None:
         if self.root is None:

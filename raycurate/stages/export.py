@@ -44,8 +44,9 @@ def export(run: Run, config: ExportConfig) -> int:
         for shard in range(ingested.shards)
         for count in pc.list_value_length(samples.read_part(shard, ["images.list.element.path"])["images"]).to_pylist()
     )
+    images = ImageRoot.of(root)
     options = ExportOptions(
-        images=ImageRoot.of(root),
+        images=images,
         embed=config.embed_images,
         blocks=config.content == "blocks",
         image_lists=several,
@@ -55,7 +56,7 @@ def export(run: Run, config: ExportConfig) -> int:
     counts = export_samples(samples_from_tables(kept()), config.out, config.format, options)
     _warn(counts, config.format)
     if root is not None and config.format != "parquet":
-        log.info("export: image paths count from %s", options.images.root)
+        log.info("export: image paths count from %s", images.root)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
     return counts.rows
 

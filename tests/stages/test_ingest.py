@@ -156,13 +156,11 @@ def _rows_file(path: Path, rows: list[dict]) -> str:
 
 def test_a_source_of_another_kind_ends_at_its_first_thousand_rows(ray_cluster, tmp_path):
     """Not after the last one; the columns that are there are named, and rows after good ones are counted as ever."""
-    rows = [{"prompt": f"q {i}", "completion": "a"} for i in range(3000)]
+    rows = [{"ask": f"q {i}", "reply": "a"} for i in range(3000)]
     source = _rows_file(tmp_path / "rows.jsonl", rows)
     run = Run(str(tmp_path / "run"))
     config = {"source": source, "slice_rows": 1000, "max_tasks": 1}
-    with pytest.raises(
-        UserError, match=r"all of the first 1,000 rows.*'missing_conversations'.*it has prompt, completion"
-    ):
+    with pytest.raises(UserError, match=r"all of the first 1,000 rows.*'missing_conversations'.*it has ask, reply"):
         ingest(run, make_config(IngestConfig, config))
 
 
@@ -171,18 +169,19 @@ def test_columns_that_no_rule_reads_and_further_files_are_named_once(ray_cluster
     turns = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "speaker": "x"}]
     folder = tmp_path / "data"
     folder.mkdir()
-    _rows_file(folder / "train.jsonl", [{"conversations": turns, "rating": i} for i in range(20)])
-    _rows_file(folder / "test.jsonl", [{"conversations": turns, "rating": None}])
+    _rows_file(folder / "train.jsonl", [{"conversations": turns, "caption": f"c{i}", "rating": i} for i in range(20)])
+    _rows_file(folder / "test.jsonl", [{"conversations": turns, "caption": None}])
     (folder / "more.jsonl.xz").write_bytes(b"x")
     made = ingest(Run(str(tmp_path / "run")), make_config(IngestConfig, {"source": str(folder)}))
-    assert made.metrics["not_read"] == {"rating": 20, "conversations[].speaker": 21}
+    assert made.metrics["not_read"] == {"caption": 20, "conversations[].speaker": 21}
+    assert made.metrics["kept_columns"] == {"rating": "number"}
     told = [record.getMessage() for record in caplog.records]
-    for line in ("not read: rating in 20 rows", "not read: more.jsonl.xz", "several splits"):
+    for line in ("not read: caption in 20 rows", "not read: more.jsonl.xz", "several splits"):
         assert sum(line in text for text in told) == 1, line
-    pq.write_table(pa.table({"conversations": [turns], "rating": [1]}), tmp_path / "rows.parquet")
+    pq.write_table(pa.table({"conversations": [turns], "caption": ["c"]}), tmp_path / "rows.parquet")
     source = str(tmp_path / "rows.parquet")
     made = ingest(Run(str(tmp_path / "other")), make_config(IngestConfig, {"source": source}))
-    assert made.metrics["not_read"]["rating"] == 1
+    assert made.metrics["not_read"]["caption"] == 1
 
 
 def test_a_touched_source_is_the_same_and_one_other_byte_is_not(ray_cluster, tmp_path, caplog):

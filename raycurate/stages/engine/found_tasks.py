@@ -25,7 +25,7 @@ def tell_tasks(tasks: Mapping[str, int], tasks_from: Mapping[str, int]) -> None:
         )
         return
     told = ", ".join(f"{count:,} rows by {name}" for name, count in sorted(tasks_from.items(), key=lambda i: -i[1]))
-    log.info("ingest: %d tasks, named: %s", len(tasks), told)
+    log.info("ingest: tasks: %d (%s)", len(tasks), told)
     if len(tasks) > MANY_TASKS and sum(tasks.values()) < FEW_ROWS * len(tasks):
         log.warning(
             "ingest: %d tasks for %d rows, so few rows each that shares of tasks say little. Name another column "
