@@ -9,6 +9,7 @@ Formats: ``llava`` (one JSON array), ``jsonl``, ``parquet`` (Hugging Face's incl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.samples.read_arrow import (
@@ -17,6 +18,7 @@ from raycurate.samples.read_arrow import (
     huggingface_files,
     is_huggingface_folder,
 )
+from raycurate.samples.read_indexed import IndexedReader, read_index
 from raycurate.samples.read_json import CODECS, JsonReader
 from raycurate.samples.read_tar import IMAGE_EXTENSIONS, WebDatasetReader
 from raycurate.samples.rows import Reader, ReadOptions, SourceFile
@@ -66,6 +68,8 @@ def open_source(
     folder = folder_of(source)
     if folder and format in ("auto", "huggingface") and is_huggingface_folder(folder):
         return HuggingFaceReader(huggingface_files(folder, options.split), options)
+    if folder and format == "auto" and (indexed := _indexed(folder, options)) is not None:
+        return indexed
     files = list_source(source)
     if format == "auto":
         format, files = _detect(files, source)
@@ -73,6 +77,24 @@ def open_source(
         files = _of_format(files, format, source)
     if options.split is not None:
         files = of_split(files, folder, options.split, source)
+    return _reader_of(format, files, options)
+
+
+def _indexed(folder: str, options: ReadOptions) -> IndexedReader | None:
+    """The reader of a folder by its index."""
+
+    def open_files(files: tuple[SourceFile, ...], columns: tuple[str, ...]) -> Reader:
+        format, found = _detect(files, [file.uri for file in files])
+        also = replace(options, columns=(*options.columns, *columns), any_table=True)
+        return _reader_of(format, found, also)
+
+    reader = read_index(folder, open_files)
+    if reader is not None and options.split is not None:
+        raise UserError(f"split is '{options.split}', and {folder} has an index of its files. Name the split's files.")
+    return reader
+
+
+def _reader_of(format: str, files: tuple[SourceFile, ...], options: ReadOptions) -> Reader:
     if format in ("llava", "jsonl"):
         return JsonReader(files, options)
     if format == "parquet":
@@ -88,7 +110,8 @@ def left_out(source: str | Sequence[str], reader: Reader) -> list[str]:
         return []
     read = {file.uri for file in reader.files}
     others = [file.name for file in list_source(source) if file.uri not in read]
-    lines = [f"not read: {name}" for name in others if not name.lower().endswith(_BESIDE) and "." in name]
+    lines = list(reader.notes) if isinstance(reader, IndexedReader) else []
+    lines += [f"not read: {name}" for name in others if not name.lower().endswith(_BESIDE) and "." in name]
     if len(lines) > _SHOWN:
         lines = [*lines[:_SHOWN], f"not read: {len(lines) - _SHOWN:,} further files"]
     splits = splits_of(reader.files, folder_of(source))

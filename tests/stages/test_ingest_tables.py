@@ -63,5 +63,5 @@ def row(each):
     noun = Run(str(run)).noun("samples")
     assert noun.manifest().quarantined == {"left_out": 1, "row_function_failed": 1}
     assert noun.manifest().metrics["tasks"] == {"division": 8}
-    assert "cannot be imported" in ingest(str(source), "--row", "my_rows:none", "--out", str(run), exit_code=1)
+    assert "cannot be imported" in ingest(str(source), "--row", "my_rows:none", "--out", f"{run}2", exit_code=1)
     assert noun.manifest().description["inputs"]["row_function"]
