@@ -89,6 +89,11 @@ class IndexedReader:
         """See ``Reader``."""
         return tuple(sorted((file for _, reader in self.parts for file in reader.files), key=lambda file: file.name))
 
+    @property
+    def facts(self) -> list[str]:
+        """What rows are made of by the index: other facts, other samples."""
+        return [repr(dataset) for dataset, _ in self.parts]
+
     def slices(self) -> list[Slice]:
         """See ``Reader``."""
         return all_slices(self)

@@ -30,7 +30,6 @@ import pyarrow as pa
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
-from raycurate.plugins import find_plugin, source_hash
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
@@ -39,31 +38,29 @@ from raycurate.samples.extras import kinds_of, merge_kinds
 from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
-from raycurate.samples.parse_task import folders_are_tasks
 from raycurate.samples.quarantine import Reject, rejects_to_table
-from raycurate.samples.readers import left_out, open_source
-from raycurate.samples.rows import Reader, ReadOptions, Slice, SourceFile
+from raycurate.samples.readers import left_out
+from raycurate.samples.rows import Reader, Slice, SourceFile
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, seen_table, states_of
 from raycurate.samples.shard import ShownImages, number_duplicates
-from raycurate.samples.tasks import load_task_map
 from raycurate.samples.unread import UnreadColumns, lines_of
 from raycurate.stages.append import is_in, keep_appended, piece_config, settle, take_over
 from raycurate.stages.engine.found_tasks import tell_tasks
 from raycurate.stages.engine.growth import pieces_of, with_pieces
 from raycurate.stages.engine.image_check import changed_images, seen_file
 from raycurate.stages.engine.lineage import begin, keep_unless, required
+from raycurate.stages.engine.opened_source import OpenedSource, open_and_hash
 from raycurate.stages.engine.rejects import check_rejects, check_some_good
 from raycurate.stages.engine.shards import (
     count_record,
-    describe,
     map_tasks,
     resumable_steps,
     stage_progress,
     step_name,
 )
 from raycurate.stages.engine.shuffle import read_buckets, sort_table, split_buckets, write_bucket_file
-from raycurate.stages.engine.source_check import FileState, note_states, noted_states, states_now
+from raycurate.stages.engine.source_check import note_states, noted_states
 
 PIECE_BYTES = 64 << 20
 MANY_ROWS = 1000
@@ -89,10 +86,10 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     settle(run, noun)
     if not config.append:
         keep_unless(noun, {"config": config.determining()}, replace=config.replace)
-        return _ingest(noun, config, _look_at(noun, config))
+        return _ingest(noun, config, open_and_hash(noun, config))
     standing = required(noun)
     config = piece_config(standing, config)
-    source = _look_at(noun, config)
+    source = open_and_hash(noun, config)
     if is_in(standing, source.description):
         log.info("ingest: %s is in 'samples/%s' already", config.source, noun.label)
         return standing
@@ -101,53 +98,7 @@ def ingest(run: Run, config: IngestConfig) -> Manifest:
     return take_over(run, noun, piece)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A source before its rows are read.
-
-    Attributes:
-        reader: of its files.
-        parse: how a row is read.
-        states: of the files.
-        description: of the samples that it makes, but for what is known of images only when they were read.
-    """
-
-    reader: Reader
-    parse: ParseOptions
-    states: list[FileState]
-    description: dict[str, Any]
-
-
-def _look_at(noun: Noun, config: IngestConfig) -> _Source:
-    """Open a source, and hash those of its files that `noun` does not know."""
-    options = read_options(config)
-    reader = open_source(config.source, config.format, options=options)
-    parse = ParseOptions(
-        task_column=config.task_column,
-        task_map=load_task_map(config.task_map) if config.task_map else None,
-        folder_tasks=folders_are_tasks(file.name for file in reader.files),
-        columns=config.columns or {},
-        keep=config.keep or (),
-        row_function=config.row_function,
-        insert_missing_marks=config.insert_missing_marks,
-        drop_leading_answer=config.drop_leading_answer,
-        image_root=ImageRoot.of(config.images).root,
-        max_turns=config.max_turns,
-        max_chars=config.max_chars,
-        max_images=config.max_images,
-    )
-    rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
-    tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
-    states = states_now(noun, [file.uri for file in reader.files], tasks)
-    facts = [[file.name, state.size, state.fact] for file, state in zip(reader.files, states, strict=True)]
-    inputs: dict[str, Any] = {"files": facts, "task_map": rules, **Forgotten.of(noun.run_uri).fact}
-    if config.row_function is not None:
-        find_plugin("row function", config.row_function, {})
-        inputs["row_function"] = source_hash(config.row_function)
-    return _Source(reader, parse, states, describe("ingest", config, inputs))
-
-
-def _ingest(noun: Noun, config: IngestConfig, source: _Source) -> Manifest:
+def _ingest(noun: Noun, config: IngestConfig, source: OpenedSource) -> Manifest:
     """Make samples of a source, unless they are there."""
     if done := _finished(noun, source.description, config):
         known = {state.uri: state for state in (*noted_states(noun).values(), *source.states)}
@@ -170,19 +121,6 @@ def _ingest(noun: Noun, config: IngestConfig, source: _Source) -> Manifest:
         for record in map_tasks(gather, missing, max_tasks=config.max_tasks):
             rejected = count_record(progress, record, strict=config.strict, quarantined=rejected)
     return _finish(noun, config, parsed)
-
-
-def read_options(config: IngestConfig) -> ReadOptions:
-    """How a source is read for these settings."""
-    named = (config.columns or {}).values()
-    return ReadOptions(
-        slice_rows=config.slice_rows,
-        max_image_bytes=config.max_image_bytes,
-        split=config.split,
-        columns=(*named, *(config.keep or ()), *([config.task_column] if config.task_column else ())),
-        any_table=bool(config.columns or config.row_function),
-        every_column=config.row_function is not None,
-    )
 
 
 def _finished(noun: Noun, description: dict[str, Any], config: IngestConfig) -> Manifest | None:

@@ -1,0 +1,82 @@
+"""The source of `ingest` before its rows are read: its files, how rows are read, and by what it is known."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from raycurate.config import IngestConfig
+from raycurate.plugins import find_plugin, source_hash
+from raycurate.run.store import Noun
+from raycurate.samples.forgotten import Forgotten
+from raycurate.samples.images import ImageRoot
+from raycurate.samples.parse import ParseOptions
+from raycurate.samples.parse_task import folders_are_tasks
+from raycurate.samples.read_indexed import IndexedReader
+from raycurate.samples.readers import open_source
+from raycurate.samples.rows import Reader, ReadOptions
+from raycurate.samples.tasks import load_task_map
+from raycurate.stages.engine.shards import describe, map_tasks
+from raycurate.stages.engine.source_check import FileState, states_now
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSource:
+    """A source before its rows are read.
+
+    Attributes:
+        reader: of its files.
+        parse: how a row is read.
+        states: of the files.
+        description: of the samples that it makes, but for what is known of images only when they were read.
+    """
+
+    reader: Reader
+    parse: ParseOptions
+    states: list[FileState]
+    description: dict[str, Any]
+
+
+def open_and_hash(noun: Noun, config: IngestConfig) -> OpenedSource:
+    """Open a source, and hash those of its files that `noun` does not know."""
+    options = read_options(config)
+    reader = open_source(config.source, config.format, options=options)
+    parse = ParseOptions(
+        task_column=config.task_column,
+        task_map=load_task_map(config.task_map) if config.task_map else None,
+        folder_tasks=folders_are_tasks(file.name for file in reader.files),
+        columns=config.columns or {},
+        keep=config.keep or (),
+        row_function=config.row_function,
+        insert_missing_marks=config.insert_missing_marks,
+        drop_leading_answer=config.drop_leading_answer,
+        image_root=ImageRoot.of(config.images).root,
+        max_turns=config.max_turns,
+        max_chars=config.max_chars,
+        max_images=config.max_images,
+    )
+    rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
+    tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
+    states = states_now(noun, [file.uri for file in reader.files], tasks)
+    facts = [[file.name, state.size, state.fact] for file, state in zip(reader.files, states, strict=True)]
+    inputs: dict[str, Any] = {"files": facts, "task_map": rules, **Forgotten.of(noun.run_uri).fact}
+    if isinstance(reader, IndexedReader):
+        inputs["index"] = reader.facts
+    if config.row_function is not None:
+        find_plugin("row function", config.row_function, {})
+        inputs["row_function"] = source_hash(config.row_function)
+    return OpenedSource(reader, parse, states, describe("ingest", config, inputs))
+
+
+def read_options(config: IngestConfig) -> ReadOptions:
+    """How a source is read for these settings."""
+    named = (config.columns or {}).values()
+    return ReadOptions(
+        slice_rows=config.slice_rows,
+        max_image_bytes=config.max_image_bytes,
+        split=config.split,
+        columns=(*named, *(config.keep or ()), *([config.task_column] if config.task_column else ())),
+        any_table=bool(config.columns or config.row_function),
+        every_column=config.row_function is not None,
+    )
