@@ -71,7 +71,7 @@ def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
 
 def _order(recipe: Recipe) -> tuple[str, ...]:
     """The sections in their order: scores and a selection come after those of the recipe that make what they read."""
-    sections = _test_first(SECTIONS) if recipe.section("decontaminate") is not None else SECTIONS
+    sections = _order_of_cleaning(recipe)
     score, validation = recipe.section("score"), recipe.section("validation")
     if score is not None and validation is not None and validation.label in score.also:
         place = sections.index("score")
@@ -103,11 +103,15 @@ def _order_of_select(recipe: Recipe, sections: tuple[str, ...]) -> tuple[str, ..
     return (*rest[:place], *first, *rest[place:])
 
 
-def _test_first(sections: tuple[str, ...]) -> tuple[str, ...]:
-    """The test rows are read before the rows are compared with them."""
-    rest = [name for name in sections if name != "test"]
+def _order_of_cleaning(recipe: Recipe) -> tuple[str, ...]:
+    """The sections, those rows first that others are compared with: the validation set if it is named, else tests."""
+    cleaning, validation = recipe.section("decontaminate"), recipe.section("validation")
+    if cleaning is None:
+        return SECTIONS
+    first = "validation" if validation is not None and cleaning.against == validation.label else "test"
+    rest = [name for name in SECTIONS if name != first]
     place = rest.index("decontaminate")
-    return (*rest[:place], "test", *rest[place:])
+    return (*rest[:place], first, *rest[place:])
 
 
 def _rankings(recipe: Recipe, config: RankConfig) -> list[RankConfig]:

@@ -17,7 +17,15 @@ from typing import Any
 
 from raycurate.evaluation.chance import Chance, chance_of
 from raycurate.evaluation.formats import markdown_table
-from raycurate.evaluation.paired import LEAST_CLUSTERS, Difference, Item, Items, difference, task_difference
+from raycurate.evaluation.paired import (
+    LEAST_CLUSTERS,
+    Difference,
+    Item,
+    Items,
+    difference,
+    image_clusters,
+    task_difference,
+)
 from raycurate.evaluation.relative import Column, Key, relative_percent, task_improvements
 from raycurate.evaluation.scoreboard import Scoreboard, label, summarize
 
@@ -96,6 +104,17 @@ def tasks_at_chance(answers: Answers, columns: Sequence[Column], reference: str)
         found.setdefault(column.task, []).append(chance)
     at_chance = {task: own for task, own in found.items() if all(each is not None and not each.above for each in own)}
     return {task: own[0] for task, own in at_chance.items() if own[0] is not None}
+
+
+def tasks_of_few_images(answers: Answers, columns: Sequence[Column], method: str) -> dict[str, str]:
+    """The tasks whose questions are about too few images for an error, with how few; as one method answered them."""
+    found = {}
+    for column in columns:
+        items = {item for run in answers.of(method, column).values() for item in run}
+        images = len(set(image_clusters(sorted(items), answers.images).tolist()))
+        if 0 < images < LEAST_CLUSTERS:
+            found[column.task] = f"{images} images are fewer than {LEAST_CLUSTERS}, which an error needs"
+    return found
 
 
 def reasons_of(at_chance: Mapping[str, Chance], reference: str) -> dict[str, str]:
@@ -180,7 +199,7 @@ def evidence_markdown(evidence: Evidence) -> str:
         items = sum(found.by_task[name].items for name in found.tasks)
         images = sum(found.by_task[name].clusters for name in found.tasks)
         interval = found.interval
-        shown = f"{interval[0]:+.1f} to {interval[1]:+.1f}" if interval else _why_none(found)
+        shown = f"{interval[0]:+.1f} to {interval[1]:+.1f}" if interval else f"none: {found.why_no_error}"
         resolves = "-" if found.resolves is None else f"{found.resolves:.1f}"
         cells = [
             "-" if found.percent is None else f"{found.percent:+.1f}",
@@ -198,13 +217,6 @@ def evidence_markdown(evidence: Evidence) -> str:
     note = f"Differences are row by row, in percent of {whose} scores, all tasks alike; images shared by questions "
     note += "and the seeds are in the intervals. What lies below the resolved difference cannot be told from nothing."
     return f"{markdown_table([*headings, 'Rel.% without one task'], rows)}\n\n{note}\n"
-
-
-def _why_none(found: Difference) -> str:
-    if found.percent is None:
-        return "none: " + "; ".join(f"{task}: {why}" for task, why in found.left_out.items())
-    few = [name for name in found.tasks if found.by_task[name].variance is None]
-    return f"none: fewer than {LEAST_CLUSTERS} images in {', '.join(few)}"
 
 
 def _range(without: Mapping[str, float]) -> str:

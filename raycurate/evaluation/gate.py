@@ -86,7 +86,7 @@ def choose_method(champion: str, differences: Mapping[str, Difference], level: f
 
 def _verdict(found: Difference, p: float | None, level: float, *, taken: bool, passed: bool) -> Verdict:
     if p is None or found.percent is None:
-        why = "nothing can be compared" if found.percent is None else "too few images for an error"
+        why = f"nothing can be compared: {found.why_no_error}" if found.percent is None else found.why_no_error
     else:
         shown = f"{found.percent:+.1f} %, adjusted p {p:.2g}"
         if taken:

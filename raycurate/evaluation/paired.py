@@ -92,6 +92,15 @@ class Difference:
     by_task: Mapping[str, TaskDifference]
 
     @property
+    def why_no_error(self) -> str:
+        """Why there is no error, in words; '' where there is one."""
+        if self.percent is None:
+            why = "; ".join(f"{task}: {reason}" for task, reason in self.left_out.items())
+            return why or "no task is left"
+        few = [task for task in self.tasks if self.by_task[task].variance is None]
+        return f"fewer than {LEAST_CLUSTERS} images in {', '.join(few)}" if few else ""
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """The 95 % interval of `percent`; None without an error."""
         if self.error is None or self.percent is None:

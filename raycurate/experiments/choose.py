@@ -7,8 +7,9 @@
     choices/<label>: choice.json, evidence.json, report.md;  sweeps/choose-<label>: the trainings, as a sweep has them
 
 All trainings have the same model, settings, rows and so steps; they differ in which rows these are. `select --method
-auto` follows choice.json. A task on which no method is above chance tells methods apart by luck alone and does not
-count; the rule looks at all methods alike.
+auto` follows choice.json. A task on which no method is above chance tells methods apart by luck alone, and one of fewer
+than 10 images gives no error: neither counts; both rules look at all methods alike. Validation rows must not be rows
+that a method can train on: they are told, and `decontaminate` marks them.
 
 Cost: (1 + challengers) x seeds trainings on m rows, and their answers. The first seed of every method is trained first;
 then the log says what the rest will take. A choice that was killed trains what is missing only.
@@ -32,11 +33,13 @@ from raycurate.evaluation.evidence import (
     evidence_markdown,
     evidence_record,
     tasks_at_chance,
+    tasks_of_few_images,
     weigh,
 )
 from raycurate.evaluation.gate import Choice, choice_record, choose_method
 from raycurate.experiments.engine.choose_config import CHAMPION, ChooseConfig
 from raycurate.experiments.engine.results import Sweep, scoreboard
+from raycurate.experiments.engine.validation import check_validation
 from raycurate.experiments.sweep import finish_sweep, run_sweep, sweep_answers
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
@@ -60,11 +63,14 @@ def choose(run: Run, config: ChooseConfig) -> Manifest:
     keep_table(noun, config, ("methods", "seeds"))
     samples = required(run.noun("samples", config.samples))
     validation = required(run.noun("samples", config.data))
+    check_validation(run, config, samples, validation)
     swept_noun, swept = _train(run, config, samples.rows_out)
     answers = sweep_answers(swept_noun, swept)
     groups = {outcome.trial.method: outcome.trial.group for outcome in swept.outcomes}
-    left_out = _learned_by_none(answers, swept.columns, list(groups.values()))
-    board = scoreboard(swept, {task: f"no method is above chance: {why}" for task, why in left_out.items()})
+    at_chance = _learned_by_none(answers, swept.columns, list(groups.values()))
+    left_out = tasks_of_few_images(answers, swept.columns, groups[CHAMPION])
+    left_out |= {task: f"no method is above chance: {why}" for task, why in at_chance.items()}
+    board = scoreboard(swept, left_out)
     assert board is not None, "all trials were trained"
     against = {groups[method]: groups[CHAMPION] for method in config.contestants if method != CHAMPION}
     found = weigh(answers, board, against, left_out)
@@ -77,7 +83,7 @@ def choose(run: Run, config: ChooseConfig) -> Manifest:
     record = {**choice_record(choice), "select": _settings_of(swept, choice.method), "rows": rows}
     record |= {"seeds": list(config.seeds), "questions": validation.rows_out}
     noun.write_json(FILE, record, sort_keys=False)
-    noun.write_json("evidence.json", evidence_record(found, left_out))
+    noun.write_json("evidence.json", evidence_record(found, at_chance))
     noun.write_bytes("report.md", _report(choice, found, to_markdown(board), rows, config).encode())
     return noun.finish(metrics={"method": choice.method, "why": choice.why, "config": config.determining()})
 

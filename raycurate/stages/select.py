@@ -58,6 +58,7 @@ from raycurate.stages.selecting.where import WHERE, Condition, condition_of
 
 NO_FEATURES, NO_SCORE = "no_features", "no_score"
 LACKS, MARKED = "lacks", "marked"
+LEAVE_ASIDE = ", or leave marks aside (--ignore-marks)"
 ROWS_HERE = 500_000
 """Rows that one process reads and decides on in the seconds that a cluster takes to start."""
 EachShard = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
@@ -105,7 +106,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     read_now = [
         sample_manifest,
         *choice,
-        *(required(noun) for noun in marks),
+        *(required(noun, otherwise=LEAVE_ASIDE) for noun in marks),
         *(each.require("select") for each in sources.read),
         *weights_read(run, config)[1],
     ]
@@ -240,7 +241,10 @@ def select_inputs(run: Run, config: SelectConfig) -> dict[str, str]:
     inputs = {"samples": samples.fingerprint} | {name: required(noun).fingerprint for name, noun in joined.items()}
     if sources.measured is not None:
         inputs["measured"] = required(sources.measured).fingerprint
-    inputs |= {f"{MARKS}/{noun.label}": required(noun, of=samples).fingerprint for noun in marks_of(run, config)}
+    inputs |= {
+        f"{MARKS}/{noun.label}": required(noun, of=samples, otherwise=LEAVE_ASIDE).fingerprint
+        for noun in marks_of(run, config)
+    }
     inputs |= weights_read(run, config)[0] | kept_before(run, config, samples)[1]
     if config.task_power is None and own_power(selector) != 1:
         inputs["task_power"] = str(own_power(selector))  # another default makes a selection stale

@@ -14,6 +14,7 @@ from raycurate.evaluation.evidence import (
     evidence_markdown,
     evidence_record,
     tasks_at_chance,
+    tasks_of_few_images,
     weigh,
     yardstick_of,
 )
@@ -67,6 +68,17 @@ def test_a_task_at_chance_is_told_by_the_reference_alone(answers):
     found = tasks_at_chance(answers, COLUMNS, "full")
     assert list(found) == ["coin"]
     assert found["coin"].constant == 0.5
+
+
+def test_a_task_of_few_images_is_told_with_their_number():
+    """Nine images of eighteen questions are too few; ten are not; a metric without a number per row says nothing."""
+    found, columns = Answers(), [Column("nine", "exact_match"), Column("ten", "exact_match"), Column("ten", "corpus")]
+    for task, images in (("nine", 9), ("ten", 10)):
+        rows = list(_rows({task: 0.5}, np.random.default_rng(1)))[: 2 * images]
+        found.add("balanced", 0, rows, columns)
+    assert tasks_of_few_images(found, columns, "balanced") == {
+        "nine": "9 images are fewer than 10, which an error needs"
+    }
 
 
 def test_a_task_at_chance_is_left_out_of_rel_percent_and_named(answers):

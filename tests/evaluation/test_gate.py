@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycurate.evaluation.gate import choice_record, choose_method
-from raycurate.evaluation.paired import Difference, difference, task_difference
+from raycurate.evaluation.paired import Difference, TaskDifference, difference, task_difference
 
 NONE = Difference(None, None, 0.0, 0, (), {}, {})
 
@@ -36,11 +36,13 @@ def test_the_largest_of_several_proven_gains_is_taken():
 
 
 def test_what_has_no_error_is_never_taken():
-    """Too few images, or nothing in common."""
-    choice = choose_method("balanced", {"few": found(50.0, None), "none": NONE})
+    """Too few images of a task, which is named, or nothing in common."""
+    small = TaskDifference(mean=0.5, variance=None, base=1.0, by_seed=(0.5,), items=9, clusters=9)
+    few = Difference(50.0, None, 8.0, 1, ("t",), {}, {"t": small})
+    choice = choose_method("balanced", {"few": few, "none": NONE})
     assert choice.method == "balanced"
-    assert choice.verdicts["few"].why == "too few images for an error"
-    assert choice.verdicts["none"].why == "nothing can be compared"
+    assert choice.verdicts["few"].why == "fewer than 10 images in t"
+    assert choice.verdicts["none"].why == "nothing can be compared: no task is left"
     assert choose_method("balanced", {}).why == "'balanced' has no challenger"
 
 

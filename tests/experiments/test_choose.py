@@ -20,7 +20,7 @@ from raycurate.stages.rank import rank
 from raycurate.stages.select import select
 from raycurate.stages.selecting.auto import settled
 from tests.nouns import read_all, write_clusters, write_features, write_samples
-from tests.selection.selection_cases import clustered_case
+from tests.selection.selection_cases import clustered_case, sample_keys
 
 ROWS = 120
 TRAINING = {"method": "full", "max_steps": 1, "batch_rows": 4, "cpus_per_worker": 0.5, "threads": 1}
@@ -28,7 +28,7 @@ VALUES = {
     "methods": ["root"],
     "variants": {"root": {"method": "stratified", "task_power": 0.5}},
     "rows": 8,
-    "data": "main",
+    "data": "val",
     "finetune": TRAINING,
     "evaluate": {"max_rows": 24, "max_new_tokens": 2, "cpus_per_actor": 0.5},
 }
@@ -42,6 +42,7 @@ def made(ray_cluster, tmp_path_factory) -> Path:
     write_samples(run, case.keys, [f"task {min(i % 10, 6)}" for i in range(ROWS)], shards=2)
     write_features(run, case.keys, case.features, shards=2, block_dim=case.block_dim)
     write_clusters(run, case.keys, case.features, case.labels, case.centroids, shards=2)
+    write_samples(run, sample_keys(24, 9), [f"task {min(i, 1)}" for i in range(24)], shards=2, label="val")
     rank(run, make_config(RankConfig, {}))
     return folder
 
@@ -66,6 +67,15 @@ def test_a_choice_says_what_it_took_and_why(chosen):
     assert {(trial["trained_rows"], trial["steps"]) for trial in trials} == {(8, 1)}
     report = (Path(chosen.uri) / "choices/main/report.md").read_text("utf-8")
     assert "# balanced: no challenger is proven better than 'balanced'" in report
+
+
+def test_a_task_of_few_images_does_not_count(chosen):
+    """One row of `task 0` gives no error: the other task alone is compared, and the report says so."""
+    evidence = chosen.noun("choices").read_json("evidence.json")
+    (found,) = evidence["differences"].values()
+    assert [task.partition("/")[0] for task in found["tasks"]] == ["task 1"]
+    report = (Path(chosen.uri) / "choices/main/report.md").read_text("utf-8")
+    assert "task 0, where 1 images are fewer than 10, which an error needs" in report
 
 
 def test_asked_again_nothing_is_trained(chosen):
@@ -130,6 +140,7 @@ def test_settings_of_a_method_that_is_not_known_yet_are_refused(chosen):
         ({"options": {"coincide": {"temperature": 1}}, "methods": ["random"]}, "options of 'coincide'"),
         ({"finetune": {"seed": 3}}, "finetune.seed is set by the choice"),
         ({"methods": ["random", "random"]}, "has a value twice"),
+        ({"data": "main"}, "data 'main' are the samples that the trainings choose from"),
     ],
 )
 def test_wrong_settings_are_told(own, message):
@@ -164,3 +175,18 @@ def test_a_recipe_chooses_before_it_selects(tmp_path):
     path.write_text(json.dumps({**base, **own, "select": {}}))
     recipe: Recipe = load_recipe(path)
     assert [name for name, _, _ in _steps(recipe)][-3:] == ["select", "validation", "choose"]
+
+
+def test_a_recipe_reads_validation_rows_before_it_compares_with_them(tmp_path):
+    """`decontaminate` against the validation set of `choose`, of which no row may be trained on."""
+    path = tmp_path / "recipe.yaml"
+    base = {"run": "r", "ingest": {"source": "a.json"}, "validation": {"source": "b.json", "label": "validation"}}
+    own = {"decontaminate": {"against": "validation"}, "choose": {}, "select": {"method": "auto"}}
+    path.write_text(json.dumps({**base, **own}))
+    assert [name for name, _, _ in _steps(load_recipe(path))] == [
+        "ingest",
+        "validation",
+        "decontaminate",
+        "choose",
+        "select",
+    ]

@@ -138,6 +138,15 @@ def test_marks_that_come_or_change_make_a_selection_stale(run, tmp_path):
     assert run.noun("selection").require("x").fingerprint != before.fingerprint
 
 
+def test_marks_of_earlier_samples_are_told_with_both_ways_on(run):
+    """Make them again, or choose without them."""
+    write_marks(run, MARKED)
+    write_samples(run, CASE.keys[:60], TASKS[:60], shards=3)
+    with pytest.raises(UserError, match=r"which has changed since. Run `raycurate dedup` again, or .*--ignore-marks"):
+        rows_of(run, ratio=0.5)
+    assert sum(row["kept"] for row in rows_of(run, ratio=0.5, marks=()).values()) == 30
+
+
 def test_a_selection_that_ignores_marks_stays_current(run, tmp_path):
     """Marks that come later are none of its own."""
     output = CliRunner().invoke(main, ["--quiet", "select", run.uri, "--method", "random", "--ignore-marks"])

@@ -57,6 +57,11 @@ class ChooseConfig(TrainingsConfig):
                 raise ValueError(f"{name} {list(values)} has a value twice")
         if len(self.seeds) < LEAST_SEEDS:
             raise ValueError(f"seeds {list(self.seeds)} are fewer than {LEAST_SEEDS}: what one training does is chance")
+        if self.data == self.samples:
+            raise ValueError(
+                f"data '{self.data}' are the samples that the trainings choose from: what was learned by heart would "
+                "count. Name others (--validation LABEL; `raycurate ingest FILE --out RUN --label LABEL` makes them)"
+            )
         for name in (FULL, AUTO):
             if name in self.methods:
                 raise ValueError(f"'{name}' is no method that a budget of rows can be given to; take it out")

@@ -1,0 +1,65 @@
+"""Whether validation rows can say anything of a method: enough of them, and not those that it trains on.
+
+A row's key is a hash of its content: a row of the validation set that is also a row to choose from has its key there.
+Marked rows do not count: no method trains on them. Cost: the keys of all samples, shard by shard; memory: the keys of
+the validation rows.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycurate.errors import UserError
+from raycurate.evaluation.paired import LEAST_CLUSTERS
+from raycurate.experiments.engine.choose_config import ChooseConfig
+from raycurate.run.store import Manifest, Run
+from raycurate.stages.engine.marked import honoured
+
+HASH_DIGITS = 32
+"""Of a key; the number among equal rows stands behind them."""
+log = logging.getLogger("raycurate")
+
+
+def check_validation(run: Run, config: ChooseConfig, samples: Manifest, validation: Manifest) -> None:
+    """Look at the validation rows before the first training.
+
+    Raises:
+        UserError: too few rows of every task, or no row that the trainings cannot have learned by heart.
+    """
+    most = max(validation.metrics["tasks"].values(), default=0)
+    if most < LEAST_CLUSTERS:
+        raise UserError(
+            f"no task of samples/{config.data} has more than {most} rows; an error needs questions about at least "
+            f"{LEAST_CLUSTERS} images in a task, so nothing could be proven. Give more validation rows"
+        )
+    known = shared_rows(run, config, samples.shards)
+    if not known:
+        return
+    told = f"{known:,} of {validation.rows_out:,} rows of samples/{config.data} are rows to choose from"
+    fix = f"`raycurate decontaminate {run.uri} --against {config.data}` marks these, and no method trains on them"
+    if known >= validation.rows_out:
+        raise UserError(f"{told}: what was learned by heart would count. Give other rows, or {fix}")
+    log.warning("choose: %s, where what was learned by heart counts: %s", told, fix)
+
+
+def shared_rows(run: Run, config: ChooseConfig, shards: int) -> int:
+    """Validation rows that are also rows to choose from and are not marked."""
+    asked = _contents(pa.concat_tables(run.noun("samples", config.data).iter_parts(["key"])))
+    samples, marks = run.noun("samples", config.samples), honoured(run, config.samples, None)
+    known = asked.slice(0, 0)
+    for shard in range(shards):
+        rows = samples.read_part(shard, ["key"])
+        for noun in marks:
+            marked = noun.read_part(shard, ["key", "reason"])
+            rows = rows.filter(pc.is_in(rows["key"], value_set=marked.filter(pc.is_null(marked["reason"]))["key"]))
+        held = _contents(rows)
+        known = pc.unique(pa.concat_arrays([known, held.filter(pc.is_in(held, value_set=asked))]))
+    return int(pc.sum(pc.is_in(asked, value_set=known)).as_py())
+
+
+def _contents(rows: pa.Table) -> pa.StringArray:
+    """The keys without the number among equal rows."""
+    return pc.utf8_slice_codeunits(rows["key"], 0, HASH_DIGITS).combine_chunks()
