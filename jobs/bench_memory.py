@@ -96,13 +96,25 @@ def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]
         ("rank-by-task", lambda: rank(made, _config(RankConfig, order="mmd_by_task", label="by-task", **small))),
         ("rank-prism", lambda: rank(made, _config(RankConfig, order="prism", label="prism"))),
         ("rank-scalselect", lambda: rank(made, _config(RankConfig, order="scalselect", label="scalselect"))),
+        ("rank-tive", lambda: rank(made, _config(RankConfig, order="tive", label="by-tive"))),
+        (
+            "rank-dics",
+            lambda: rank(made, _config(RankConfig, order="dics", options={"ratio": 0.02}, label="by-dics-0.02")),
+        ),
         ("select", lambda: select(made, make_config(SelectConfig, {}))),
+        ("select-visual-gain", lambda: select(made, _config(SelectConfig, method="visual_gain", label="gain"))),
+        ("select-tive", lambda: select(made, _config(SelectConfig, method="tive", features="main", label="tive"))),
+        (
+            "select-dics",
+            lambda: select(made, _config(SelectConfig, method="dics", ratio=0.02, features="main", label="dics")),
+        ),
         (
             "select-in-envelope",
             lambda: select(made, _config(SelectConfig, method="coincide", envelope=True, label="in")),
         ),
     ]
     write_features(made, rows, dim)
+    write_scores(made, rows)
     for name, step in steps:
         with ray_session(), PeakMemory() as peak:
             step()
@@ -144,6 +156,23 @@ def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None
         features.commit_part(shard, rows_table, rows_in=count, compression="none")
     samples.finish(metrics={"tasks": {f"task {t}": len(range(t, rows, 9)) for t in range(min(9, rows))}})
     features.finish(metrics={"dimension": dim, "block_dim": dim // 2, "blocks": 2})
+
+
+def write_scores(run: Any, rows: int) -> None:
+    """Made losses with and without the image, and gradient norms, of the samples of `write_features`."""
+    import pyarrow as pa
+
+    samples = run.noun("samples")
+    manifest = samples.require("ingest")
+    for group, names in (("token_losses", ("loss", "loss_blind")), ("gradients", ("gradient_norm",))):
+        noun = run.noun("row_scores", group)
+        noun.begin({"stage": "score", "config": {}, "inputs": {"samples": manifest.fingerprint}, "rows": rows})
+        for shard in range(manifest.shards):
+            keys, rng = samples.read_part(shard, ["key"])["key"], np.random.default_rng(shard)
+            columns = {name: rng.gamma(2.0, 1.0, len(keys)).astype(np.float32) for name in names}
+            tokens = {"answer_tokens": rng.integers(1, 9, len(keys))} if group == "token_losses" else {}
+            noun.commit_part(shard, pa.table({"key": keys, **columns, **tokens}), rows_in=len(keys))
+        noun.finish()
 
 
 @click.command()
