@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from raycurate.cli.main import main
 from raycurate.config import ExportConfig, IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Run
@@ -160,6 +162,23 @@ def test_a_forget_that_was_cut_off_goes_on(tmp_path, monkeypatch, calls):
     for noun in ("samples", "features"):
         assert read_all(cut.noun(noun)).equals(read_all(whole.noun(noun)))
     assert [(n.noun, n.label) for n in cut.nouns()] == [(n.noun, n.label) for n in whole.nouns()]
+
+
+def test_the_command_tells_what_it_did(tmp_path):
+    """Rows and the nouns they left, what is gone and how it is made again, keys that nothing names; or an error."""
+    _write(tmp_path)
+    run = _made(tmp_path)
+    _keys(run, {"secret005"}, tmp_path)
+    with (tmp_path / "keys.txt").open("a") as file:
+        file.write("f" * 32 + "-0\n")
+    done = CliRunner().invoke(main, ["forget", run.uri, "--keys", str(tmp_path / "keys.txt")])
+    assert done.exit_code == 0, done.output
+    assert "2 rows left samples/main, features/main, row_scores/given" in done.output
+    assert "selection/main is gone; `raycurate select` makes it again" in done.output
+    assert "1 of the keys were named nowhere" in done.output
+    failed = CliRunner().invoke(main, ["forget", run.uri, "--keys", str(tmp_path / "none.txt")])
+    assert failed.exit_code == 1
+    assert "there is no file" in failed.output
 
 
 def test_what_cannot_be_forgotten_is_said(tmp_path):
