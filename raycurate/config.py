@@ -106,7 +106,9 @@ class IngestConfig(NounConfig):
 
     source: LocalPath = Field(description="file, folder, glob or URI of the dataset")
     images: ImagesPath | None = Field(None, description="root of the image paths; ROOT:OTHER: links may lead to OTHER")
-    format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset"] = "auto"
+    format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset", "hub"] = Field(
+        "auto", description="hub: SOURCE is ORG/NAME[@REVISION][/FOLDER] of the Hugging Face hub"
+    )
     columns: dict[str, str] | None = Field(
         None,
         description="of a table, as question=q,answer=a,image=i; also input, system, history, conversations",
@@ -139,6 +141,14 @@ class IngestConfig(NounConfig):
     label: Label = execution("main", description="label of the samples that are written")
     max_tasks: int = execution(64, ge=1, description="tasks in flight")
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_on_the_hub(cls, values: Any) -> Any:
+        """A name on the hub is no path."""
+        if isinstance(values, dict) and values.get("format") == "hub" and "://" not in str(values.get("source")):
+            return {**values, "source": f"hub://{values.get('source')}"}
+        return values
 
     @model_validator(mode="after")
     def _check_range(self) -> IngestConfig:

@@ -3,7 +3,7 @@
 ``open_source`` lists the files, tells the format from their names or first bytes, and returns the reader of that
 format.
 Formats: ``llava`` (one JSON array), ``jsonl``, ``parquet`` (Hugging Face's included), ``huggingface``
-(``datasets.save_to_disk``), ``webdataset`` (tar shards).
+(``datasets.save_to_disk``), ``webdataset`` (tar shards), ``hub`` (the source is a name on the Hugging Face hub).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from raycurate.errors import UserError, unknown_name
+from raycurate.samples.hub import SCHEME, hub_folder, is_hub
 from raycurate.samples.read_arrow import (
     HuggingFaceReader,
     ParquetReader,
@@ -25,7 +26,7 @@ from raycurate.samples.rows import Reader, ReadOptions, SourceFile
 from raycurate.samples.sources import folder_of, list_source, open_file
 from raycurate.samples.splits import of_split, splits_of
 
-FORMATS = ("llava", "jsonl", "parquet", "huggingface", "webdataset")
+FORMATS = ("llava", "jsonl", "parquet", "huggingface", "webdataset", "hub")
 _TEXTS = {".json": "llava", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 _EXTENSIONS = {
     **_TEXTS,
@@ -65,6 +66,8 @@ def open_source(
     options = options or ReadOptions()
     if format not in ("auto", *FORMATS):
         raise unknown_name("format", format, ("auto", *FORMATS))
+    if format == "hub" or is_hub(source):
+        source, format = hub_folder(f"{SCHEME}{str(source).removeprefix(SCHEME)}"), "auto"
     folder = folder_of(source)
     if folder and format in ("auto", "huggingface") and is_huggingface_folder(folder):
         return HuggingFaceReader(huggingface_files(folder, options.split), options)
@@ -108,9 +111,11 @@ def left_out(source: str | Sequence[str], reader: Reader) -> list[str]:
     """What to say of a source's files that are not read though they may hold rows, and of its splits."""
     if isinstance(reader, HuggingFaceReader):
         return []
+    cached = is_hub(source) and not (source := hub_folder(str(source))).startswith("hf://")
     read = {file.uri for file in reader.files}
     others = [file.name for file in list_source(source) if file.uri not in read]
     lines = list(reader.notes) if isinstance(reader, IndexedReader) else []
+    lines += [f"the hub is not reached; what its cache holds is read: {source}"] if cached else []
     lines += [f"not read: {name}" for name in others if not name.lower().endswith(_BESIDE) and "." in name]
     if len(lines) > _SHOWN:
         lines = [*lines[:_SHOWN], f"not read: {len(lines) - _SHOWN:,} further files"]

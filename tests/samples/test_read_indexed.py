@@ -114,3 +114,15 @@ def test_indexes_that_cannot_be_followed(tmp_path):
     write(tmp_path / "c" / "dataset_info.json", {"x": {"file_name": "rows.json", "formatting": "sharegpt"}})
     with pytest.raises(UserError, match="has an index of its files"):
         open_source(str(tmp_path / "c"), options=ReadOptions(split="train"))
+
+
+def test_another_index_is_another_fact(tmp_path):
+    """The files are the same; what the index says of them is part of what the samples are known by."""
+    write(tmp_path / "rows.json", [{"instruction": "Q", "output": "a", "second": "b"}])
+    known = []
+    for column in ("output", "second", "output"):
+        write(tmp_path / "dataset_info.json", {"demo": {"file_name": "rows.json", "columns": {"response": column}}})
+        reader = open_source(str(tmp_path))
+        assert isinstance(reader, IndexedReader)
+        known.append(reader.facts)
+    assert known[0] == known[2] != known[1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
@@ -45,19 +43,6 @@ def test_a_table_by_its_columns(tmp_path):
     several = [option for pair in columns.split(",") for option in ("--columns", pair)]
     ingest(str(source), *several, "--out", str(tmp_path / "r2"))
     assert messages_of(tmp_path / "r2") == messages_of(tmp_path / "r1")
-
-
-def test_another_index_makes_other_samples(tmp_path):
-    """The files are the same; what the index says of them is not."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    rows = [{"instruction": f"Q{i}", "output": "a", "second": "b"} for i in range(4)]
-    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
-    for column in ("output", "second"):
-        index = {"demo": {"file_name": "rows.json", "columns": {"response": column}}}
-        (folder / "dataset_info.json").write_text(json.dumps(index), encoding="utf-8")
-        ingest(str(folder), "--out", str(tmp_path / "run"), "--set", "replace=true")
-        assert {texts[1] for texts in messages_of(tmp_path / "run")} == {rows[0][column]}
 
 
 def test_rows_by_a_function_of_the_user(tmp_path, monkeypatch):
