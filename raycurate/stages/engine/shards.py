@@ -8,6 +8,9 @@ process or node died; commits are idempotent (a shard's content depends on its n
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
+import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +18,8 @@ import ray
 
 from raycurate.config import StageConfig
 from raycurate.errors import UserError
+from raycurate.run.ahead import map_ahead
+from raycurate.run.filesystem import json_text, list_files, read_bytes
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, ShardRecord
 from raycurate.stages.table import version_of
@@ -170,22 +175,21 @@ def resumable_steps(
     ones first, then the others as they finish.
     """
 
-    def run(number: int, *values: Any) -> int:
-        noun.write_json(step_name(step, number, "json"), make(number, *values))
-        return number
+    def run(number: int, *values: Any) -> tuple[int, str]:
+        name = step_name(step, number, "json")
+        text = json_text(make(number, *values), name)
+        noun.write_bytes(name, text.encode())
+        return number, text
 
-    missing = []
-    for number in range(len(arguments)):
-        value = noun.read_json(step_name(step, number, "json"))
-        if value is None:
-            missing.append(number)
-        else:
-            yield number, value
-    calls = ((number, *arguments[number]) for number in missing)
-    for number in map_tasks(run, calls, num_cpus=num_cpus, memory=memory, max_tasks=max_tasks):
-        value = noun.read_json(step_name(step, number, "json"))
-        assert value is not None, "a step's task wrote its result before it returned"
-        yield number, value
+    kept = {info.base_name: info.path for info in list_files(noun.filesystem, f"{noun.folder}/work/{step}", ".json")}
+    names = [posixpath.basename(step_name(step, number, "json")) for number in range(len(arguments))]
+    done = [number for number, name in enumerate(names) if name in kept]
+    read = functools.partial(read_bytes, noun.filesystem)
+    for number, found in zip(done, map_ahead(read, [kept[names[number]] for number in done]), strict=True):
+        yield number, json.loads(found)
+    calls = ((number, *arguments[number]) for number in sorted({*range(len(arguments))} - {*done}))
+    for number, text in map_tasks(run, calls, num_cpus=num_cpus, memory=memory, max_tasks=max_tasks):
+        yield number, json.loads(text)
 
 
 def step_name(step: str, number: int, suffix: str) -> str:

@@ -14,7 +14,7 @@ from raycurate.errors import UserError
 from raycurate.run.progress import Progress
 from raycurate.run.store import Run, ShardRecord
 from raycurate.stages.engine.actor_pool import PLACE, commit_shards, pool_dataset
-from raycurate.stages.engine.shards import map_tasks, run_missing_shards
+from raycurate.stages.engine.shards import map_here, map_tasks, resumable_steps, run_missing_shards, step_name
 
 
 @pytest.fixture
@@ -86,3 +86,25 @@ def test_a_failed_commit_ends_the_other_commits_and_the_pool(ray_cluster, tmp_pa
     while any(map(works_still, actors)):
         assert time.monotonic() < deadline, "the pool is at work after the stage has failed"
         time.sleep(0.1)
+
+
+def test_a_step_that_ended_is_read_and_the_others_are_made(s3, monkeypatch):
+    """A rerun makes what is missing; on a store a step is one request, and what is there one listing."""
+    noun = Run("s3://bucket/steps/run").noun("ranking")
+    made = []
+
+    def make(number: int, value: str) -> dict[str, object]:
+        made.append(number)
+        return {"pair": (number, value)}
+
+    values = [(name,) for name in "abcd"]
+    monkeypatch.setattr("raycurate.stages.engine.shards.map_tasks", map_here)
+    for number in (0, 2):
+        noun.write_json(step_name("routed", number, "json"), {"pair": [number, "kept"]})
+    s3.requests.clear()
+    found = dict(resumable_steps(noun, "routed", make, values))
+    assert made == [1, 3]
+    assert found == {0: {"pair": [0, "kept"]}, 1: {"pair": [1, "b"]}, 2: {"pair": [2, "kept"]}, 3: {"pair": [3, "d"]}}
+    assert sorted(line.split()[0] for line in s3.requests) == ["GET"] * 3 + ["HEAD"] * 2 + ["PUT"] * 2
+    assert dict(resumable_steps(noun, "routed", make, values)) == found
+    assert made == [1, 3]
