@@ -46,7 +46,7 @@ class Rows:
         x, anchor = (self.left - 12, "end") if self.beside else (self.left, "start")
         number_x, number_anchor = (self.right + 14, "start") if self.beside else (self.right, "end")
         return (
-            f'<text class="name" text-anchor="{anchor}" x="{x}" y="{at}">{escape(cut(name, 26))}</text>'
+            f'<text class="name" text-anchor="{anchor}" x="{x}" y="{at}">{escape(cut(name, 22))}</text>'
             f'<text class="number" text-anchor="{number_anchor}" x="{number_x}" y="{at}">{escape(number)}</text>'
         )
 

@@ -53,4 +53,4 @@ def _print_scores(run: Run, manifest: Manifest) -> None:
 def show_table(table: Table) -> None:
     """Print a table in its own width: a name that is cut off is worse than a line that the terminal wraps."""
     width = Measurement.get(out, out.options.update(width=10_000), table).maximum
-    Console(file=out.file, width=max(out.width, width)).print(table)
+    Console(file=out.file, width=max(out.width, width), emoji=False).print(table)

@@ -41,8 +41,8 @@ _SYSTEM_ADVICE = {
     errno.EISDIR: "That is a folder: name a file",
     errno.ENAMETOOLONG: "Give a shorter name",
 }
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(soft_wrap=True, emoji=False)
+err = Console(stderr=True, soft_wrap=True, emoji=False)
 
 
 class ReadableCommand(click.Command):

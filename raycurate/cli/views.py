@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN_CHARS, CELL_CHARS = 2000, 60
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+GROUPS = {"tasks": "its task", "clusters": "its cluster", "cells": "its task in its cluster"}
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 
 
@@ -72,8 +73,12 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
             yield "score", f"{name}: none"
         else:
             yield "score", f"{name}: {score['value']:.6g}, above {score['percentile']:.1f} % of the rows"
+    for label, mark in found.marks.items():
+        yield "marked", f"{label}: {_mark(mark)}"
     for label, selection in found.selections.items():
-        yield "selection", _selection(label, selection)
+        first, *others = _selection(label, selection)
+        yield "selection", first
+        yield from (("", line) for line in others)
     for label, epochs in found.trainings.items():
         yield "training", f"models/{label}: " + (f"seen {epochs:.3g} times" if epochs else "not seen")
 
@@ -88,22 +93,45 @@ def _cluster(label: str, values: dict[str, Any]) -> str:
     return f"{text}; nearest {near}" if near else text
 
 
-def _selection(label: str, values: dict[str, Any]) -> str:
+def _mark(values: dict[str, Any]) -> str:
+    if values["like"] is None:
+        return str(values["reason"])
+    text = f"{values['reason']}, like {values['like_source_id']} ({values['like']})"
+    return text if values["similarity"] is None else f"{text}, similarity {values['similarity']:.3f}"
+
+
+def _selection(label: str, values: dict[str, Any]) -> Iterator[str]:
+    """What became of the row, then what its task, its cluster and both were given."""
+    from raycurate.selection.base import REASONS
+
+    state, _, why = REASONS.get(values["reason"], "").partition(": ")
     text = f"{label}: {'kept' if values['kept'] else 'dropped'} ({values['reason']}) by {values['method']}"
     text += f" at ratio {values['ratio']:g}"
     if values["rank"] is not None:
         text += f", rank {values['rank']}"
+    yield f"{text}: {why}" if state and why else text
     for name, group in values["group"].items():
         if group:
-            told = ", ".join(f"{key} {_number(value)}" for key, value in group.items() if value is not None)
-            text += f"; its {name.removesuffix('s')}: {told}"
+            yield f"{GROUPS[name]}: {_given(group)}"
     if "kept_from_ratio" in values:
         ratio = values["kept_from_ratio"]
         if isinstance(ratio, float):
-            text += f"; a ratio of {ratio:.3f} would keep it"
+            yield f"a ratio of {ratio:.3f} would keep it"
         else:
-            text += f"; the ratio that would keep it {ratio}" if ratio else "; no ratio would keep it"
-    return text
+            yield f"the ratio that would keep it {ratio}" if ratio else "no ratio would keep it"
+
+
+def _given(group: dict[str, Any]) -> str:
+    parts = [f"{group.get('rows', group.get('size')):,} rows"]
+    if group.get("kept") is not None:
+        parts = [f"{group['kept']:,} of {parts[0]} kept"]
+    if group.get("quota") is not None:
+        parts.append(f"quota {_number(group['quota'])}")
+    if group.get("fair_rows") is not None:
+        parts.append(f"its share is {_number(group['fair_rows'])}")
+    if group.get("bound"):
+        parts.append(f"held by its {group['bound']}")
+    return ", ".join(parts)
 
 
 def _number(value: Any) -> str:

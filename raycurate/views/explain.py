@@ -44,6 +44,7 @@ class Explanation:
         features: label -> dimension and norm.
         clusters: label -> cluster, its size, similarity to its centroid, nearest rows.
         scores: noun and column -> value and percentile.
+        marks: label -> why it is marked, and the row that it is like.
         selections: label -> kept, reason, rank and what its group was given.
         trainings: label -> how often a training saw the row.
     """
@@ -56,6 +57,7 @@ class Explanation:
     features: dict[str, dict[str, Any]] = field(default_factory=dict)
     clusters: dict[str, dict[str, Any]] = field(default_factory=dict)
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     selections: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainings: dict[str, float] = field(default_factory=dict)
 
@@ -95,6 +97,7 @@ def explain_row(run: Run, name: str, samples: str = "main", *, search_ratio: boo
         features=_features(run, key, place.shard),
         clusters=_clusters(run, key, place.shard),
         scores=_scores(run, key, place.shard),
+        marks=_marks(run, key, place.shard, samples),
         selections=_selections(run, key, place.shard, manifest, search=search),
         trainings=_trainings(run, key, manifest),
     )
@@ -185,6 +188,17 @@ def _scores(run: Run, key: str, shard: int) -> dict[str, dict[str, float | None]
                 "value": value if finite else None,
                 "percentile": 100 * below[column] / total[column] if total[column] and finite else None,
             }
+    return found
+
+
+def _marks(run: Run, key: str, shard: int, samples: str) -> dict[str, dict[str, Any]]:
+    """Why passes over copies and test rows marked the row, and what it is like."""
+    found: dict[str, dict[str, Any]] = {}
+    for noun, manifest in _nouns(run, "marks"):
+        own = manifest.description["config"].get("samples") == samples
+        row = row_of(noun, key, shard) if own else None
+        if row is not None and row["reason"] is not None:
+            found[noun.label] = {name: row.get(name) for name in ("reason", "similarity", "like", "like_source_id")}
     return found
 
 

@@ -22,7 +22,7 @@ TASKS = [f"task {'aaaabbc'[i % 7]}" for i in range(90)]
 MARKED = {key: f"reason {i % 2}" for i, key in enumerate(sorted(CASE.keys)[::3])}
 
 
-def write_marks(run: Run, marked: dict[str, str], label: str = "dedup") -> None:
+def write_marks(run: Run, marked: dict[str, str], label: str = "dedup", like: str | None = None) -> None:
     """Marks of some rows, as `dedup` leaves them."""
     import pyarrow as pa
 
@@ -33,7 +33,8 @@ def write_marks(run: Run, marked: dict[str, str], label: str = "dedup") -> None:
     noun.begin({**description, "made_from": {"samples/main": manifest.fingerprint}})
     for shard in range(manifest.shards):
         rows = samples.read_part(shard, ["key", "source_id"])
-        values = [{**row, "reason": marked.get(row["key"]), "similarity": 1.0} for row in rows.to_pylist()]
+        common = {"similarity": 1.0, "like": like, "like_source_id": like}
+        values = [{**row, "reason": marked.get(row["key"]), **common} for row in rows.to_pylist()]
         commit_marks(noun, shard, pa.Table.from_pylist(values, schema=MARKS_SCHEMA))
     finish_marks(noun, {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from raycurate.cli.main import main
+from raycurate.cli.support import out, plain
 from raycurate.config import IngestConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Run
@@ -22,6 +24,7 @@ from raycurate.views.find import find_row
 from raycurate.views.rows import Wanted, chosen_rows
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case
+from tests.stages.test_select_marked import write_marks
 
 ROWS = 90
 STORED = Path(__file__).parents[1] / "data" / "run_done.tar.xz"
@@ -195,3 +198,22 @@ def test_looking_changes_nothing(run):
     diff_selections(f"{run.uri}:random", f"{run.uri}:balanced")
     chosen_rows(run, "random", Wanted())
     assert {path: path.stat().st_mtime_ns for path in Path(run.uri).rglob("*")} == before
+
+
+def test_a_marked_row_says_what_it_is_like(run, tmp_path):
+    """Why it is marked and its other row, in the terminal and as JSON; rows that are not marked say nothing of it."""
+    copied = Run(str(shutil.copytree(run.uri, tmp_path / "run")))
+    first, second, third = sorted(kept(run, "random"))[:3]
+    write_marks(copied, {second: "exact_copy"}, like=first)
+    assert explain_row(copied, second).marks["dedup"]["like"] == first
+    assert explain_row(copied, third).marks == {}
+    told = CliRunner().invoke(main, ["explain", copied.uri, second, "--no-ratio"]).output
+    assert f"dedup: exact_copy, like {first}" in " ".join(told.split())
+    assert "its task:" in told
+
+
+def test_words_between_colons_are_printed_as_they_are():
+    """A label such as `one` behind a run is no picture of a digit."""
+    with out.capture() as printed:
+        out.print(plain("in runs/mine:one: over_quota 53"), highlight=False)
+    assert printed.get().strip() == "in runs/mine:one: over_quota 53"
