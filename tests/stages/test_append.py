@@ -8,13 +8,15 @@ import shutil
 import pytest
 from PIL import Image
 
-from raycurate.config import ExtractConfig, IngestConfig, ScoreConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, ScoreConfig, SelectConfig, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.stages.cluster import cluster
 from raycurate.stages.engine.status import status
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from raycurate.stages.score import score
+from raycurate.stages.select import select
 from raycurate.stages.tokenize import tokenize
 from raycurate.training.config import FinetuneConfig
 from tests import drivers
@@ -144,7 +146,10 @@ def test_kill_9_in_an_append(data, tmp_path, where):
 
 
 def test_features_scores_and_tokens_of_new_rows_only(ray_cluster, data, tmp_path):
-    """Parts of earlier rows are not written again, and rows in batches of one have the bits of one extraction."""
+    """Parts of earlier rows are not written again; rows in batches of one have the bits of one ingest of all.
+
+    So have clusters and a selection that are made anew.
+    """
     alone = {**MODEL, "batch_rows": 1}
     one_by_one = make_config(ExtractConfig, alone)
     losses = make_config(ScoreConfig, {**alone, "blind": False})
@@ -174,4 +179,9 @@ def test_features_scores_and_tokens_of_new_rows_only(ray_cluster, data, tmp_path
     for grown, once in zip(late, make(whole), strict=True):
         assert _by_key(grown) == _by_key(once), grown.noun
         assert grown.manifest().rows_out == once.manifest().rows_out
+    for each in (run, whole):
+        cluster(each, make_config(ClusterConfig, {"clusters": 3, "workers": 1, "threads": 1}))
+        select(each, make_config(SelectConfig, {"ratio": 0.4}))
+    for noun in ("clusters", "selection"):
+        assert _by_key(run.noun(noun)) == _by_key(whole.noun(noun)), noun
     assert {line.state for line in status(run)} == {"done"}
