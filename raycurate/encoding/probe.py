@@ -10,11 +10,13 @@ Cost: four small images and three short rows, a fraction of a second; no weights
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from raycurate.encoding.batch import PreparedBatch
 from raycurate.encoding.inputs import image_tensors
@@ -22,27 +24,31 @@ from raycurate.encoding.prepare import Preparer
 from raycurate.errors import UserError
 
 LONGEST = 1 << 16
+TYPES = "mm_token_type_ids"
 TOLERANCE = 1e-3
 """Of pixel values, which are of the order of 1; an image alone and one in a batch may be resized by other kernels."""
 
 
-def check_processor(processor: Any, name: str) -> None:
+def check_processor(processor: Any, name: str, config: Any = None) -> None:
     """Refuse a model whose processor gives other inputs than are prepared here.
 
     Args:
         processor: result of `load_processor`.
         name: of the model, for the message.
+        config: of the model: its `image_token_id` must stand in rows with an image and in no other, and it must be
+            given the types of tokens where it takes them.
 
     Raises:
         UserError: what differs.
     """
     preparer = Preparer(processor, max_length=LONGEST, token_budget=4 * LONGEST)
     for what, sample in _rows().items():
-        told = _difference(processor, preparer, sample)
+        told = _difference(processor, preparer, sample, config)
         if told:
             raise UserError(
-                f"{name} cannot be used: for a row with {what}, its own {type(processor).__name__} gives other inputs "
-                f"than are prepared here: {told}. Choose another model, or another version of transformers."
+                f"{name} cannot be used: what is prepared here for a row with {what} is not what its own "
+                f"{type(processor).__name__} and model take: {told}. Choose another model, or another version of "
+                "transformers."
             )
 
 
@@ -69,7 +75,7 @@ def _picture(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _difference(processor: Any, preparer: Preparer, sample: dict[str, Any]) -> str:
+def _difference(processor: Any, preparer: Preparer, sample: dict[str, Any], config: Any) -> str:
     """What differs for one row; '' where nothing does."""
     window = preparer.prepare([sample])
     if window.failures:
@@ -79,7 +85,18 @@ def _difference(processor: Any, preparer: Preparer, sample: dict[str, Any]) -> s
     except Exception as error:  # noqa: BLE001 - a processor may raise anything; it is told
         return f"its own call fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     (batch,) = window.batches
-    return _compare(_prepared(batch), own)
+    return _compare(_prepared(batch), own) or _unlike_model(config, own, bool(sample["images"]))
+
+
+def _unlike_model(config: Any, own: dict[str, Any], has_images: bool) -> str:
+    """What the model, by its configuration, takes otherwise than its processor gives; '' where nothing is known."""
+    image_id = getattr(config, "image_token_id", None)
+    if image_id is not None and bool((own["input_ids"] == image_id).any()) != has_images:
+        return f"the configuration's image_token_id {image_id} is {'not ' if has_images else ''}in it"
+    kind = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    if TYPES not in own and kind is not None and TYPES in inspect.signature(kind.forward).parameters:
+        return f"the model takes '{TYPES}', which the processor does not give"
+    return ""
 
 
 def _own(processor: Any, preparer: Preparer, sample: dict[str, Any]) -> dict[str, Any]:
@@ -94,8 +111,8 @@ def _own(processor: Any, preparer: Preparer, sample: dict[str, Any]) -> dict[str
         except (ValueError, TypeError):  # some take a flat list only
             found = processor(images=sample["images"], **given)
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    if "mm_token_type_ids" not in tensors and "token_type_ids" in tensors:  # Gemma 3's name for them
-        tensors["mm_token_type_ids"] = tensors.pop("token_type_ids")
+    if TYPES not in tensors and "token_type_ids" in tensors:  # Gemma 3's name for them
+        tensors[TYPES] = tensors.pop("token_type_ids")
     return tensors
 
 
@@ -103,7 +120,7 @@ def _prepared(batch: PreparedBatch) -> dict[str, torch.Tensor]:
     """The tensors of a batch of one row under the names of processors."""
     tensors = {"input_ids": batch.input_ids_BT, **image_tensors(batch, batch.image_index_S.tolist())}
     if batch.mm_token_type_ids_BT is not None:
-        tensors["mm_token_type_ids"] = batch.mm_token_type_ids_BT
+        tensors[TYPES] = batch.mm_token_type_ids_BT
     return tensors
 
 

@@ -22,8 +22,8 @@ With `gradients` the same pass also gives the norm and the sketch of each row's 
 
 The network runs once, without its LM head: a hook on the head takes its input and ends the pass. The head then runs on
 the positions before answer tokens only, `CHUNK_BYTES` of float32 logits at a time. That is right where logits are the
-head's output and nothing more, so the first batch is compared with the model's own logits, and a model that scales or
-caps them is refused.
+head's output and nothing more, so the first batch is compared with the model's own logits. A model that scales or caps
+them makes them itself, for all positions that come before an answer's token in any row; its gradients are refused.
 
 Cost: one forward pass, plus 2 * H * V FLOP per answer token. Memory: the pass, [B,T,H] once more, and CHUNK_BYTES * 3.
 Sums over tokens are float64. Numbers of a row can differ in the last bits with its batch; batches follow from rows.
@@ -34,7 +34,9 @@ Shapes: B rows, T tokens, P answer tokens of the batch, H decoder width, V vocab
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +59,19 @@ LENGTH = "attended_length"
 GRADIENT_NORM, GRADIENT_SKETCH = "gradient_norm", "gradient_sketch"
 CHUNK_BYTES = 256 << 20
 _HEAD_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class _Logits:
+    """A model's own logits [B,P,V] of the positions `at_P`, ascending, of every row."""
+
+    logits_BPV: torch.Tensor
+    at_P: torch.Tensor
+
+    def at(self, rows_N: torch.Tensor, positions_N: torch.Tensor) -> torch.Tensor:
+        """Those of single positions, [N,V]."""
+        columns_N = torch.searchsorted(self.at_P, positions_N)
+        return self.logits_BPV[rows_N.to(self.logits_BPV.device), columns_N.to(self.logits_BPV.device)]
 
 
 class TokenScorer:
@@ -84,6 +99,8 @@ class TokenScorer:
         if head is None:
             raise UserError(f"{vlm.name} ({vlm.model_type}) has no LM head, so its answers have no loss.")
         self._head: Any = head
+        self._plain = not losses  # until a batch has told
+        self._keeps = "logits_to_keep" in inspect.signature(vlm.model.forward).parameters
         self._inputs = ModelInputs(vlm)
         shapes: dict[str, tuple[tuple[int, ...], Any]] = dict.fromkeys(TOKEN_LOSSES if losses else (), ((), np.float64))
         shapes |= dict.fromkeys(embeddings, ((vlm.hidden_size,), np.float16))
@@ -99,7 +116,7 @@ class TokenScorer:
         Such is an embedding of the first layer of a row without an image.
 
         Raises:
-            UserError: the model's logits are not those of its head.
+            UserError: the model's logits are not those of its head, and gradients are wanted.
             Exception: the model's own error, if the first 8 rows all fail alone.
         """
         if not self._checked:
@@ -116,8 +133,8 @@ class TokenScorer:
                 with contextlib.suppress(StopForward):
                     self.vlm.model(**self._inputs(batch))
             elif self.gradients is None:
-                hidden_BTH = self._hidden(batch)
-                columns |= self._answers(hidden_BTH, batch)[0] | self._embedded(hidden_BTH, batch)
+                hidden_BTH, logits = (self._hidden(batch), None) if self._plain else self._with_logits(batch)
+                columns |= self._answers(hidden_BTH, batch, logits)[0] | self._embedded(hidden_BTH, batch)
             else:
                 columns |= self._with_gradients(batch, self.gradients)
             return columns | _early_columns(early), [None] * batch.num_rows
@@ -141,6 +158,22 @@ class TokenScorer:
         assert found, "the model did not run its LM head"
         return found[0]
 
+    def _with_logits(self, batch: PreparedBatch) -> tuple[torch.Tensor, _Logits]:
+        """The LM head's input, and the model's own logits of the positions before answers' tokens.
+
+        Where no embedding needs the other positions, the head does not see them either.
+        """
+        at_P = batch.text_mask_BT[:, 1:].any(dim=0).nonzero().flatten()
+        keeps = self._keeps and not self.embeddings
+        found: list[torch.Tensor] = []
+        handle = self._head.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
+        try:
+            given = {"logits_to_keep": at_P.to(self.vlm.device)} if keeps else {}
+            logits_BPV = self.vlm.model(**self._inputs(batch), **given).logits
+        finally:
+            handle.remove()
+        return found[0], _Logits(logits_BPV if keeps else logits_BPV[:, at_P.to(logits_BPV.device)], at_P)
+
     @contextlib.contextmanager
     def _caught(self, found: list[torch.Tensor]) -> Iterator[None]:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -153,7 +186,9 @@ class TokenScorer:
         finally:
             handle.remove()
 
-    def _answers(self, hidden_BTH: torch.Tensor, batch: PreparedBatch) -> tuple[Columns, torch.Tensor]:
+    def _answers(
+        self, hidden_BTH: torch.Tensor, batch: PreparedBatch, own: _Logits | None = None
+    ) -> tuple[Columns, torch.Tensor]:
         """Means over the answer tokens of each row, and the gradient of the sum of the rows' losses, [B,T,H]."""
         rows_P, at_P = batch.text_mask_BT[:, 1:].nonzero(as_tuple=True)
         labels_P = batch.input_ids_BT[rows_P, at_P + 1].long()
@@ -166,7 +201,7 @@ class TokenScorer:
             at = rows_P[chunk].to(hidden_BTH.device), at_P[chunk].to(hidden_BTH.device)
             labels = labels_P[chunk].to(hidden_BTH.device)
             if self.gradients is None:
-                logits_PV = self._head(hidden_BTH[at])
+                logits_PV = self._head(hidden_BTH[at]) if own is None else own.at(rows_P[chunk], at_P[chunk])
             else:
                 weight_P = (1.0 / counts_B)[rows_P[chunk]].to(labels.device, torch.float32)
                 logits_PV, gradient_BTH[at] = loss_gradient(self._head, hidden_BTH[at], labels, weight_P)
@@ -207,10 +242,11 @@ class TokenScorer:
         difference = (expected_TV - found_TV)[real_T].abs().max()
         if not torch.isfinite(difference):
             return False
-        if difference > _HEAD_TOLERANCE * expected_TV[real_T].abs().max():
+        self._plain = bool(difference <= _HEAD_TOLERANCE * expected_TV[real_T].abs().max())
+        if not self._plain and self.gradients is not None:
             raise UserError(
                 f"{self.vlm.name} ({self.vlm.model_type}) changes its logits after the LM head (by up to "
-                f"{float(difference):.3g}), which the token losses do not follow. Choose another model."
+                f"{float(difference):.3g}), which gradients do not follow. Choose another model or other scores."
             )
         return True
 

@@ -201,7 +201,8 @@ def fingerprint_model(config: FinetuneConfig) -> str:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load the model '{config.model}': {str(error).splitlines()[0]}") from None
     check_supported(config.model, model_config)
-    check_processor(load_processor(config.model, trust_remote_code=config.trust_remote_code), config.model)
+    processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
+    check_processor(processor, config.model, model_config)
     return model_fingerprint(source, model_config)
 
 

@@ -1,8 +1,8 @@
 """The network to train: loaded, frozen where it should be, with LoRA on its decoder; saved, merged, reloaded.
 
 Modules are found from the model itself: the decoder by `get_decoder()`, the projector by the names that its families
-use below the model's vision side. LoRA goes on every plain linear layer of the decoder's layers but the routers of
-experts, by a regular expression on their full paths (vision towers own modules of the same names); `lm_head` and
+use below the model's vision side. LoRA goes on every plain linear layer of the decoder's layers but what only chooses,
+by a regular expression on their full paths (vision towers own modules of the same names); `lm_head` and
 embeddings stay as they are. The projector
 is trained fully, in LoRA's `modules_to_save`. In full finetuning decoder, embeddings, `lm_head` and projector are
 trained, in the projector's own training it alone. The vision tower is frozen unless asked otherwise.
@@ -37,8 +37,12 @@ _PROJECTOR_NAMES = (
     "mm_projector",
     "aligner",
     "mlp1",
+    "projector",
+    "visual_embeddings_table",
+    "layerwise_projectors",
+    "spatial_projectors",
 )
-_ROUTER = re.compile(r"(.*_)?(gate|router)")
+_CHOOSES = re.compile(r".*\.([^.]*_)?(gate|router)|.*\.indexer\..*")
 _PROCESSOR_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -130,14 +134,14 @@ def lora_targets(network: Any) -> str:
     """A regular expression of the full paths of the linear layers in the decoder's layers that LoRA goes on.
 
     Left out: kinds of linear layer with a forward pass of their own, which may return more than a tensor (Llama 4's
-    router), and what chooses between experts.
+    router), and what chooses between experts or which tokens are attended to: such a choice has no gradient.
     """
     prefix = decoder_layers_path(network)
     suffixes = sorted(
         {
             path.removeprefix(f"{prefix}.").split(".", 1)[1]
             for path, module in network.named_modules()
-            if path.startswith(f"{prefix}.") and _is_plain(module) and not _ROUTER.fullmatch(path.rsplit(".", 1)[-1])
+            if path.startswith(f"{prefix}.") and _is_plain(module) and not _CHOOSES.fullmatch(path)
         }
     )
     if not suffixes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from raycurate.encoding.images import ImageReader
 from raycurate.encoding.token_batches import AnswerPreparer, without_images
 from raycurate.encoding.tokens import RowTokenizer, image_token_ids, labels_of
 from raycurate.errors import UserError
-from raycurate.features.token_scores import TokenScorer, token_statistics
+from raycurate.features.gradient_sketches import GradientSketcher
+from raycurate.features.token_scores import EMBEDDED, TokenScorer, token_statistics
 from raycurate.models.adapter import VLM, load_vlm
 from raycurate.training.collate import Collator
 from raycurate.training.data import TrainingRow
@@ -165,24 +167,48 @@ def test_a_row_that_is_not_finite_leaves_the_others_alone(tiny_vlm, samples):
         assert found[sample["key"]]["loss"] == pytest.approx(expected[sample["key"]]["loss"], abs=1e-5)
 
 
-@pytest.mark.parametrize("memory_runs_out", [False, True])
-def test_logits_that_are_not_the_heads_are_refused(tiny_vlm, samples, monkeypatch, memory_runs_out):
-    """A model that scales its logits after the head is an error, also where the first check ran out of memory."""
-    vlm = tiny_vlm("llava")
-    original = type(vlm.model).forward
-    failures = ["once"] if memory_runs_out else []
+@pytest.fixture
+def scaled_vlm(tiny_vlm, monkeypatch):
+    """A function that makes a model whose forward halves its logits after the head; its first passes may fail."""
 
-    def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if failures:
-            raise torch.OutOfMemoryError(failures.pop())
-        made = original(self, *args, **kwargs)
-        made.logits = made.logits * 0.5
-        return made
+    def make(failures: list[str]) -> VLM:
+        vlm = tiny_vlm("llava")
+        original = type(vlm.model).forward
 
-    scaled.__signature__ = __import__("inspect").signature(original)
-    monkeypatch.setattr(type(vlm.model), "forward", scaled)
+        def scaled(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if failures:
+                raise torch.OutOfMemoryError(failures.pop())
+            made = original(self, *args, **kwargs)
+            made.logits = made.logits * 0.5
+            if made.loss is not None:
+                made.loss = torch.nn.functional.cross_entropy(made.logits[0, :-1], kwargs["labels"][0, 1:])
+            return made
+
+        scaled.__signature__ = inspect.signature(original)
+        monkeypatch.setattr(type(vlm.model), "forward", scaled)
+        return vlm
+
+    return make
+
+
+@pytest.mark.parametrize("failures", [[], ["once"]])
+@pytest.mark.parametrize("embeddings", [(), EMBEDDED])
+def test_logits_that_are_not_the_heads_are_the_models_own(scaled_vlm, samples, failures, embeddings):
+    """Also where the first look at them ran out of memory, and where the head sees answers only."""
+    vlm = scaled_vlm(list(failures))
+    found = score_all(TokenScorer(vlm, embeddings=embeddings), samples)
+    for sample in samples:
+        expected = plain(vlm, sample)
+        for name in ("loss", "el2n", "aum", *(set(embeddings) & expected.keys())):
+            assert found[sample["key"]][name] == pytest.approx(expected[name], abs=1e-3), name
+
+
+def test_gradients_of_logits_that_are_not_the_heads_are_refused(scaled_vlm, samples):
+    """The losses are passed back through the head alone."""
+    vlm = scaled_vlm([])
+    sketcher = GradientSketcher(vlm, layers="all", width=8)
     with pytest.raises(UserError, match="changes its logits after the LM head"):
-        score_all(TokenScorer(vlm), samples)
+        score_all(TokenScorer(vlm, gradients=sketcher), samples)
 
 
 def test_rows_that_cannot_be_scored_say_why(tiny_vlm):

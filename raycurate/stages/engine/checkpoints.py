@@ -118,7 +118,7 @@ def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_rem
     processor = load_processor(whole, trust_remote_code=trust_remote_code)  # tells early what is wrong with the name
     config = AutoConfig.from_pretrained(whole, trust_remote_code=trust_remote_code)
     check_supported(checkpoint.name, config)
-    check_processor(processor, checkpoint.name)
+    check_processor(processor, checkpoint.name, config)
     parts = [model_fingerprint(whole, config)] + ([model_fingerprint(source, None)] if base else [])
     fingerprint = fingerprint_of_parts(parts)
     named = resolve_dtype(dtype, "cuda" if on_gpu else "cpu")

@@ -35,9 +35,9 @@ def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
 
     source = resolve_model(model)
     processor = load_processor(model, trust_remote_code=trust_remote_code)
-    check_processor(processor, model)
     model_config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     check_supported(model, model_config)
+    check_processor(processor, model, model_config)
     with torch.device("meta"):
         network = AutoModelForImageTextToText.from_config(model_config, trust_remote_code=trust_remote_code)
     return wrap_vlm(network, processor, name=model), model_fingerprint(source, model_config)

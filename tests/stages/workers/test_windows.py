@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raycurate.encoding.images import ImageReader
 from raycurate.samples.schema import IMAGE_TYPE
 from raycurate.stages.workers.windows import PROCESS_BYTES, loader_memory, windows_of
-from tests.encoding.families import make_processor
+from tests.family_processors import make_processor
 
 MB = 1 << 20
 
