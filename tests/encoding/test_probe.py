@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
 
 from raycurate.encoding.inputs import types_name
@@ -15,13 +16,14 @@ from raycurate.encoding.prepare import Preparer
 from raycurate.encoding.probe import _own, _rows, check_processor
 from raycurate.encoding.token_batches import TokenPreparer
 from raycurate.encoding.tokens import TokenRow, image_token_ids, labels_of
+from raycurate.errors import UserError
 from raycurate.evaluation.prompts import QuestionPreparer
 from raycurate.training.collate import Collator
 from raycurate.training.data import TrainingRow
 from tests.family_processors import make_processor, network_class
 from tests.family_table import read_families
 
-RIGHT = tuple(read_families())
+RIGHT = (*read_families(), "gemma3n")
 READ_BY_NO_FORWARD = {"num_patches"}
 """Facts of images that the processors keep for their own use."""
 ROWS = _rows()
@@ -106,3 +108,20 @@ def test_a_row_of_several_images_is_read_as_its_processor_reads_it():
     }
     assert counts["two"] == 2 * (processor.num_image_tokens + 1)
     assert counts["one"] > counts["two"] // 2
+
+
+def test_a_configuration_that_names_another_image_token_is_refused():
+    """Its visual tokens would not be found among those that the processor writes."""
+    with pytest.raises(UserError, match="image_token_id 5000 is not in it"):
+        check_processor(make_processor("llava"), "m", hf.LlavaConfig(image_token_index=5000))
+    text_token = make_processor("llava").tokenizer.convert_tokens_to_ids("a")
+    with pytest.raises(UserError, match=f"row with no image .* image_token_id {text_token} is in it"):
+        check_processor(make_processor("llava"), "m", hf.LlavaConfig(image_token_index=text_token))
+
+
+def test_a_model_that_needs_types_of_tokens_is_refused_without_them():
+    """Its processor's call does not give them, and its positions are made from them."""
+    processor = make_processor("cosmos3_edge")
+    config = hf.Cosmos3EdgeConfig(image_token_id=processor.image_token_id)
+    with pytest.raises(UserError, match="cosmos3_edge .*takes 'mm_token_type_ids'"):
+        check_processor(processor, "cosmos3_edge", config)

@@ -47,7 +47,8 @@ def _look_at(name: str) -> None:
     config = CONFIG_MAPPING[name]()
     check_supported(name, config)
     processor = make_processor(name)
-    config.image_token_id = getattr(processor, "image_token_id", None)
+    if hasattr(processor, "image_token_id"):
+        config.image_token_id = processor.image_token_id
     check_processor(processor, name, config)
 
 

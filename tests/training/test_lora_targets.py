@@ -50,6 +50,14 @@ def test_routers_are_left_out(router):
     assert targets(_Network(router, kind)) == wanted
 
 
+def test_what_picks_the_tokens_to_attend_to_is_left_out():
+    """A choice has no gradient, and ranks that train together must use every parameter."""
+    network = _Network("router", nn.Linear)
+    for layer in network.text.layers:
+        layer.indexer = nn.ModuleDict({"wq": nn.Linear(8, 8)})
+    assert not [path for path in targets(network) if "indexer" in path]
+
+
 def test_lora_trains_a_llama_4():
     """Its router is a linear layer that returns two tensors: peft cannot wrap it, and it stays as it is."""
     transformers = pytest.importorskip("transformers")
