@@ -66,11 +66,11 @@ AS = {"qwen3_vl_moe": "qwen3_vl", "glm4v_moe": "glm4v", "glm_ocr": "glm46v"}
 FURTHER_TOKENS = {"gemma4": {"audio_token": "<audio>", "boa_token": "<boa>", "eoa_token": "<eoa>"}}
 
 
-def make_processor(family: str, **settings: Any) -> Any:
+def make_processor(family: str, *, small: bool = True, **settings: Any) -> Any:
     """The processor of a family, by its model type; `settings` are arguments of its constructor."""
     family = AS.get(family, family)
     kind = getattr(hf, PROCESSOR_MAPPING_NAMES[family])
-    image_settings, own_settings = SMALL.get(family, ({}, {}))
+    image_settings, own_settings = SMALL.get(family, ({}, {})) if small else ({}, {})
     values: dict[str, Any] = {}
     for each in list(inspect.signature(kind.__init__).parameters.values())[1:]:
         if each.name == "image_processor":

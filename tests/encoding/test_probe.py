@@ -91,7 +91,9 @@ def _training_batch(processor: Any, tokens: TokenPreparer, sample: dict[str, Any
 
 def test_a_row_of_several_images_is_read_as_its_processor_reads_it():
     """LLaVA-OneVision tiles an image that is alone; one picture in both kinds of row is processed for each."""
-    processor = make_processor("llava_onevision")
+    processor = make_processor(
+        "llava_onevision", small=False, num_image_tokens=16, vision_feature_select_strategy="full"
+    )
     preparer = Preparer(processor, max_length=1 << 16, token_budget=1 << 20)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 700, 3), dtype=np.uint8))
 

@@ -42,6 +42,6 @@ def test_a_slice_of_a_part_has_the_windows_of_its_own_rows():
 @pytest.mark.parametrize(("family", "least_mb", "most_mb"), [("llava", 0.5, 2), ("llava_next", 6, 30)])
 def test_what_an_image_takes_is_measured_on_the_processor(family, least_mb, most_mb):
     """One crop of 336 px, or tiles of it, in float32; a loader of tiles asks for the bound, one of crops for less."""
-    found = ImageReader(make_processor(family), torch.float32).largest_bytes()
+    found = ImageReader(make_processor(family, small=False), torch.float32).largest_bytes()
     assert least_mb * MB <= found <= most_mb * MB
     assert loader_memory(256, found, 512) == 2 * min(512 * MB, 4 * 256 * found) + PROCESS_BYTES
