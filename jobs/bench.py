@@ -64,12 +64,13 @@ def bench_extraction(folder: Path, rows: int) -> None:
     """A random small VLM whose forward pass dominates, over the demo's images."""
     import torch
 
-    from raycurate.config import ExtractConfig, IngestConfig, make_config
+    from raycurate.config import ExtractConfig, IngestConfig
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
     from raycurate.features.extractor import ActivationExtractor
     from raycurate.models.adapter import load_vlm
     from raycurate.ray_session import ray_session
     from raycurate.run.store import Run
+    from raycurate.settings import make_config
     from raycurate.stages.extract import extract
     from raycurate.stages.ingest import ingest
 
@@ -269,10 +270,11 @@ def bench_sweep(folder: Path, rows: int) -> None:
 
 def bench_methods(folder: Path, rows: int, model: str, what: str) -> None:
     """One pass of the model makes the scores of all three; each further method is a selection of its own."""
-    from raycurate.config import IngestConfig, ScoreConfig, SelectConfig, make_config
+    from raycurate.config import IngestConfig, ScoreConfig, SelectConfig
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
     from raycurate.ray_session import ray_session
     from raycurate.run.store import Run
+    from raycurate.settings import make_config
     from raycurate.stages.ingest import ingest
     from raycurate.stages.score import score
     from raycurate.stages.select import select

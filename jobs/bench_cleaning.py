@@ -20,8 +20,9 @@ from PIL import Image
 
 from raycurate.cleaning.config import DecontaminateConfig, DedupConfig
 from raycurate.cli.support import ReadableCommand
-from raycurate.config import IngestConfig, make_config
+from raycurate.config import IngestConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.decontaminate import decontaminate as decontaminate_stage
 from raycurate.stages.dedup import dedup as dedup_stage
 from raycurate.stages.ingest import ingest

@@ -74,10 +74,11 @@ def stage_peaks(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, i
 
 def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]]:
     """Yield stage, bytes of the largest worker and bytes of the driver, at one scale."""
-    from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, RankConfig, SelectConfig, make_config
+    from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, RankConfig, SelectConfig
     from raycurate.demo.data import build_demo_dataset, scale_for_rows
     from raycurate.ray_session import ray_session
     from raycurate.run.store import Run
+    from raycurate.settings import make_config
     from raycurate.stages.cluster import cluster
     from raycurate.stages.extract import extract
     from raycurate.stages.ingest import ingest
@@ -122,7 +123,7 @@ def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]
 
 
 def _config(kind: Any, **values: Any) -> Any:
-    from raycurate.config import make_config
+    from raycurate.settings import make_config
 
     return make_config(kind, values)
 

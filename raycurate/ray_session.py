@@ -26,11 +26,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psutil
 import ray
 
-from raycurate.config import SessionConfig, StageConfig
+from raycurate.config import SessionConfig
 from raycurate.errors import UserError
 from raycurate.node_paths import check_nodes_see
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Run
+from raycurate.settings import StageConfig
 
 MIN_OBJECT_STORE, MAX_OBJECT_STORE = 128 << 20, 2 << 30
 GPU_DEVICES, SHARED_MEMORY = "/dev/nvidia[0-9]*", "/dev/shm"

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import create_model, model_validator
 
-from raycurate.config import ClusterConfig, IngestConfig, SessionConfig, StageConfig, apply_override, make_config
+from raycurate.config import ClusterConfig, IngestConfig, SessionConfig
 from raycurate.errors import UserError
 from raycurate.run.paths import LocalPath
 from raycurate.selection import build_selector
+from raycurate.settings import StageConfig, apply_override, make_config
 from raycurate.stages.selecting.auto import AUTO
 from raycurate.stages.selecting.weights import check_shares
 from raycurate.stages.table import STAGES

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import click
 
-from raycurate.config import SessionConfig, make_config
+from raycurate.config import SessionConfig
 from raycurate.pipeline import run_recipe
 from raycurate.ray_session import ray_session
 from raycurate.recipe import Recipe
 from raycurate.run.filesystem import resolve, write_bytes
+from raycurate.settings import make_config
 from tests.drawn_data import recipe_values, write_data
 from tests.object_store import Proxy, s3_server, use_endpoint
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, SelectConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.recipe import load_recipe
+from raycurate.settings import make_config
 
 RECIPES = Path(__file__).parent.parent / "jobs" / "recipes"
 

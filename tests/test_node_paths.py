@@ -6,9 +6,10 @@ import os
 
 import pytest
 
-from raycurate.config import ExtractConfig, IngestConfig, make_config
+from raycurate.config import ExtractConfig, IngestConfig
 from raycurate.node_paths import missing_here, paths_of
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe, load_recipe
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from tests.drawn_data import recipe_values, selection_of, write_data
 from tests.drivers import kill_when, output_of, start
 from tests.nouns import write_features, write_samples

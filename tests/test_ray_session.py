@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from raycurate import ray_session as session_module
-from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.config import IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.ray_session import in_session, object_store_bytes
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.shards import map_tasks
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
@@ -66,7 +67,8 @@ import sys
 
 import ray
 
-from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.config import IngestConfig, SelectConfig
+from raycurate.settings import make_config
 from raycurate.run.store import Run
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select

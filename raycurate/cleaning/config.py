@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from raycurate.config import Label, NounConfig, execution, rejected_share
 from raycurate.run.paths import ImagesPath
+from raycurate.settings import Label, NounConfig, execution, rejected_share
 
 
 class CleaningConfig(NounConfig):

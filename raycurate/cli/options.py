@@ -26,8 +26,8 @@ from click.core import ParameterSource
 from pydantic import BeforeValidator
 
 from raycurate.cli.support import MethodOption, ReadableCommand, config_of, parts, run_argument, settings
-from raycurate.config import OfMethods, StageConfig
 from raycurate.errors import UserError
+from raycurate.settings import OfMethods, StageConfig
 from raycurate.stages.table import stage_of
 
 Function = Callable[..., None]

@@ -13,7 +13,7 @@ from raycurate.cli.support import out
 from raycurate.errors import unknown_name
 
 if TYPE_CHECKING:
-    from raycurate.config import StageConfig
+    from raycurate.settings import StageConfig
 
 
 @click.command()

@@ -17,11 +17,11 @@ import pyarrow.fs as pafs
 from pydantic import ValidationError
 from rich.console import Console
 
-from raycurate.config import StageConfig, apply_override, make_config
 from raycurate.errors import UserError
 from raycurate.run.dates import seconds_of, when
 from raycurate.run.filesystem import read_bytes, resolve
 from raycurate.run.log_format import JsonFormatter, wants_json
+from raycurate.settings import StageConfig, apply_override, make_config
 from raycurate.stages.table import stage_of
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, NounConfig, PoolConfig, Seed, execution
+from raycurate.config import PoolConfig
 from raycurate.run.paths import Command, LocalPath, ModelName, Settings
 from raycurate.selection import METHODS
+from raycurate.settings import Label, NounConfig, Seed, execution
 
 FULL = "full"
 

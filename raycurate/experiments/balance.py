@@ -31,7 +31,6 @@ from raycurate.balancing import Balance, parse_scores, record
 from raycurate.balancing import balance as arithmetic
 from raycurate.balancing.probes import unmeasured_tasks
 from raycurate.balancing.scores import ALONE_OF, BASE, MINI, MINI_OF, Groups, check_names
-from raycurate.config import make_config
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.engine.figures import write_figures
@@ -42,6 +41,7 @@ from raycurate.experiments.engine.task_rows import check_metrics, mixture_config
 from raycurate.experiments.engine.weights_config import BalanceProbesConfig
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
 from raycurate.stages.evaluate import SCORES_FILE, evaluate

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.evaluation import Column, Result, Scoreboard, build_scoreboard, to_csv, to_json, to_markdown
 from raycurate.evaluation.config import FULL, CompareConfig, EvaluateConfig, settings_of_line
 from raycurate.evaluation.evidence import (
@@ -42,6 +42,7 @@ from raycurate.experiments.engine.lines import (
 from raycurate.ray_session import in_session
 from raycurate.run.names import as_label
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.answers import ANSWER_COLUMNS, answer_rows
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe

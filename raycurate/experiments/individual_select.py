@@ -35,7 +35,6 @@ from raycurate.balancing.individual_select import (
     judge,
     measure_baseline,
 )
-from raycurate.config import make_config
 from raycurate.experiments.engine.benchmarks import benchmarks_of
 from raycurate.experiments.engine.candidates import Dataset, prepare_candidates
 from raycurate.experiments.engine.config import PROBE_DEFAULTS
@@ -47,6 +46,7 @@ from raycurate.experiments.engine.soup import make_soups
 from raycurate.experiments.engine.subsets import trainable_rows
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
 from raycurate.stages.table import version_of

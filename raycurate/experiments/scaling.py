@@ -16,7 +16,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from raycurate.config import make_config
 from raycurate.experiments.engine.benchmarks import benchmarks_of
 from raycurate.experiments.engine.figures import write_figures
 from raycurate.experiments.engine.lines import evaluation_on
@@ -27,6 +26,7 @@ from raycurate.experiments.engine.subsets import proportional_rows, trainable_ro
 from raycurate.experiments.engine.tables import to_markdown, write_table
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
 from raycurate.stages.table import version_of

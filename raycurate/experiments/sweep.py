@@ -20,7 +20,6 @@ import logging
 import time
 from typing import Any
 
-from raycurate.config import make_config
 from raycurate.evaluation.evidence import Answers
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.grid import Trial, grid
@@ -33,6 +32,7 @@ from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe, map_here
 from raycurate.stages.select import select, select_inputs

@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycurate.balancing.measured_transferability import MeasuredTransferability, compare_with_proxy
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import PROBE_DEFAULTS
 from raycurate.experiments.engine.figures import write_figures
@@ -37,6 +36,7 @@ from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.selection.transferability import transferability
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe
 from raycurate.training.config import FinetuneConfig

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from raycurate.cleaning.config import DecontaminateConfig
 from raycurate.cleaning.overlap import TestPrints
-from raycurate.config import IngestConfig, make_config
+from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import absolute, exists, resolve
 from raycurate.run.names import plain_label
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.settings import make_config
 from raycurate.stages.cleaning import marks
 from raycurate.stages.cleaning.prints import make_prints
 from raycurate.stages.engine.lineage import begin, required

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless
@@ -43,6 +43,7 @@ from raycurate.selection.methods.by_rank import ByRank
 from raycurate.selection.methods.by_score import ByScore
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.remaining import Remaining, remaining_goal, remaining_tables
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, required, why_stale
 from raycurate.stages.engine.marked import honoured
 from raycurate.stages.engine.names import MARKS, ROW_SCORES

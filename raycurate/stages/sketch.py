@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from raycurate.config import Label, StageConfig, execution
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.selection.sketch import SketchSum, frequencies, sketch_rows, sum_sketches
+from raycurate.settings import Label, StageConfig, execution
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import describe, run_missing_shards, skip_if_done
 

@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raycurate.config import Label, NounConfig, Seed, execution, node_labels, rejected_share
 from raycurate.run.paths import DeepSpeedName, ImagesPath, LocalPath, ModelName
+from raycurate.settings import Label, NounConfig, Seed, execution, node_labels, rejected_share
 from raycurate.training.mixture import MixturePart
 
 LORA_LEARNING_RATE = 2e-4

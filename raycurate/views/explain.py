@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.names import ROW_SCORES
 from raycurate.stages.selecting.what_if import first_ratio, keeps_at
 from raycurate.views.find import find_row, row_of

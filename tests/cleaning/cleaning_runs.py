@@ -8,8 +8,9 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
-from raycurate.config import IngestConfig, make_config
+from raycurate.config import IngestConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from tests.cleaning.pictures_cases import cropped, reencoded, scene
 from tests.nouns import read_all

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.balance import balance, plan_probes, weigh_scores
 from raycurate.experiments.engine.task_rows import metric_of, mixture_config, scores_of
 from raycurate.experiments.engine.weights_config import BalanceProbesConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.training.mixture import choose_rows
 from raycurate.training.weights import read_weights
 from tests.balancing.golden_table import GOLDEN, golden_csv

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.experiments.choose import choose
 from raycurate.experiments.engine.choose_config import ChooseConfig
 from raycurate.pipeline import _steps
 from raycurate.recipe import Recipe, load_recipe
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import why_stale
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, settings_of_line
+from raycurate.settings import make_config
 
 VARIANTS = {
     "root": {"task_power": 0.5},

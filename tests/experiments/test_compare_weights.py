@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.compare_weights import build_board, compare_weights
 from raycurate.experiments.engine.probes import ProbeResult
 from raycurate.experiments.engine.weights_config import CompareWeightsConfig
+from raycurate.settings import make_config
 from tests.experiments.task_runs import EVALUATE, FINETUNE, write_samples
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import TASKS

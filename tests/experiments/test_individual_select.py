@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.candidates import Dataset, _keep_selected
 from raycurate.experiments.engine.individual_config import IndividualSelectConfig
@@ -19,6 +18,7 @@ from raycurate.experiments.engine.individual_results import Outcome, report
 from raycurate.experiments.engine.soup import _greedy, average
 from raycurate.experiments.individual_select import _curve, _parallel, _sequential, _Trainer, individual_select
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.training.mixture import MixturePart
 from tests.drivers import kill_after
 from tests.nouns import read_all

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.scaling import ScalingConfig, measure_scaling, summarize
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import write_run
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import RankConfig, make_config
+from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.grid import grid
 from raycurate.experiments.sweep import sweep
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.rank import rank
 from tests.drivers import kill_after
 from tests.nouns import read_all, write_clusters, write_features, write_samples

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.transferability import TransferabilityConfig, draw_clusters, measure_transferability
 from raycurate.selection.transferability import transferability
+from raycurate.settings import make_config
 from tests.nouns import read_all, write_clusters, write_features
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import write_run

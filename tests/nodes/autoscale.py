@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 import ray
 
-from raycurate.config import ExtractConfig, IngestConfig, make_config
+from raycurate.config import ExtractConfig, IngestConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import extract as extract_stage
 from raycurate.stages.ingest import ingest
 from raycurate.stages.workers.extract import ExtractionActor

@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from raycurate.config import ClusterConfig, ExtractConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import extract as extract_stage
 from raycurate.stages.cluster import cluster
 from raycurate.stages.finetune import finetune

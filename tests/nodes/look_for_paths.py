@@ -7,10 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from raycurate.config import ExtractConfig, make_config
+from raycurate.config import ExtractConfig
 from raycurate.errors import UserError
 from raycurate.node_paths import check_nodes_see
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from tests.nodes.simulated import Nodes
 
 

@@ -20,10 +20,11 @@ from typing import Any
 
 import ray
 
-from raycurate.config import ClusterConfig, ExtractConfig, RankConfig, ScoreConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, RankConfig, ScoreConfig
 from raycurate.experiments import sweep as sweeps
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import cluster as cluster_stage
 from raycurate.stages import extract as extract_stage
 from raycurate.stages import score as score_stage

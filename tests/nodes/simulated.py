@@ -14,8 +14,9 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from raycurate.config import IngestConfig, make_config
+from raycurate.config import IngestConfig
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from tests.drawn_data import write_data
 

@@ -20,7 +20,7 @@ from sklearn.metrics import normalized_mutual_info_score
 
 from raycurate.charts.marks import Dot, Interval, TaskBar, cluster_map, interval_chart, task_chart
 from raycurate.cli.main import main
-from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.config import IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.models.adapter import auto_layers
 from raycurate.report import folder
@@ -35,6 +35,7 @@ from raycurate.report.rows_page import build_rows, write_rows
 from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Run
 from raycurate.samples.images import ImageLimits, ImageRoot
+from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
 from raycurate.views.diff import selection_at

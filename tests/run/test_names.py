@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.names import as_label, plain_label
+from raycurate.settings import make_config
 
 
 @pytest.mark.parametrize("label", ["main", "über", "選択", "отбор", "d2_pruning-r0.2=x", "_x", "हिन्दी", "0", "a+b"])

@@ -10,13 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from raycurate.cli.main import main
-from raycurate.config import make_config
 from raycurate.pipeline import run_recipe
 from raycurate.recipe import Recipe
 from raycurate.run.filesystem import read_bytes, resolve, write_bytes
 from raycurate.run.store import Run
 from raycurate.samples.exporters import export_samples
 from raycurate.samples.schema import Message, Sample
+from raycurate.settings import make_config
 from tests.drawn_data import recipe_values, selection_of, write_data
 
 ROWS = 160

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycurate.config import IngestConfig, make_config
+from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.samples.hub import hub_folder
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.parse_task import folders_are_tasks
 from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import ReadOptions
+from raycurate.settings import make_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -8,9 +8,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, ScoreConfig, SelectConfig, make_config
+from raycurate.config import ClusterConfig, ExtractConfig, IngestConfig, ScoreConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.cluster import cluster
 from raycurate.stages.engine.status import status
 from raycurate.stages.extract import extract

@@ -15,11 +15,12 @@ import ray
 import torch
 
 from raycurate.clustering import KMeansSettings, spherical_kmeans
-from raycurate.config import ClusterConfig, make_config
+from raycurate.config import ClusterConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.run.filesystem import list_files
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import cluster as stage
 from raycurate.stages.cluster import cluster
 from raycurate.stages.engine import kmeans_pool

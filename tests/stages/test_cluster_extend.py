@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raycurate.config import ClusterConfig, make_config
+from raycurate.config import ClusterConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import cluster as stage
 from raycurate.stages.cluster import cluster
 from raycurate.stages.engine.growth import with_pieces

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from raycurate.cleaning.config import DecontaminateConfig
 from raycurate.cli.main import main
-from raycurate.config import make_config
 from raycurate.errors import UserError
+from raycurate.settings import make_config
 from raycurate.stages.decontaminate import decontaminate
 from tests.cleaning.cleaning_runs import ANSWER, LONG, TRAIN, _row, crop_of, ingested, marks_of, write_source
 

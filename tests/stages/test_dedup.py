@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from raycurate.cleaning.config import DedupConfig
 from raycurate.cli.main import main
-from raycurate.config import make_config
 from raycurate.errors import UserError
+from raycurate.settings import make_config
 from raycurate.stages import dedup as stage
 from raycurate.stages.cleaning import passes
 from raycurate.stages.dedup import dedup

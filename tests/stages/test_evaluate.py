@@ -7,12 +7,12 @@ import sys
 import pytest
 import torch
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.evaluation import METRICS
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.experiments.compare import compare
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import evaluate as stage
 from raycurate.stages.evaluate import evaluate
 from raycurate.stages.workers.evaluate import key_hash

@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from raycurate.config import ExportConfig, SelectConfig, make_config
+from raycurate.config import ExportConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.samples.schema import ImageRef, Message, Sample, samples_to_table
+from raycurate.settings import make_config
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.export import export
 from raycurate.stages.select import select

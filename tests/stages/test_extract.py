@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raycurate.config import ExtractConfig, IngestConfig, make_config
+from raycurate.config import ExtractConfig, IngestConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.run.store import Run, fingerprint_of
+from raycurate.settings import make_config
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from tests.nouns import read_all

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from raycurate.cli.main import main
-from raycurate.config import ExportConfig, IngestConfig, SelectConfig, make_config
+from raycurate.config import ExportConfig, IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages import forget as stage
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_here

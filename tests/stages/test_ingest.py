@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raycurate.config import IngestConfig, make_config
+from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.filesystem import list_files
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from tests.hostile import write_hostile_dataset
 from tests.nouns import read_all

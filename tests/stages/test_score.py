@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from raycurate.config import ClusterConfig, IngestConfig, ScoreConfig, SelectConfig, make_config
+from raycurate.config import ClusterConfig, IngestConfig, ScoreConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.cluster import cluster
 from raycurate.stages.ingest import ingest
 from raycurate.stages.score import check_given, score

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
+from raycurate.settings import make_config
 from raycurate.stages.finetune import finetune
 from raycurate.stages.select import select
 from raycurate.training.config import FinetuneConfig

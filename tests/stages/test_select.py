@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.rank import rank
 from raycurate.stages.select import check_target, select
 from tests.nouns import read_all, write_clusters, write_features, write_samples

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.pipeline import _steps
 from raycurate.recipe import Recipe
@@ -18,6 +18,7 @@ from raycurate.run.store import Run
 from raycurate.selection import Goal, build_selector
 from raycurate.selection.envelope import Envelope
 from raycurate.selection.enveloped import Enveloped
+from raycurate.settings import make_config
 from raycurate.stages.select import select
 from tests.drivers import kill_when, output_of, start
 from tests.nouns import read_all, write_clusters, write_features, write_samples, write_scores

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.selection.keys import key_hashes
+from raycurate.settings import make_config
 from raycurate.stages.rank import rank
 from raycurate.stages.ranking import passes
 from raycurate.stages.select import select

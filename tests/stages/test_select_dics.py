@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.select import select
 from tests.nouns import read_all, write_features, write_samples, write_scores

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.selection.keys import key_array, key_hashes
+from raycurate.settings import make_config
 from raycurate.stages.select import select
 from tests.drivers import kill_when, output_of, start
 from tests.nouns import read_all, write_features, write_samples, write_scores

@@ -7,10 +7,11 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.samples.schema import SAMPLE_SCHEMA
+from raycurate.settings import make_config
 from raycurate.stages.engine.growth import with_pieces
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_here

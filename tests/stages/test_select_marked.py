@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from raycurate.cli.main import main
-from raycurate.config import ExportConfig, SelectConfig, make_config
+from raycurate.config import ExportConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.cleaning.marks import MARKS_SCHEMA, commit_marks, finish_marks
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.engine.status import status

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 
 from raycurate.clustering.kmeans import KMeansSettings, spherical_kmeans
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.selection.ranked import NO_IMAGE
+from raycurate.settings import make_config
 from raycurate.stages.ranking.by_task import ITERATIONS, SEED
 from raycurate.stages.select import select
 from tests.drivers import kill_when, output_of, start

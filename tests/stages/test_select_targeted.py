@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raycurate.config import RankConfig, SelectConfig, make_config
+from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.pipeline import _steps
 from raycurate.recipe import Recipe
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select
 from tests.drivers import kill_when, output_of, start

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.config import IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select

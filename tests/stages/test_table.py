@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from raycurate import pipeline, recipe
 from raycurate.cli.options import stage_command
 from raycurate.cli.settings import stage_configs
-from raycurate.config import ExtractConfig, NounConfig, make_config
+from raycurate.config import ExtractConfig
+from raycurate.settings import NounConfig, make_config
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.table import STAGES, Stage, stage_of, version_of
 

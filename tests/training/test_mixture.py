@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
+from raycurate.settings import make_config
 from raycurate.training.config import FinetuneConfig
 from raycurate.training.data import TokenDataset, TokenSource
 from raycurate.training.mixture import MixturePart, choose_rows, row_hash

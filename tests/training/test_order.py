@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.models.adapter import load_processor
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.training_order import order_source
 from raycurate.stages.finetune import finetune
 from raycurate.training.config import FinetuneConfig

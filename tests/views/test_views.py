@@ -13,9 +13,10 @@ from click.testing import CliRunner
 
 from raycurate.cli.main import main
 from raycurate.cli.support import out, plain
-from raycurate.config import IngestConfig, SelectConfig, make_config
+from raycurate.config import IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
 from raycurate.views.diff import diff_selections

@@ -24,11 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raycurate.config import IngestConfig, Label, ScoreConfig, SelectConfig, make_config
+from raycurate.config import IngestConfig, ScoreConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.experiments.engine.individual_config import IndividualSelectConfig
 from raycurate.experiments.engine.subsets import proportional_rows, trainable_rows
 from raycurate.run.store import Noun, Run
+from raycurate.settings import Label, make_config
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import names_of
 from raycurate.stages.ingest import ingest

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, Seed, make_config
 from raycurate.evaluation.config import FULL, check_variants
 from raycurate.experiments.engine.config import PROBE_DEFAULTS, SweepConfig, TrainingsConfig, check_section
 from raycurate.run.paths import Settings
+from raycurate.settings import Label, Seed, make_config
 from raycurate.stages.selecting.auto import AUTO
 
 CHAMPION = "balanced"

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, NounConfig, Seed, execution
 from raycurate.evaluation.config import FULL, check_variants
 from raycurate.run.paths import Settings
+from raycurate.settings import Label, NounConfig, Seed, execution
 
 # A probe's model is deleted with its logs.
 PROBE_DEFAULTS: Mapping[str, Any] = {"trackers": ()}

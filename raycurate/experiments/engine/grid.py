@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.evaluation.config import FULL, settings_of_line
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.lines import evaluation_on
 from raycurate.run.store import fingerprint_of
 from raycurate.selection import get_method
 from raycurate.selection.methods.balanced import Balanced
+from raycurate.settings import make_config
 from raycurate.training.config import FinetuneConfig
 
 log = logging.getLogger("raycurate")

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from raycurate.balancing.individual_select import Rule
-from raycurate.config import Label, Seed
 from raycurate.errors import UserError, unknown_name
 from raycurate.experiments.engine.config import TrainingsConfig, check_section
 from raycurate.run.paths import LocalPath, ModelName, Settings
+from raycurate.settings import Label, Seed
 
 SoupKind = Literal["greedy", "average", "maximum"]
 FINETUNE_OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")

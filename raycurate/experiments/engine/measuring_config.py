@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycurate.config import Label, Seed
 from raycurate.experiments.engine.config import PROBE_DEFAULTS, TrainingsConfig, check_section
 from raycurate.run.paths import Settings
 from raycurate.selection.transferability import TransferabilityReading
+from raycurate.settings import Label, Seed
 
 OWN = ("selection", "samples", "limit", "mixture", "mixture_seed", "held_out", "seed", "label")
 """Settings of `finetune` that the experiments give themselves."""

@@ -24,7 +24,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as save_bytes
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.engine.benchmarks import benchmarks_of
@@ -37,6 +36,7 @@ from raycurate.models.source import image_backend
 from raycurate.ray_session import cluster_gpus
 from raycurate.run.filesystem import list_files
 from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.settings import make_config
 from raycurate.stages.engine.checkpoints import base_of, find_checkpoint, local_source
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.evaluate import outside_inputs

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from raycurate.config import Label, make_config
 from raycurate.errors import UserError
 from raycurate.run.store import Run
+from raycurate.settings import Label, make_config
 from raycurate.stages.finetune import prepare
 from raycurate.training.config import FinetuneConfig
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from raycurate.config import make_config
 from raycurate.errors import UserError, unknown_name
 from raycurate.evaluation.tasks import metrics_for_tasks
 from raycurate.experiments.engine.subsets import trainable_rows
 from raycurate.experiments.engine.weights_config import ProbeSettings
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import required
 from raycurate.training.config import FinetuneConfig
 

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from raycurate.balancing.config import BalanceConfig, Positive
 from raycurate.balancing.scores import parse_groups
-from raycurate.config import Label, Part, Seed
 from raycurate.experiments.engine.config import TrainingsConfig, check_section
 from raycurate.run.paths import Settings
+from raycurate.settings import Label, Part, Seed
 
 COTBAL = "cotbal"
 FINETUNE_OWN = (

@@ -20,10 +20,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycurate.config import NounConfig
 from raycurate.errors import UserError
 from raycurate.run.dates import when
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.settings import NounConfig
 from raycurate.stages.engine.growth import earlier_states, has_grown
 from raycurate.stages.engine.marked import honoured
 from raycurate.stages.engine.names import command_for

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import ray
 
-from raycurate.config import StageConfig
 from raycurate.errors import UserError
 from raycurate.run.ahead import map_ahead
 from raycurate.run.filesystem import json_text, list_files, read_bytes
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, ShardRecord
+from raycurate.settings import StageConfig
 from raycurate.stages.table import version_of
 
 CANCEL_SECONDS = 30.0

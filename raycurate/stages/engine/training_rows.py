@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycurate.config import Label
 from raycurate.errors import unknown_name
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.samples.images import ImageLimits
+from raycurate.settings import Label
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import MapShards
 from raycurate.stages.tokenize import tokenize

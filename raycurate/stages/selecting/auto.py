@@ -7,9 +7,10 @@ A selection is described by the settings that were found and by the choice, so a
 
 from __future__ import annotations
 
-from raycurate.config import SelectConfig, make_config
+from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import required
 
 AUTO = "auto"

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 
 from raycurate.charts.trade_off import pareto_front
 from raycurate.cli.main import main
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.grid import grid
+from raycurate.settings import make_config
 
 
 def trials(**values):

@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from raycurate.config import make_config
 from raycurate.evaluation import Column
 from raycurate.evaluation.evidence import Answers
 from raycurate.experiments.engine.config import SweepConfig
@@ -24,6 +23,7 @@ from raycurate.experiments.engine.results import (
     write_results,
 )
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 
 TASKS = {"vqa": 60, "caption": 30, "text": 10}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from raycurate.config import make_config
 from raycurate.errors import UserError
 from raycurate.experiments.engine.choose_config import ChooseConfig
 from raycurate.experiments.engine.validation import check_validation
 from raycurate.run.store import Run
+from raycurate.settings import make_config
 from tests.nouns import write_samples
 from tests.selection.selection_cases import sample_keys
 from tests.stages.test_select_marked import write_marks

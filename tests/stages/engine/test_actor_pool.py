@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from raycurate.config import ExtractConfig, make_config
+from raycurate.config import ExtractConfig
+from raycurate.settings import make_config
 from raycurate.stages.engine.actor_pool import pool_dataset
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raycurate.config import ClusterConfig, ExportConfig, ExtractConfig, SelectConfig, make_config
+from raycurate.config import ClusterConfig, ExportConfig, ExtractConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.sweep import GRID
 from raycurate.recipe import Recipe
 from raycurate.run.store import Noun, Run
+from raycurate.settings import make_config
 from raycurate.stages import select as select_stage
 from raycurate.stages.engine.lineage import (
     CHEAP,

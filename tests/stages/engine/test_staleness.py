@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from raycurate.config import ExtractConfig, IngestConfig, SelectConfig, make_config
+from raycurate.config import ExtractConfig, IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Run
+from raycurate.settings import make_config
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.extract import extract

@@ -25,15 +25,7 @@ from PIL import Image
 
 from raycurate.cleaning.config import DecontaminateConfig, DedupConfig
 from raycurate.cli.support import told_before
-from raycurate.config import (
-    ClusterConfig,
-    ExportConfig,
-    ExtractConfig,
-    IngestConfig,
-    ScoreConfig,
-    SelectConfig,
-    make_config,
-)
+from raycurate.config import ClusterConfig, ExportConfig, ExtractConfig, IngestConfig, ScoreConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.experiments.compare import compare
@@ -43,6 +35,7 @@ from raycurate.experiments.engine.probes import Probe, _key
 from raycurate.experiments.sweep import sweep
 from raycurate.models.source import image_backend, model_fingerprint
 from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.settings import make_config
 from raycurate.stages.cluster import cluster
 from raycurate.stages.decontaminate import decontaminate
 from raycurate.stages.dedup import dedup
