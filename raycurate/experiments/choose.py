@@ -22,7 +22,7 @@ chance for a method that is no better: decide on their number before.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raycurate.evaluation import Column, to_markdown
@@ -84,7 +84,7 @@ def choose(run: Run, config: ChooseConfig) -> Manifest:
     record |= {"seeds": list(config.seeds), "questions": validation.rows_out}
     noun.write_json(FILE, record, sort_keys=False)
     noun.write_json("evidence.json", evidence_record(found, at_chance))
-    noun.write_bytes("report.md", _report(choice, found, to_markdown(board), rows, config).encode())
+    noun.write_bytes("report.md", _report(choice, found, left_out, to_markdown(board), rows, config).encode())
     return noun.finish(metrics={"method": choice.method, "why": choice.why, "config": config.determining()})
 
 
@@ -117,7 +117,9 @@ def _settings_of(swept: Sweep, method: str) -> dict[str, Any]:
     return {"method": trial.select_config.method} | {k: v for k, v in values.items() if k not in SETTINGS_OF_TRIAL}
 
 
-def _report(choice: Choice, found: Evidence, board: str, rows: int, config: ChooseConfig) -> str:
+def _report(
+    choice: Choice, found: Evidence, left_out: Mapping[str, str], board: str, rows: int, config: ChooseConfig
+) -> str:
     lines = [
         f"# {choice.method}: {choice.why}",
         "",
@@ -125,6 +127,7 @@ def _report(choice: Choice, found: Evidence, board: str, rows: int, config: Choo
         f"'{choice.champion}' is taken if it is proven better at a level of {choice.level:g} (Holm).",
         "",
         *(f"- {name}: {verdict.why}" for name, verdict in choice.verdicts.items()),
+        *(f"- {task} does not count: {why}" for task, why in left_out.items()),
         "",
         evidence_markdown(found),
         board,
