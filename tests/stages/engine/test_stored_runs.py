@@ -105,7 +105,7 @@ def test_a_run_whose_rows_were_judged_otherwise_is_made_again_without_being_aske
     assert {name for name in lines if not name.startswith("tokens/")} == NOUNS
     stale = {name: line.why for name, line in lines.items() if line.state == "stale"}
     assert NOUNS - stale.keys() == {"scoreboard/main"}  # it did not say what it was made from
-    assert "'samples/main' was made by an earlier version of `ingest` (1, now 2)" in stale["selection/main"]
+    assert "'samples/main' was made by an earlier version of `ingest` (1, now 3)" in stale["selection/main"]
     scores = run.noun("row_scores", "token_losses")
     asked = {"config": {**scores.require("score").description["config"], "model": "tiny"}, "made_from": {}}
     assert changed_settings(scores, asked) == []
