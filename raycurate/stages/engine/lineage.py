@@ -51,6 +51,10 @@ INPUT_NAMES = {
 }
 
 
+FORMER_DEFAULTS = {("ingest", "task_column"): "task"}
+"""(stage, setting) -> the default that a setting without a value had before: nobody gave it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stale:
     """Why a finished noun is not what its inputs make now.
@@ -268,7 +272,10 @@ def changed_settings(noun: Noun, description: Mapping[str, Any]) -> list[str]:
     asked = description.get("config") or {}
     if "made_from" not in old:
         asked = {name: value for name, value in asked.items() if name in (old.get("config") or {})}
-    return differences(old.get("config") or {}, asked)
+    before = old.get("config") or {}
+    former = {name: value for (stage, name), value in FORMER_DEFAULTS.items() if stage == old.get("stage")}
+    given = {name: value for name, value in before.items() if name in asked or former.get(name, ...) != value}
+    return differences(given, asked)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
