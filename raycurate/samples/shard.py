@@ -25,7 +25,7 @@ def number_duplicates(table: pa.Table) -> pa.Table:
     """Rows, equal ones beside each other, with the occurrence among equal rows as the last part of their keys."""
     if not table.num_rows:
         return table
-    content = content_of(table)
+    content = content_of(table["key"])
     number_N = content.dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.diff(number_N, prepend=-1))
     position_N = np.arange(len(number_N))
@@ -33,16 +33,16 @@ def number_duplicates(table: pa.Table) -> pa.Table:
     return _with_keys(table, content, occurrence_N)
 
 
-def content_of(table: pa.Table) -> pa.Array:
-    """The hash of the content of each row: its key without the occurrence number."""
-    return pc.utf8_slice_codeunits(table["key"], 0, HASH_CHARS).combine_chunks()
+def content_of(keys: pa.ChunkedArray) -> pa.Array:
+    """The hash of the content of each row: its key without the occurrence number; null stays null."""
+    return pc.utf8_slice_codeunits(keys, 0, HASH_CHARS).combine_chunks()
 
 
 def number_behind(table: pa.Table, last: Mapping[str, int]) -> pa.Table:
     """Numbered rows, those whose content is there already numbered on behind its last occurrence."""
     if not last:
         return table
-    content = content_of(table)
+    content = content_of(table["key"])
     own = pc.utf8_slice_codeunits(table["key"], HASH_CHARS + 1).cast(pa.int64())
     known = pc.index_in(content, value_set=pa.array(list(last), pa.string()))
     behind = pa.array([number + 1 for number in last.values()], pa.int64()).take(known)

@@ -32,7 +32,7 @@ from raycurate.errors import UserError
 from raycurate.run.filesystem import exists
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
 from raycurate.samples.extras import merge_kinds
-from raycurate.samples.schema import HASH_CHARS, QUARANTINE_SCHEMA
+from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.samples.shard import content_of, number_behind
 from raycurate.stages.engine.growth import pieces_of, with_pieces
 from raycurate.stages.engine.image_check import seen_file
@@ -183,7 +183,7 @@ def _adopt_shard(noun: Noun, piece: Noun, first: int, shard: int) -> ShardRecord
     rejects = QUARANTINE_SCHEMA.empty_table()
     if exists(piece.filesystem, path):
         rejects = pq.read_table(path, filesystem=piece.filesystem)
-    copies = pc.sum(pc.is_in(content_of(table), value_set=pa.array(list(known), pa.string()))).as_py() or 0
+    copies = pc.sum(pc.is_in(content_of(table["key"]), value_set=pa.array(list(known), pa.string()))).as_py() or 0
     return noun.commit_part(
         shard,
         table,
@@ -199,7 +199,7 @@ def _last_occurrences(noun: Noun, shards: int, table: pa.Table) -> dict[str, int
     last: dict[str, int] = {}
     if not table.num_rows:
         return last
-    contents = content_of(table)
+    contents = content_of(table["key"])
     order = table["order"].to_pylist()
     low, high = min(order), max(order)
     for shard in range(shards):
@@ -208,7 +208,7 @@ def _last_occurrences(noun: Noun, shards: int, table: pa.Table) -> dict[str, int
                 group for group in range(part.num_row_groups) if _meets(part.metadata.row_group(group), low, high)
             ]
             keys = part.read_row_groups(groups, ["key"])["key"]
-        here = pc.is_in(pc.utf8_slice_codeunits(keys, 0, HASH_CHARS), value_set=contents)
+        here = pc.is_in(content_of(keys), value_set=contents)
         for key in keys.filter(here).to_pylist():
             content, _, occurrence = key.rpartition("-")
             last[content] = max(last.get(content, 0), int(occurrence))

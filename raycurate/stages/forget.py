@@ -182,14 +182,13 @@ def _rewrite_part(noun: Noun, record: ShardRecord, contents: set[str]) -> int:
     """One part, its rejects and what is noted of its images without the rows; how many left."""
     known = pa.array(sorted(contents))
     table = noun.read_part(record.shard)
-    goes = pc.is_in(content_of(table), value_set=known)
+    goes = pc.is_in(content_of(table["key"]), value_set=known)
     kept = table.filter(pc.invert(goes))
     path = f"{noun.quarantine_folder}/part-{record.shard:05d}.parquet"
     rejects = QUARANTINE_SCHEMA.empty_table()
     if exists(noun.filesystem, path):
         rejects = pq.read_table(path, filesystem=noun.filesystem)
-    content = pc.utf8_slice_codeunits(rejects["key"], 0, HASH_CHARS)
-    refused = rejects.filter(pc.invert(pc.fill_null(pc.is_in(content, value_set=known), False)))
+    refused = rejects.filter(pc.invert(pc.is_in(content_of(rejects["key"]), value_set=known)))
     if kept.num_rows == table.num_rows and refused.num_rows == rejects.num_rows:
         return 0
     if rejects.num_rows and not refused.num_rows:

@@ -16,10 +16,9 @@ from raycurate.errors import UserError
 from raycurate.evaluation.paired import LEAST_CLUSTERS
 from raycurate.experiments.engine.choose_config import ChooseConfig
 from raycurate.run.store import Manifest, Run
+from raycurate.samples.shard import content_of
 from raycurate.stages.engine.marked import honoured
 
-HASH_DIGITS = 32
-"""Of a key; the number among equal rows stands behind them."""
 log = logging.getLogger("raycurate")
 
 
@@ -47,7 +46,7 @@ def check_validation(run: Run, config: ChooseConfig, samples: Manifest, validati
 
 def shared_rows(run: Run, config: ChooseConfig, shards: int) -> int:
     """Validation rows that are also rows to choose from and are not marked."""
-    asked = _contents(pa.concat_tables(run.noun("samples", config.data).iter_parts(["key"])))
+    asked = content_of(pa.concat_tables(run.noun("samples", config.data).iter_parts(["key"]))["key"])
     samples, marks = run.noun("samples", config.samples), honoured(run, config.samples, None)
     known = asked.slice(0, 0)
     for shard in range(shards):
@@ -55,11 +54,6 @@ def shared_rows(run: Run, config: ChooseConfig, shards: int) -> int:
         for noun in marks:
             marked = noun.read_part(shard, ["key", "reason"])
             rows = rows.filter(pc.is_in(rows["key"], value_set=marked.filter(pc.is_null(marked["reason"]))["key"]))
-        held = _contents(rows)
+        held = content_of(rows["key"])
         known = pc.unique(pa.concat_arrays([known, held.filter(pc.is_in(held, value_set=asked))]))
     return int(pc.sum(pc.is_in(asked, value_set=known)).as_py())
-
-
-def _contents(rows: pa.Table) -> pa.StringArray:
-    """The keys without the number among equal rows."""
-    return pc.utf8_slice_codeunits(rows["key"], 0, HASH_DIGITS).combine_chunks()

@@ -269,10 +269,9 @@ def changed_settings(noun: Noun, description: Mapping[str, Any]) -> list[str]:
     old = _description_of(noun)
     if old is None:
         return []
-    asked = description.get("config") or {}
+    asked, before = description.get("config") or {}, old.get("config") or {}
     if "made_from" not in old:
-        asked = {name: value for name, value in asked.items() if name in (old.get("config") or {})}
-    before = old.get("config") or {}
+        asked = {name: value for name, value in asked.items() if name in before}
     former = {name: value for (stage, name), value in FORMER_DEFAULTS.items() if stage == old.get("stage")}
     given = {name: value for name, value in before.items() if name in asked or former.get(name, ...) != value}
     return differences(given, asked)

@@ -5,7 +5,7 @@ and the row's id and file: ``visual_dependency_min >= 3 and task <> 'chat'``. It
 and nothing else: no files, no network, no other statement, no sum or order over rows, no chance. Where it is null, as
 for a row without that number, it does not hold.
 
-Cost: the kept values of a shard parsed from JSON, one scan; 20 ms for 2,048 rows of four numbers.
+Cost: the kept values of a shard parsed from JSON, one scan; 6 ms of a Xeon core for 2,048 rows of four numbers.
 """
 
 from __future__ import annotations
