@@ -47,7 +47,7 @@ def test_a_promised_gpu_that_is_not_there_names_the_way_out(stage, setting):
 
 
 def _kmeans(noun: Noun) -> None:
-    job = KMeansJob(noun, noun, ClusterConfig(clusters=2), 8, ((0, 2),), 1, True)
+    job = KMeansJob(noun, noun, ClusterConfig(clusters=2), 8, ((0, 2),), 1, True, 1)
     KMeansWorker(job, 0, ()).process_id()
 
 
