@@ -33,7 +33,7 @@ def diversity_figures(found: Diversity) -> list[Figure]:
         for cluster, each in sorted(pairs, key=lambda pair: (_both(pair[1]) or 0.0, pair[0]))
     ]
     text += " Within the clusters of the gallery, left of zero the kept rows are more diverse:"
-    unit = "cosine of two kept rows, less that of two random rows of the cluster"
+    unit = "cosine of kept pairs, less that of drawn ones"
     return [Figure("diversity", text, range_chart(rows, text, unit, zero=True))]
 
 
