@@ -39,7 +39,7 @@ def run_recipe(recipe: Recipe, report: Report | None = None, *, sections: Sequen
 
     run = Run(recipe.run)
     manifests: list[Manifest] = []
-    planned = [step for step in _steps(recipe) if step[0] in sections]
+    planned = [step for step in steps_of(recipe) if step[0] in sections]
     trains = any(getattr(config, "needs_dashboard", False) for _, _, config in planned)
     session = recipe.ray.model_copy(update={"dashboard": recipe.ray.dashboard or trains})
     with run_lock(run.uri), ray_session(session):
@@ -54,7 +54,7 @@ def run_recipe(recipe: Recipe, report: Report | None = None, *, sections: Sequen
     return manifests
 
 
-def _steps(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
+def steps_of(recipe: Recipe) -> Iterator[tuple[str, Stage, Any]]:
     """The sections of a recipe in their order, the stage of each and its settings."""
     for name in _order(recipe):
         config = recipe.section(name)

@@ -11,6 +11,7 @@ from rich.table import Table
 from raycurate.cli.balancing import balance, compare_weights
 from raycurate.cli.cleaning import decontaminate, dedup, forget
 from raycurate.cli.doctor import doctor
+from raycurate.cli.estimate import estimate
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.options import command_config, stage_command
 from raycurate.cli.results import print_result, show_table
@@ -256,6 +257,7 @@ for command in (
     transferability,
     scaling,
     doctor,
+    estimate,
     explain,
     diff,
     show,

@@ -12,7 +12,7 @@ from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.experiments.choose import choose
 from raycurate.experiments.engine.choose_config import ChooseConfig
-from raycurate.pipeline import _steps
+from raycurate.pipeline import steps_of
 from raycurate.recipe import Recipe, load_recipe
 from raycurate.run.store import Run
 from raycurate.settings import make_config
@@ -171,11 +171,11 @@ def test_a_recipe_chooses_before_it_selects(tmp_path):
     base = {"run": "r", "ingest": {"source": "a.json"}, "validation": {"source": "b.json", "label": "validation"}}
     own = {"cluster": {"clusters": 4}, "choose": {}, "select": {"method": "auto"}}
     path.write_text(json.dumps({**base, **own}))
-    names = [name for name, _, _ in _steps(load_recipe(path))]
+    names = [name for name, _, _ in steps_of(load_recipe(path))]
     assert names == ["ingest", "extract", "cluster", "validation", "choose", "select"]
     path.write_text(json.dumps({**base, **own, "select": {}}))
     recipe: Recipe = load_recipe(path)
-    assert [name for name, _, _ in _steps(recipe)][-3:] == ["select", "validation", "choose"]
+    assert [name for name, _, _ in steps_of(recipe)][-3:] == ["select", "validation", "choose"]
 
 
 def test_a_recipe_reads_validation_rows_before_it_compares_with_them(tmp_path):
@@ -184,7 +184,7 @@ def test_a_recipe_reads_validation_rows_before_it_compares_with_them(tmp_path):
     base = {"run": "r", "ingest": {"source": "a.json"}, "validation": {"source": "b.json", "label": "validation"}}
     own = {"decontaminate": {"against": "validation"}, "choose": {}, "select": {"method": "auto"}}
     path.write_text(json.dumps({**base, **own}))
-    assert [name for name, _, _ in _steps(load_recipe(path))] == [
+    assert [name for name, _, _ in steps_of(load_recipe(path))] == [
         "ingest",
         "validation",
         "decontaminate",

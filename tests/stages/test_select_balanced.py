@@ -12,7 +12,7 @@ import pytest
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
-from raycurate.pipeline import _steps
+from raycurate.pipeline import steps_of
 from raycurate.recipe import Recipe
 from raycurate.run.store import Run
 from raycurate.selection import Goal, build_selector
@@ -253,7 +253,7 @@ def test_a_balance_of_the_recipe_comes_before_the_selection_that_reads_it():
 
     def order(**changes: dict) -> list[str]:
         recipe = make_config(Recipe, {**values, **changes})
-        return [f"{name} {config.label}" if name == "rank" else name for name, _, config in _steps(recipe)]
+        return [f"{name} {config.label}" if name == "rank" else name for name, _, config in steps_of(recipe)]
 
     assert order() == ["ingest", "extract", "cluster", "rank by-task", "validation", "balance", "select"]
     before = ["ingest", "extract", "cluster"]

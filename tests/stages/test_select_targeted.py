@@ -9,7 +9,7 @@ import pytest
 
 from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
-from raycurate.pipeline import _steps
+from raycurate.pipeline import steps_of
 from raycurate.recipe import Recipe
 from raycurate.run.store import Run
 from raycurate.settings import make_config
@@ -148,9 +148,9 @@ def test_a_recipe_ingests_validation_rows_before_it_scores_them():
         "validation": {"source": "test.json", "label": "val"},
         "select": {"method": "targeted"},
     }
-    assert [name for name, _, _ in _steps(make_config(Recipe, values))] == ["ingest", "validation", "score", "select"]
+    assert [name for name, _, _ in steps_of(make_config(Recipe, values))] == ["ingest", "validation", "score", "select"]
     values["score"] = {"scores": ["weighted_token"]}
-    assert [name for name, _, _ in _steps(make_config(Recipe, values))] == ["ingest", "score", "select", "validation"]
+    assert [name for name, _, _ in steps_of(make_config(Recipe, values))] == ["ingest", "score", "select", "validation"]
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_a_row_is_a_section_a_step_and_settings(toy):
     importlib.reload(recipe)
     importlib.reload(pipeline)
     read = make_config(recipe.Recipe, {"run": "r", "toy": {"shade": "red"}})
-    ((name, stage, config),) = pipeline._steps(read)
+    ((name, stage, config),) = pipeline.steps_of(read)
     assert (name, config.shade, version_of("toy")) == ("toy", "red", 7)
     assert stage.load()("run", config) == ("run", config)
     assert stage_configs()["toy"] is ToyConfig

@@ -10,13 +10,11 @@ from raycurate.config import IngestConfig
 from raycurate.plugins import find_plugin, source_hash
 from raycurate.run.store import Noun
 from raycurate.samples.forgotten import Forgotten
-from raycurate.samples.images import ImageRoot
+from raycurate.samples.opening import parse_options, read_options
 from raycurate.samples.parse import ParseOptions
-from raycurate.samples.parse_task import folders_are_tasks
 from raycurate.samples.read_indexed import IndexedReader
 from raycurate.samples.readers import open_source
-from raycurate.samples.rows import Reader, ReadOptions
-from raycurate.samples.tasks import load_task_map
+from raycurate.samples.rows import Reader
 from raycurate.stages.engine.shards import describe, map_tasks
 from raycurate.stages.engine.source_check import FileState, states_now
 
@@ -40,22 +38,8 @@ class OpenedSource:
 
 def open_and_hash(noun: Noun, config: IngestConfig) -> OpenedSource:
     """Open a source, and hash those of its files that `noun` does not know."""
-    options = read_options(config)
-    reader = open_source(config.source, config.format, options=options)
-    parse = ParseOptions(
-        task_column=config.task_column,
-        task_map=load_task_map(config.task_map) if config.task_map else None,
-        folder_tasks=folders_are_tasks(file.name for file in reader.files),
-        columns=config.columns or {},
-        keep=config.keep or (),
-        row_function=config.row_function,
-        insert_missing_marks=config.insert_missing_marks,
-        drop_leading_answer=config.drop_leading_answer,
-        image_root=ImageRoot.of(config.images).root,
-        max_turns=config.max_turns,
-        max_chars=config.max_chars,
-        max_images=config.max_images,
-    )
+    reader = open_source(config.source, config.format, options=read_options(config))
+    parse = parse_options(config, reader)
     rules = parse.task_map.model_dump(mode="json") if parse.task_map else None
     tasks = functools.partial(map_tasks, num_cpus=0.5, max_tasks=config.max_tasks)
     states = states_now(noun, [file.uri for file in reader.files], tasks)
@@ -67,16 +51,3 @@ def open_and_hash(noun: Noun, config: IngestConfig) -> OpenedSource:
         find_plugin("row function", config.row_function, {})
         inputs["row_function"] = source_hash(config.row_function)
     return OpenedSource(reader, parse, states, describe("ingest", config, inputs))
-
-
-def read_options(config: IngestConfig) -> ReadOptions:
-    """How a source is read for these settings."""
-    named = (config.columns or {}).values()
-    return ReadOptions(
-        slice_rows=config.slice_rows,
-        max_image_bytes=config.max_image_bytes,
-        split=config.split,
-        columns=(*named, *(config.keep or ()), *([config.task_column] if config.task_column else ())),
-        any_table=bool(config.columns or config.row_function),
-        every_column=config.row_function is not None,
-    )

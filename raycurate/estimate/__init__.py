@@ -1,0 +1,1 @@
+"""What a run will take before it runs: rows, seconds, bytes, memory, requests and money of every stage."""

@@ -1,0 +1,76 @@
+"""Finished stages of a run beside their estimates: from manifests, no source is read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from raycurate.errors import UserError
+from raycurate.estimate.plan import Estimate, Planner
+from raycurate.estimate.source import read_samples
+from raycurate.run.store import Manifest, Run
+from raycurate.settings import make_config
+
+PARTS_OF_OTHERS = ("tokens", "predictions", "prints", "scoreboard")
+"""Nouns whose seconds belong to the command that needs them, or whose lines are trainings of their own."""
+
+
+def estimate_run(planner: Planner, run: Run, configs: Mapping[str, Any]) -> list[Estimate]:
+    """The estimate of every finished stage, in the order in which they were made, and what each took.
+
+    Args:
+        planner: of the cluster and its rates.
+        run: the run directory.
+        configs: name of a stage -> class of its settings.
+
+    Raises:
+        UserError: a folder that is no run directory.
+    """
+    manifests = [found for noun in run.nouns() if (found := noun.manifest()) is not None]
+    manifests.sort(key=lambda manifest: (manifest.noun != "samples", manifest.created))
+    for manifest in manifests:
+        if manifest.noun == "samples":
+            planner.sources[manifest.label] = read_samples(run.noun("samples", manifest.label), manifest)
+        elif manifest.noun == "features" and "dimension" in manifest.metrics:
+            planner.features[manifest.label] = (manifest.rows_out, int(manifest.metrics["dimension"]))
+        elif manifest.noun == "clusters":
+            planner.clusters[manifest.label] = int(manifest.metrics["clusters"])
+        elif manifest.noun == "models":
+            planner.trained[manifest.label] = str(manifest.description["config"]["model"])
+        elif manifest.noun == "selection":
+            planner.kept[manifest.label] = int(manifest.metrics.get("kept", manifest.rows_out))
+    seconds = _seconds(manifests)
+    return [_one(planner, manifest, configs, seconds) for manifest in manifests if manifest.noun not in PARTS_OF_OTHERS]
+
+
+def _seconds(manifests: list[Manifest]) -> dict[tuple[str, str], float]:
+    """Wall clock by noun and label; a training's tokens and an evaluation's answers are part of it."""
+    found = {(manifest.noun, manifest.label): manifest.seconds for manifest in manifests}
+    for manifest in manifests:
+        if manifest.noun == "scores":
+            key = (manifest.noun, manifest.label)
+            found[key] += found.get(("predictions", manifest.label), 0.0)
+        if manifest.noun == "models":
+            made_from = manifest.description.get("made_from", {})
+            key = (manifest.noun, manifest.label)
+            found[key] += sum(
+                found.get(("tokens", name.partition("/")[2]), 0.0) for name in made_from if name.startswith("tokens/")
+            )
+    return found
+
+
+def _one(
+    planner: Planner, manifest: Manifest, configs: Mapping[str, Any], seconds: Mapping[tuple[str, str], float]
+) -> Estimate:
+    stage, label = str(manifest.description.get("stage", manifest.noun)), manifest.label
+    actual, name = seconds[manifest.noun, label], f"{manifest.noun}/{label}"
+    values = manifest.description.get("config") or manifest.metrics.get("config")
+    if stage not in configs or not isinstance(values, Mapping):
+        notes: tuple[str, ...] = (f"{name} is not estimated",)
+        return Estimate(stage=stage, label=label, rows=manifest.rows_out, actual=actual, notes=notes)
+    try:
+        config = make_config(configs[stage], {**values, "label": label}, name)
+    except UserError as error:
+        return Estimate(stage=stage, label=label, rows=manifest.rows_out, actual=actual, notes=(str(error),))
+    return replace(planner.estimate(stage, stage, config), actual=actual)
