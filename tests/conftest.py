@@ -1,6 +1,7 @@
-"""One small local Ray cluster for the whole test run, and an offline environment.
+"""A small local Ray cluster for all tests of a process, and an offline environment.
 
-`make test` runs two processes: one for all tests with Ray, which share the cluster, and one for the others.
+`make test` runs two processes, each with a cluster of its own for its half of the tests with Ray: most of what such a
+test takes is waiting for workers to start.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ settings.load_profile("ci")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Keep the tests with Ray together: they share a cluster, and two at once would fight for the processors."""
+    """Keep each half of the tests with Ray together: they share a cluster."""
     for item in items:
         if "ray_cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            half = "stages" if "/stages/" in item.nodeid else "others"
+            item.add_marker(pytest.mark.xdist_group(f"ray-{half}"))
 
 
 def pytest_make_parametrize_id(val, argname):
@@ -53,11 +55,8 @@ def s3(endpoint):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(endpoint, tmp_path_factory, worker_id):
-    """A local cluster of four logical CPUs, shared by every test that needs one."""
-    if worker_id != "master":
-        # A second process that comes here fails: its tests would fight those of the first for the processors.
-        (tmp_path_factory.getbasetemp().parent / "ray_cluster").mkdir()
+def ray_cluster(endpoint):
+    """A local cluster of four logical CPUs, shared by every test of this process that needs one."""
     import ray
 
     from raycurate.config import SessionConfig

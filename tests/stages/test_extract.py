@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -196,16 +195,14 @@ def test_a_model_that_cannot_be_used_is_one_message(ray_cluster, tmp_path, sourc
 
 def _kill_an_actor(run: Run, killed: list[int], stop: threading.Event) -> None:
     """kill -9 an extraction actor as soon as the rows of a batch are there: most are still to come."""
-    import psutil
-
     folder = Path(run.noun("features").folder)
     while not stop.is_set() and not list(folder.glob("*/*.arrow")):
         time.sleep(0.002)
-    for process in psutil.process_iter(["pid", "cmdline"]):
-        if "MapWorker(MapBatches(ExtractionActor))" in " ".join(process.info["cmdline"] or []):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.info["pid"], signal.SIGKILL)
-                killed.append(process.info["pid"])
+    for process in psutil.Process().children(recursive=True):  # of this process's cluster alone
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "MapWorker(MapBatches(ExtractionActor))" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
                 return
 
 
