@@ -11,7 +11,7 @@ from rich.table import Table
 from raycurate.cli.balancing import balance, compare_weights
 from raycurate.cli.cleaning import decontaminate, dedup, forget
 from raycurate.cli.doctor import doctor
-from raycurate.cli.estimate import estimate
+from raycurate.cli.estimate import duration, estimate
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.options import command_config, stage_command
 from raycurate.cli.results import print_result, show_table
@@ -215,23 +215,29 @@ def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 @main.command()
 @run_argument
 def status(run: str) -> None:
-    """Tell what is done, running and left in RUN.
+    """Tell what is done, running and left in RUN, what would run next, and about how long.
 
     \b
     Example:
       raycurate status runs/llava
     """
+    from raycurate.stages.engine.next_step import next_steps
     from raycurate.stages.engine.status import status as run_status
 
-    table = Table("noun", "state", "rows", "of", "quarantined", "seconds")
+    table = Table("noun", "state", "rows", "of", "quarantined", "seconds", "foreseen")
     lines = run_status(Run(run))
     for line in lines:
         total = "?" if line.total is None else f"{line.total:,}"
-        table.add_row(line.name, line.state, f"{line.rows:,}", total, str(line.quarantined), f"{line.seconds:.1f}")
+        foreseen = "" if line.estimated is None else f"{line.estimated:.1f}"
+        counts = (f"{line.rows:,}", total, str(line.quarantined))
+        table.add_row(line.name, line.state, *counts, f"{line.seconds:.1f}", foreseen)
     show_table(table)
     for line in lines:
         if line.why:
             out.print(f"[bold yellow]stale:[/] {plain(line.why)}", highlight=False)
+    for step in next_steps(Run(run), lines):
+        about = "" if step.seconds is None else f", about {duration(step.seconds)}"
+        out.print(f"[bold]next:[/] raycurate {plain(step.command)} ({plain(step.why)}{about})", highlight=False)
 
 
 for command in (

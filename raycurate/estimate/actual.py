@@ -73,4 +73,7 @@ def _one(
         config = make_config(configs[stage], {**values, "label": label}, name)
     except UserError as error:
         return Estimate(stage=stage, label=label, rows=manifest.rows_out, actual=actual, notes=(str(error),))
-    return replace(planner.estimate(stage, stage, config), actual=actual)
+    found = replace(planner.estimate(stage, stage, config), actual=actual)
+    if stage == "finetune" and found.seconds is not None:  # its clock runs from the first step
+        found = replace(found, seconds=found.seconds - found.parts["starting"])
+    return found

@@ -7,6 +7,7 @@ Figures of cards are their makers' public ones (dense 16-bit products, memory, i
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -151,3 +152,9 @@ def load_rates(path: str | Path) -> Rates:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is no JSON: {error}") from None
+
+
+def rates_here() -> Rates:
+    """The rates of the file that the environment names, else the stated ones. Raises `UserError` as `load_rates`."""
+    path = os.environ.get(RATES_VARIABLE)
+    return load_rates(path) if path else DEFAULT_RATES

@@ -127,16 +127,43 @@ def read_source(config: IngestConfig, *, seed: int = 0) -> Source:
     return facts_of(samples, rows=rows, source_bytes=total, root=root, whole=whole, notes=notes, seed=seed)
 
 
-def read_samples(noun: Noun, manifest: Manifest, *, seed: int = 0) -> Source:
-    """The facts of samples that are in a run: counts from the manifest, means from rows of some parts."""
+def read_samples(
+    noun: Noun,
+    manifest: Manifest,
+    *,
+    parts: int = MOST_PARTS,
+    rows: int | None = None,
+    images: int = SAMPLED_IMAGES,
+    seed: int = 0,
+) -> Source:
+    """The facts of samples that are in a run: counts from the manifest, means from rows of some parts.
+
+    Args:
+        noun: the samples.
+        manifest: theirs.
+        parts: that are read, at most.
+        rows: of each part, its first; default: all.
+        images: whose headers are read, at most.
+        seed: of the draw of parts and images.
+    """
     config = manifest.description.get("config", {})
-    parts = random.Random(seed).sample(range(manifest.shards), min(manifest.shards, MOST_PARTS))
-    samples = [row_to_sample(row) for part in sorted(parts) for row in noun.read_part(part).to_pylist()]
+    drawn = random.Random(seed).sample(range(manifest.shards), min(manifest.shards, parts))
+    tables = [noun.read_part(part) for part in sorted(drawn)]
+    samples = [row_to_sample(row) for table in tables for row in table.slice(0, rows).to_pylist()]
     files = manifest.description.get("inputs", {}).get("files", [])
     size = sum(int(file[1]) for file in files if len(file) > 1 and isinstance(file[1], int))
     root = _root_of(config.get("images"))
     tasks = manifest.metrics.get("tasks")
-    return facts_of(samples, rows=manifest.rows_out, source_bytes=size, root=root, whole=True, tasks=tasks, seed=seed)
+    return facts_of(
+        samples,
+        rows=manifest.rows_out,
+        source_bytes=size,
+        root=root,
+        whole=True,
+        tasks=tasks,
+        images=images,
+        seed=seed,
+    )
 
 
 def facts_of(
@@ -148,14 +175,17 @@ def facts_of(
     whole: bool,
     tasks: dict[str, int] | None = None,
     notes: Sequence[str] = (),
+    images: int = SAMPLED_IMAGES,
     seed: int = 0,
 ) -> Source:
     """The means of some rows. `whole`: rows that share an image are all among them, so images can be told apart."""
+    if not samples:
+        raise UserError("there are no rows to look at")
     n = len(samples)
     notes = list(notes)
     references = [image for sample in samples for image in sample.images]
     distinct = len({image.identity for image in references}) if whole else len(references)
-    drawn = random.Random(seed).sample(references, min(len(references), SAMPLED_IMAGES))
+    drawn = random.Random(seed).sample(references, min(len(references), images))
     shapes, sizes, lost = _look_at(drawn, root)
     if lost:
         notes.append(

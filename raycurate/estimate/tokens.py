@@ -64,7 +64,7 @@ def read_tokens(model: str, config: Any, source: Source, *, trust_remote_code: b
 
     with contextlib.suppress(UserError):
         processor = load_processor(model, trust_remote_code=trust_remote_code)
-        if (found := _prepared(processor, config, source)) is not None:
+        if (found := tokens_of(processor, config, source)) is not None:
             return found
     return by_ratio(config, source)
 
@@ -106,8 +106,8 @@ def _side(value: Any) -> int | None:
     return int(value) if value else None
 
 
-def _prepared(processor: Any, config: Any, source: Source) -> Tokens | None:
-    """What the sampled rows become; None where none of them can be prepared."""
+def tokens_of(processor: Any, config: Any, source: Source, rows: int = PREPARED_ROWS) -> Tokens | None:
+    """What some sampled rows become for a loaded processor; None where none of them can be prepared."""
     import torch
 
     from raycurate.encoding.prepare import Preparer
@@ -116,7 +116,7 @@ def _prepared(processor: Any, config: Any, source: Source) -> Tokens | None:
     lengths: list[float] = []
     visual = patches = tiles = num_bytes = images = 0.0
     patch = image_tokens(config, source.pixels)[3]
-    for sample in source.samples[:PREPARED_ROWS]:
+    for sample in source.samples[:rows]:
         shapes = [source.shapes[(len(lengths) + n) % len(source.shapes)] for n in range(len(sample.images))]
         row = {
             "key": "row",

@@ -45,7 +45,15 @@ class Training:
 def finetune_work(
     rows: float, source: Source, tokens: Tokens, geometry: Geometry, rates: Rates, config: Any, *, on_card: bool
 ) -> Work:
-    """A finetune on `rows` of the source with a `FinetuneConfig`, its tokens included."""
+    """A finetune on `rows` of the source with a `FinetuneConfig`, its tokens and the start of its workers included."""
+    steps = trainer_work(rows, source, tokens, geometry, rates, config, on_card=on_card)
+    return loading_work(rows, source, tokens, rates).plus(steps).plus(Work(rows=0, starts=TRAINING_STARTS))
+
+
+def trainer_work(
+    rows: float, source: Source, tokens: Tokens, geometry: Geometry, rates: Rates, config: Any, *, on_card: bool
+) -> Work:
+    """The steps of a finetune alone."""
     steps = math.ceil(rows * config.epochs / config.batch_rows)
     seen = rows * config.epochs
     if config.max_steps is not None:
@@ -62,9 +70,8 @@ def finetune_work(
     number = ELEMENT_BYTES if on_card else 4
     traffic = PADDING * 3 * geometry.row_traffic(tokens.row, geometry.layers, number)
     traffic += source.images * geometry.vision_traffic(tokens.patches, number)
-    prepared = loading_work(rows, source, tokens, rates)
     again = loading_work(seen, source, tokens, rates)
-    trainer = Work(
+    return Work(
         rows=0,
         core_seconds=again.core_seconds - seen * rates.prepare_row_seconds,
         network_flop=seen * (PADDING * flop + source.images * vision),
@@ -72,14 +79,12 @@ def finetune_work(
         serial_seconds=steps * 3 * geometry.layers * rates.call_seconds * config.accumulation,
         read_bytes=again.read_bytes + ELEMENT_BYTES * geometry.parameters,
         write_bytes=TABLE_ROW_BYTES * rows + ELEMENT_BYTES * trained * (1 + steps // config.save_steps),
-        requests=again.requests + prepared.requests,
+        requests=again.requests,
         disk_bytes=ELEMENT_BYTES * (geometry.parameters if config.method == "full" else trained),
         memory_bytes=training_memory(tokens, geometry, config, trained, recomputed, number),
-        starts=TRAINING_STARTS,
         use="finetune",
         most_cards=config.workers,
     )
-    return prepared.plus(trainer)
 
 
 def training_memory(

@@ -94,7 +94,10 @@ class ShardRecord:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A finished noun."""
+    """A finished noun.
+
+    `seconds` is the wall clock of its stage over all attempts, `estimated_seconds` what was foreseen when it began.
+    """
 
     noun: str
     label: str
@@ -109,6 +112,7 @@ class Manifest:
     raycurate_version: str = __version__
     libraries: dict[str, str] = field(default_factory=library_versions)
     created: str = ""
+    estimated_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ class Noun:
             seconds=round(work["seconds"], 3),
             metrics=dict(metrics or {}),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            estimated_seconds=work.get("estimated_seconds"),
         )
         lines = (json.dumps(asdict(record)) for record in records.values())
         self.write_bytes(RECORDS, "".join(f"{line}\n" for line in lines).encode())
@@ -250,6 +255,12 @@ class Noun:
                 f"or name another label; `raycurate status {self.run_uri}` shows what is there."
             )
         return manifest
+
+    def foresee(self, seconds: float) -> None:
+        """Note what a noun that was begun is estimated to take in all; its manifest will say so."""
+        work = self.read_json("work.json")
+        assert work is not None, "foresee() before begin()"
+        self.write_json("work.json", {**work, "estimated_seconds": round(seconds, 3)})
 
     def add_seconds(self, seconds: float) -> None:
         """Count the wall clock of this attempt; attempts add up in the manifest."""
@@ -355,7 +366,7 @@ class Noun:
 
 def _result(manifest: Manifest) -> dict[str, Any]:
     """What a manifest says but for the making of it, as JSON gives it back."""
-    making = ("created", "seconds", "raycurate_version", "libraries")
+    making = ("created", "seconds", "estimated_seconds", "raycurate_version", "libraries")
     value: dict[str, Any] = json.loads(json.dumps(asdict(manifest), default=str))
     return {name: each for name, each in value.items() if name not in making}
 

@@ -14,6 +14,7 @@ The driver holds K sizes and K similarity sums.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -28,11 +29,15 @@ from raycurate.clustering.guards import check_clustering, check_counts, check_di
 from raycurate.clustering.kmeans import has_converged, report_of
 from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
+from raycurate.estimate.formulas import cluster_work
+from raycurate.estimate.rates import Rates
+from raycurate.estimate.work import Work
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, largest_node_cpus
 from raycurate.run.filesystem import delete_folder, list_files
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.fit_state import CHECKPOINT, FitState
+from raycurate.stages.engine.foreseen import foresee
 from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import describe, skip_if_done
@@ -73,6 +78,7 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
         begin(noun, standing or description, replace=config.replace)
         go_on(noun)
     job, resources = _plan(features, noun, config, feature_manifest)
+    foresee(noun, functools.partial(_work, job, rows), resources["num_gpus"])
     total = (config.iterations + 1) * rows
     with (
         Progress("cluster", total, noun=noun) as progress,
@@ -124,6 +130,20 @@ def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest)
         sharing=max(1, int(1 / gpus_each)) if gpus_each else min(workers, max(1, int(largest_node_cpus() / cpus_each))),
     )
     return job, {"num_cpus": cpus_each, "num_gpus": gpus_each, "label_selector": config.nodes or None}
+
+
+def _work(job: KMeansJob, rows: int, rates: Rates) -> Work:
+    config = job.config
+    return cluster_work(
+        rows,
+        job.dim,
+        config.clusters,
+        rates,
+        iterations=config.iterations,
+        workers=len(job.ranges),
+        project=config.project,
+        fit_sample=config.fit_sample,
+    )
 
 
 class Fit:

@@ -20,11 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from raycurate.config import ExtractConfig
+from raycurate.estimate.formulas import extract_work
+from raycurate.estimate.rates import Rates
+from raycurate.estimate.work import Work
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
+from raycurate.stages.engine.foreseen import ModelSize, foresee
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.model_facts import ModelFacts, model_facts
@@ -46,7 +50,7 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     if done := _finished(noun, config, sample_manifest):
         return done
     gpus = gpus_of(config)
-    facts: ModelFacts = next(map_tasks(model_facts, [(config, gpus > 0)], num_cpus=0.5))
+    facts: ModelFacts = next(map_tasks(model_facts, [(config, gpus > 0, samples)], num_cpus=0.5))
     description = describe(
         "extract",
         config,
@@ -62,6 +66,8 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     if done := skip_if_done(noun, description):
         return done
     begin(noun, description, replace=config.replace, by_shard=True)
+    if (size := facts.size) is not None:
+        foresee(noun, functools.partial(_work, config, facts, size), gpus)
     missing = noun.missing(sample_manifest.shards)
     rates: dict[str, Any] = {}
     with stage_progress("extract", noun, sample_manifest.rows_out) as progress:
@@ -85,6 +91,19 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
             "variant": config.variant,
             **rates,
         }
+    )
+
+
+def _work(config: ExtractConfig, facts: ModelFacts, size: ModelSize, rates: Rates) -> Work:
+    return extract_work(
+        size.source,
+        size.tokens,
+        size.geometry,
+        rates,
+        layers=facts.layers,
+        variant=config.variant,
+        batch_tokens=config.batch_tokens,
+        most_cards=config.max_actors,
     )
 
 

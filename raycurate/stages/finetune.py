@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import threading
 import uuid
@@ -34,10 +35,14 @@ import ray
 import ray.train
 
 from raycurate.errors import UserError
+from raycurate.estimate.rates import Rates
+from raycurate.estimate.training import trainer_work
+from raycurate.estimate.work import Work
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, quiet_library
 from raycurate.run.filesystem import delete_folder, exists, or_null, resolve
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.foreseen import ModelSize, foresee, size_of
 from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.shards import MapShards, describe, map_here, map_tasks, skip_if_done
 from raycurate.stages.engine.training_order import order_source
@@ -79,7 +84,7 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
     _check(config, gpus)
     features = score_features(run, config)
     row_order, ordered_by = order_source(run, config)
-    rows, weights, fingerprint = _rows(run, config, map_here if in_process else map_tasks)
+    rows, weights, fingerprint, size = _rows(run, config, map_here if in_process else map_tasks, sized=not in_process)
     inputs, read = {**rows.inputs, "model": fingerprint}, list(rows.read)
     if features is not None:
         scored = features.require("score")
@@ -92,6 +97,8 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
     if done := skip_if_done(noun, description):
         return _with_difficulties(run, config, done)
     begin(noun, description, replace=config.replace)
+    if size is not None:
+        foresee(noun, functools.partial(_work, config, rows.rows_out, size, gpus > 0), gpus)
     _tell_wait(config, gpus, in_process)
     order = Order(
         config=config,
@@ -123,6 +130,10 @@ def finetune(run: Run, config: FinetuneConfig, *, in_process: bool = False) -> M
     return _with_difficulties(run, config, manifest)
 
 
+def _work(config: FinetuneConfig, rows: int, size: ModelSize, on_card: bool, rates: Rates) -> Work:
+    return trainer_work(rows, size.source, size.tokens, size.geometry, rates, config, on_card=on_card)
+
+
 def _with_difficulties(run: Run, config: FinetuneConfig, made: Manifest) -> Manifest:
     """The manifest, once the rows are scored where a score-net was trained."""
     if config.score_net is not None:
@@ -140,16 +151,19 @@ def _gpus(config: FinetuneConfig) -> float:
     return config.gpus_per_worker if config.gpus_per_worker is not None else float(cluster_gpus() > 0)
 
 
-def _rows(run: Run, config: FinetuneConfig, map_shards: MapShards) -> tuple[TrainingRows, tuple[float, ...], str]:
-    """The rows, the weight of each of their tasks, and the fingerprint of the model."""
-    fingerprint = next(map_shards(fingerprint_model, [(config,)], num_cpus=0.5))
+def _rows(
+    run: Run, config: FinetuneConfig, map_shards: MapShards, *, sized: bool = False
+) -> tuple[TrainingRows, tuple[float, ...], str, ModelSize | None]:
+    """The rows, the weight of each of their tasks, the fingerprint of the model, and its size where that is asked."""
+    samples = run.noun("samples", config.samples) if sized and config.mixture is None else None
+    fingerprint, size = next(map_shards(look_at_model, [(config, samples)], num_cpus=0.5))
     sample_tasks: dict[str, int] = {}
     for label in sample_labels(config):
         sample_tasks |= required(run.noun("samples", label)).metrics["tasks"]
     if config.weights is not None:
         _check_names(config.weights, sample_tasks)
     rows = training_rows(run, config, fingerprint, map_shards)
-    return rows, tuple(weights_of(rows.tasks, config.weights, known=sample_tasks).tolist()), fingerprint
+    return rows, tuple(weights_of(rows.tasks, config.weights, known=sample_tasks).tolist()), fingerprint, size
 
 
 def _check(config: FinetuneConfig, gpus: float) -> None:
@@ -189,6 +203,11 @@ def _check_names(weights: dict[str, float], sample_tasks: dict[str, int]) -> Non
 
 def fingerprint_model(config: FinetuneConfig) -> str:
     """Hash of the model's files, whose processor is asked before a row is read; a task, as it imports transformers."""
+    return look_at_model(config)[0]
+
+
+def look_at_model(config: FinetuneConfig, samples: Noun | None = None) -> tuple[str, ModelSize | None]:
+    """The same, and what training it on some samples costs by."""
     from transformers import AutoConfig
 
     from raycurate.encoding.probe import check_processor
@@ -203,7 +222,10 @@ def fingerprint_model(config: FinetuneConfig) -> str:
     check_supported(config.model, model_config)
     processor = load_processor(config.model, trust_remote_code=config.trust_remote_code)
     check_processor(processor, config.model, model_config)
-    return model_fingerprint(source, model_config)
+    size = None
+    if samples is not None and samples.manifest() is not None:
+        size = size_of(model_config, processor, config.model, samples, trust_remote_code=config.trust_remote_code)
+    return model_fingerprint(source, model_config), size
 
 
 def _fit(run: Run, order: Order, gpus: float) -> dict[str, Any]:

@@ -30,6 +30,10 @@ import pyarrow as pa
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
+from raycurate.estimate.formulas import ingest_work
+from raycurate.estimate.rates import Rates
+from raycurate.estimate.source import facts_of
+from raycurate.estimate.work import Work
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
 from raycurate.run.progress import Progress
@@ -41,11 +45,12 @@ from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
 from raycurate.samples.readers import left_out
 from raycurate.samples.rows import Reader, Slice, SourceFile
-from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, samples_to_table
+from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, seen_table, states_of
 from raycurate.samples.shard import ShownImages, number_duplicates
 from raycurate.samples.unread import UnreadColumns, lines_of
 from raycurate.stages.append import is_in, keep_appended, piece_config, settle, take_over
+from raycurate.stages.engine.foreseen import IMAGES, ROWS, cpus_here, foresee
 from raycurate.stages.engine.found_tasks import tell_tasks
 from raycurate.stages.engine.growth import pieces_of, with_pieces
 from raycurate.stages.engine.image_check import changed_images, seen_file
@@ -174,6 +179,7 @@ def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
     tell_tasks(tasks, parsed.tasks_from)
     if parsed.kept:
         counts["kept_columns"] = dict(sorted(parsed.kept.items()))
+    foresee(noun, functools.partial(_work, noun, config, sum(tasks.values())), cpus=cpus_here())
     if config.hash_range is not None:
         counts["out_of_range"] = parsed.outside
     if parsed.unread:
@@ -181,6 +187,20 @@ def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
         for line in lines_of(parsed.unread):
             log.warning("ingest: %s", line)
     return noun.finish(metrics=counts, inputs={"images": images.hexdigest()} if config.images is not None else None)
+
+
+def _work(noun: Noun, config: IngestConfig, rows: int, rates: Rates) -> Work:
+    """The work of an ingest by what its source has turned out to be, from a few rows of its first part."""
+    work = noun.read_json("work.json")
+    assert work is not None, "ingest has begun"
+    files = work["description"]["inputs"]["files"]
+    part = next(number for number, record in sorted(noun.records().items()) if record.rows_out)
+    samples = [row_to_sample(row) for row in noun.read_part(part).slice(0, ROWS).to_pylist()]
+    root = ImageRoot.of(config.images)
+    local = root.root is None or "://" not in root.root
+    size, images = sum(file[1] for file in files), IMAGES if local else 0
+    source = facts_of(samples, rows=rows, source_bytes=size, root=root, whole=True, images=images)
+    return ingest_work(source, rates, check_images=config.check_images, rows_per_shard=config.rows_per_shard)
 
 
 @dataclass(slots=True)

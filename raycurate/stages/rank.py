@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
+from raycurate.estimate.formulas import rank_work
 from raycurate.features.rows import features_of_table
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless, largest_node_cpus
@@ -50,6 +51,7 @@ from raycurate.selection.ranked import (
     RankedOnGraph,
 )
 from raycurate.selection.transferability import TransferabilityReading, transferability
+from raycurate.stages.engine.foreseen import cpus_here, foresee
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.shards import (
     describe,
@@ -115,6 +117,9 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     groups = Groups.of(noun, inputs, config, feature_manifest, in_chunks=isinstance(method, GreedyMmd))
     memory = _memory(config, method, dim, groups)
     begin(noun, description, replace=config.replace)
+    if isinstance(method, GreedyMmd):
+        count, rows = len(groups.size_G), feature_manifest.rows_out
+        foresee(noun, lambda rates: rank_work(rows, dim, count, rates, max_rows=config.max_rows), cpus=cpus_here())
     metrics = _rank_groups(noun, inputs, config, method, groups, feature_manifest, memory)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
     return noun.finish(metrics=metrics)

@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 
 from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
+from raycurate.estimate.formulas import table_work
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
@@ -44,6 +45,7 @@ from raycurate.selection.methods.by_score import ByScore
 from raycurate.selection.ranked import Ranked
 from raycurate.selection.remaining import Remaining, remaining_goal, remaining_tables
 from raycurate.settings import make_config
+from raycurate.stages.engine.foreseen import cpus_here, foresee
 from raycurate.stages.engine.lineage import begin, required, why_stale
 from raycurate.stages.engine.marked import honoured
 from raycurate.stages.engine.names import MARKS, ROW_SCORES
@@ -117,6 +119,7 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
         return done
     _tell_of_new_default(noun, config)
     begin(noun, description, replace=config.replace)
+    foresee(noun, functools.partial(table_work, sample_manifest.rows_out), cpus=cpus_here(map_shards is map_tasks))
     selector = selector_of(method, config, marked=bool(marks or condition) or before is not None)
     read = functools.partial(read_rows, samples, sources, selector.columns, marks, condition, before)
     each_shard = functools.partial(map_shards, num_cpus=0.5, max_tasks=config.max_tasks)

@@ -10,6 +10,8 @@ from typing import Any
 
 from raycurate.config import ExtractConfig, ScoreConfig
 from raycurate.models.source import model_fingerprint, resolve_model
+from raycurate.run.store import Noun
+from raycurate.stages.engine.foreseen import ModelSize, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class ModelFacts:
     dtype: str
     image_bytes: int = 0
     """Of a processed image, at most."""
+    size: ModelSize | None = None
+    """What its cost follows from."""
 
 
 def _meta_vlm(model: str, trust_remote_code: bool) -> tuple[Any, str]:
@@ -84,7 +88,7 @@ def clip_model_facts(config: ScoreConfig, on_gpu: bool) -> tuple[ModelFacts, Any
     return ModelFacts(fingerprint, (), found.dimension, 2 * found.dimension, dtype), found
 
 
-def model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
+def model_facts(config: ExtractConfig, on_gpu: bool, samples: Noun) -> ModelFacts:
     """Check that the model can be used, on the meta device; runs as a task so that the driver stays light."""
     from raycurate.features.extractor import ActivationExtractor
     from raycurate.models.adapter import resolve_dtype
@@ -100,4 +104,7 @@ def model_facts(config: ExtractConfig, on_gpu: bool) -> ModelFacts:
         dimension=extractor.feature_dim,
         dtype=dtype,
         image_bytes=_image_bytes(vlm, dtype),
+        size=size_of(
+            vlm.model.config, vlm.processor, config.model, samples, trust_remote_code=config.trust_remote_code
+        ),
     )

@@ -23,6 +23,7 @@ class NounStatus:
         total: rows in all, None where it is not known yet.
         quarantined: rejected rows so far.
         seconds: wall clock over all attempts.
+        estimated: seconds that were foreseen when it began; None where nothing was.
         why: of a stale noun what has changed, and the commands that make it again, in their order.
     """
 
@@ -33,6 +34,7 @@ class NounStatus:
     quarantined: int
     seconds: float
     why: str = ""
+    estimated: float | None = None
 
 
 def status(run: Run) -> list[NounStatus]:
@@ -49,7 +51,16 @@ def _status_of(noun: Noun) -> NounStatus:
         rejected = sum(manifest.quarantined.values())
         why = why_not_current(noun, manifest)
         state = "stale" if why else "done"
-        return NounStatus(name, state, manifest.rows_out, manifest.rows_in, rejected, manifest.seconds, why)
+        return NounStatus(
+            name,
+            state,
+            manifest.rows_out,
+            manifest.rows_in,
+            rejected,
+            manifest.seconds,
+            why,
+            manifest.estimated_seconds,
+        )
     records = noun.records().values()
     beat = noun.read_json("progress.json") or {}
     alive = beat.get("state") == "running" and time.time() - beat.get("time", 0) < ALIVE_SECONDS
@@ -61,4 +72,5 @@ def _status_of(noun: Noun) -> NounStatus:
         total=beat.get("total"),
         quarantined=sum(sum(record.quarantined.values()) for record in records),
         seconds=work.get("seconds", 0.0),
+        estimated=work.get("estimated_seconds"),
     )
