@@ -11,8 +11,8 @@ auto` follows choice.json. A task on which no method is above chance tells metho
 than 10 images gives no error: neither counts; both rules look at all methods alike. Validation rows must not be rows
 that a method can train on: they are told, and `decontaminate` marks them.
 
-Cost: (1 + challengers) x seeds trainings on m rows, and their answers. The first seed of every method is trained first;
-then the log says what the rest will take. A choice that was killed trains what is missing only.
+Cost: (1 + challengers) x seeds trainings on m rows, and their answers. The log says what they will take, by formula
+before the first one and by what it took after it. A choice that was killed trains what is missing only.
 
 Limits: what holds at m rows need not hold at the budget, and a gain below what `resolves` says is not found. More
 validation rows help more than more seeds do. Seeds that are added because the first ones did not suffice are a second
@@ -89,19 +89,10 @@ def choose(run: Run, config: ChooseConfig) -> Manifest:
 
 
 def _train(run: Run, config: ChooseConfig, num_rows: int) -> tuple[Noun, Sweep]:
-    """All trainings, those of the first seed first: they tell what the rest will take."""
+    """All trainings; before the first, and after it, a line says what they will take (`engine/cost.py`)."""
     rows, trainings = config.proxy_rows(num_rows), len(config.contestants) * len(config.seeds)
     log.info("choose: %d trainings of %s rows: %s", trainings, f"{rows:,}", " ".join(config.contestants))
-    whole = config.as_sweep(num_rows, config.seeds)
-    if run.noun("sweeps", whole.label).manifest() is None:
-        _, first = run_sweep(run, config.as_sweep(num_rows, config.seeds[:1]))
-        seconds = [o.trained.training_seconds + o.trained.evaluation_seconds for o in first.outcomes if o.trained]
-        each = sum(seconds) / len(seconds)
-        log.info(
-            "choose: %.1f s for a training and its answers: %d x %.1f s = %.1f min of trials in all",
-            *(each, trainings, each, trainings * each / 60),
-        )
-    return run_sweep(run, whole)
+    return run_sweep(run, config.as_sweep(num_rows, config.seeds))
 
 
 def _learned_by_none(answers: Answers, columns: Sequence[Column], groups: Sequence[str]) -> dict[str, Chance]:

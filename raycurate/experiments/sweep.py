@@ -22,13 +22,14 @@ from typing import Any
 
 from raycurate.evaluation.evidence import Answers
 from raycurate.experiments.engine.config import SweepConfig
+from raycurate.experiments.engine.cost import tell_after_first, tell_selections
 from raycurate.experiments.engine.grid import Trial, grid
 from raycurate.experiments.engine.lines import needs_of, seconds_of
 from raycurate.experiments.engine.measure import Reference, count_shared, measure_selection
 from raycurate.experiments.engine.probes import Probe, ProbeResult, answers_of, run_probes
 from raycurate.experiments.engine.results import Outcome, Sweep, write_results
 from raycurate.experiments.engine.trials import result_of, run_trials
-from raycurate.ray_session import in_session
+from raycurate.ray_session import cluster_cpus, in_session
 from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
@@ -162,9 +163,13 @@ def _measure(
         return {**found, "label": trial.label, "seconds": seconds}
 
     noun = run.noun("sweeps", config.label)
-    return run_trials(
-        noun, MEASURED, list(trials), work, cpus=config.cpus_per_trial, max_concurrent=config.max_concurrent
-    )
+    left = sum(result_of(noun, MEASURED, key) is None for key in trials)
+    slots = max(1, int(cluster_cpus() / config.cpus_per_trial))
+    at_once = max(1, min(slots, config.max_concurrent or slots, left))
+    tell_selections(noun, run.noun("samples", config.samples).require("ingest").rows_out, left, at_once)
+    told = tell_after_first(noun, left, at_once)
+    at_most, cpus = config.max_concurrent, config.cpus_per_trial
+    return run_trials(noun, MEASURED, list(trials), work, cpus=cpus, max_concurrent=at_most, first=told)
 
 
 def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, ProbeResult]:

@@ -26,10 +26,11 @@ import pyarrow as pa
 
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
+from raycurate.experiments.engine.cost import tell_after_first, tell_before
 from raycurate.experiments.engine.lines import make_line, training_seconds
 from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
-from raycurate.ray_session import cluster_gpus
+from raycurate.ray_session import cluster_cpus, cluster_gpus
 from raycurate.run.filesystem import delete_folder, exists
 from raycurate.run.store import Noun, Run, fingerprint_of
 from raycurate.stages.engine.answers import ANSWER_COLUMNS, answer_rows
@@ -127,15 +128,22 @@ def run_probes(
     def work(key: str) -> dict[str, Any]:
         return asdict(_train_and_score(run, noun, phase, by_key[key], key, here))
 
+    missing = [key for key in by_key if result_of(noun, phase, key) is None]
     if here:
         gpus = first.gpus_per_worker if first.gpus_per_worker is not None else float(cluster_gpus() > 0)
         shape: dict[str, Any] = {"cpus": first.cpus_per_worker, "gpus": gpus}
+        slots = int(cluster_gpus() / gpus if gpus else cluster_cpus() / first.cpus_per_worker)
     else:
         slots = training_slots(first.workers, first.cpus_per_worker, first.gpus_per_worker)
         max_concurrent = min(slots, max_concurrent or slots)
         shape = {"cpus": WAITING_CPUS}
+    at_once = max(1, min(slots, max_concurrent or slots, len(missing)))
+    trainings = [(by_key[key].finetune, by_key[key].evaluate) for key in missing]
+    gpus_each = float(cluster_gpus() > 0) if first.gpus_per_worker is None else first.gpus_per_worker
+    tell_before(noun, run, trainings, at_once, gpus_each, first.workers * first.cpus_per_worker)
+    told = tell_after_first(noun, len(missing), at_once)
     trial = work if here else lambda key: outside_of_trial(work, key)
-    found = run_trials(noun, phase, list(by_key), trial, max_concurrent=max_concurrent, **shape)
+    found = run_trials(noun, phase, list(by_key), trial, max_concurrent=max_concurrent, first=told, **shape)
     results = {key: ProbeResult(**value) for key, value in zip(by_key, found, strict=True)}
     return [results[key] for key in keys]
 

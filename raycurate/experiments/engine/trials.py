@@ -61,6 +61,7 @@ def run_trials(
     cpus: float,
     gpus: float = 0.0,
     max_concurrent: int | None = None,
+    first: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """The results of all trials, in the order of their keys; those that are in the table are not run.
 
@@ -70,6 +71,7 @@ def run_trials(
         cpus: what one trial holds while it runs.
         gpus: likewise.
         max_concurrent: trials at once, where the CPUs alone would allow more.
+        first: told the result of the first trial that is run here, where others are left.
 
     Raises:
         UserError: trials that failed, with the reason of the first; the others are in the table.
@@ -92,7 +94,18 @@ def run_trials(
     placed = tune.with_resources(trainable, {"cpu": cpus, **({"gpu": gpus} if gpus else {})})
     folder, name = f"{noun.folder}/tune", f"{phase}-{fingerprint_of({'keys': list(keys)})[:8]}"
     faults: list[str] = []
-    with _progress(noun, phase, len(keys), lambda: len(keys) - len(missing())), quiet_library("ray.tune", QUIET_TUNE):
+    left = missing()
+
+    def count() -> int:
+        nonlocal first
+        there = missing()
+        if first is not None and 0 < len(there) < len(left):
+            key = next(key for key in left if key not in there)
+            first(result_of(noun, phase, key) or {})
+            first = None
+        return len(keys) - len(there)
+
+    with _progress(noun, phase, len(keys), count), quiet_library("ray.tune", QUIET_TUNE):
         restored = _restore(noun, f"{folder}/{name}", placed)
         if missing() and restored is not None:
             faults = _fit(restored)

@@ -83,6 +83,18 @@ def _card_here() -> Card | None:
     return found[0] if found else None
 
 
+def sized_model(model: str, samples: Noun, trust_remote_code: bool) -> ModelSize | None:
+    """The size of a model by its name; a task, as it imports transformers."""
+    from transformers import AutoConfig
+
+    from raycurate.models.adapter import load_processor
+    from raycurate.models.source import resolve_model
+
+    config = AutoConfig.from_pretrained(resolve_model(model), trust_remote_code=trust_remote_code)
+    processor = load_processor(model, trust_remote_code=trust_remote_code)
+    return size_of(config, processor, model, samples, trust_remote_code=trust_remote_code)
+
+
 def seconds_here(work: Work, gpus: float = 0.0, cpus: float | None = None) -> float | None:
     """Seconds of some work on the cluster as it stands; None where its card is not known."""
     cluster = cluster_here(gpus, cpus)

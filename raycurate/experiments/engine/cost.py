@@ -1,0 +1,170 @@
+"""What the trainings of an experiment will take: by formula before the first, by what the first took after it.
+
+    before:  FLOP of each training and of its answers, rates of the machine (`raycurate.estimate`)
+    after:   seconds of the first trial x trials left / trials at once
+
+Both are log lines. A formula that lacks a fact (an unknown card, an external evaluator) leaves the first line without
+seconds. Cost: one task that reads the model's configuration and some rows, beside trainings of minutes; none for a
+single training.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from raycurate.errors import UserError
+from raycurate.estimate.formulas import loading_work, table_work
+from raycurate.estimate.rates import Rates, rates_here
+from raycurate.estimate.source import Source, read_samples
+from raycurate.estimate.training import evaluate_work, trainer_work
+from raycurate.estimate.work import Work
+from raycurate.evaluation.config import EvaluateConfig
+from raycurate.run.store import Noun, Run
+from raycurate.settings import make_config
+from raycurate.stages.engine.foreseen import IMAGES, PARTS, ROWS, ModelSize, seconds_here, sized_model
+from raycurate.stages.engine.shards import map_tasks
+from raycurate.training.config import FinetuneConfig
+
+Training = tuple[FinetuneConfig, Mapping[str, Any] | None]
+"""Settings of a finetune, and of `evaluate` but for its model; None: it is not scored by answers."""
+SAID = ("training_seconds", "evaluation_seconds")
+FEWEST = 2
+"""Trainings whose cost is worth a look at the model."""
+log = logging.getLogger("raycurate")
+
+
+def tell_before(noun: Noun, run: Run, trainings: Sequence[Training], at_once: int, gpus: float, cpus: float) -> None:
+    """Say what some trainings will take.
+
+    Args:
+        noun: of the experiment.
+        run: holds the rows.
+        trainings: that have no result yet.
+        at_once: of them.
+        gpus: of one training.
+        cpus: of one training.
+    """
+    if len(trainings) < FEWEST:
+        return
+    seconds = _seconds(run, trainings, gpus, cpus)
+    each = "" if seconds is None else f" of about {seconds / len(trainings):,.0f} s"
+    total = "" if seconds is None else f": {in_words(seconds / at_once)} by formula"
+    log.info("%s/%s: %d trainings%s, %d at once%s", noun.noun, noun.label, len(trainings), each, at_once, total)
+
+
+def tell_selections(noun: Noun, rows: int, left: int, at_once: int) -> None:
+    """Say what some selections of `rows` rows will take, each in one process."""
+    if left >= FEWEST:
+        seconds = seconds_here(table_work(rows, rates_here(), passes=2.0).times(left), cpus=float(at_once))
+        told = "" if seconds is None else f": {in_words(seconds)} by formula"
+        log.info("%s/%s: %d selections, %d at once%s", noun.noun, noun.label, left, at_once, told)
+
+
+def tell_after_first(noun: Noun, left: int, at_once: int) -> Callable[[Mapping[str, Any]], None]:
+    """What says, of the first trial's result, what the others will take."""
+
+    def tell(result: Mapping[str, Any]) -> None:
+        seconds = sum(result[name] for name in SAID) if SAID[0] in result else sum(result["seconds"].values())
+        rest = math.ceil((left - 1) / at_once) * seconds
+        log.info(
+            "%s/%s: the first trial took %.1f s: about %s for the other %d, %d at once",
+            *(noun.noun, noun.label, seconds, in_words(rest), left - 1, at_once),
+        )
+
+    return tell
+
+
+def in_words(seconds: float) -> str:
+    """Seconds or minutes."""
+    return f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.1f} min"
+
+
+def _seconds(run: Run, trainings: Sequence[Training], gpus: float, cpus: float) -> float | None:
+    """Seconds of all trainings, one after the other; None where something is not known."""
+    sizes: dict[tuple[str, str], ModelSize | None] = {}
+    tests: dict[str, Source] = {}
+    total = 0.0
+    try:
+        for config, evaluation in trainings:
+            label = config.mixture[0].samples if config.mixture else config.samples
+            if (config.model, label) not in sizes:
+                asked = (config.model, run.noun("samples", label), config.trust_remote_code)
+                sizes[config.model, label] = next(map_tasks(sized_model, [asked]))
+            size = sizes[config.model, label]
+            if size is None:
+                return None
+            found = seconds_here(_work(run, config, evaluation, size, tests, gpus > 0, rates_here()), gpus, cpus)
+            if found is None:
+                return None
+            total += found
+    except UserError as error:
+        log.debug("no estimate of trainings: %s", error)
+        return None
+    return total
+
+
+def _work(
+    run: Run,
+    config: FinetuneConfig,
+    evaluation: Mapping[str, Any] | None,
+    size: ModelSize,
+    tests: dict[str, Source],
+    on_card: bool,
+    rates: Rates,
+) -> Work:
+    """One training and its answers, in a process that is there."""
+    rows = rows_of(run, config)
+    work = trainer_work(rows, size.source, size.tokens, size.geometry, rates, config, on_card=on_card)
+    work = work.plus(loading_work(rows, size.source, size.tokens, rates))
+    if evaluation is not None:
+        if evaluation.get("data") is None:
+            raise UserError("an external evaluator is not estimated")
+        asked = make_config(EvaluateConfig, {**evaluation, "model": config.model}, "evaluate")
+        work = work.plus(_answering(run, asked, size, tests, on_card, rates))
+    return replace(work, starts=0.0)
+
+
+def _answering(
+    run: Run, config: EvaluateConfig, size: ModelSize, tests: dict[str, Source], on_card: bool, rates: Rates
+) -> Work:
+    assert config.data is not None, "checked before"
+    if config.data not in tests:
+        noun = run.noun("samples", config.data)
+        tests[config.data] = read_samples(noun, noun.require("ingest"), parts=PARTS, rows=ROWS, images=IMAGES)
+    test = tests[config.data]
+    rows = sum(min(count, config.max_rows_per_task or count) for task, count in _asked(test, config))
+    return evaluate_work(
+        float(min(rows, config.max_rows or rows)),
+        test,
+        size.tokens,
+        size.geometry,
+        rates,
+        max_new_tokens=config.max_new_tokens,
+        batch_tokens=config.batch_tokens,
+        batch_rows=config.batch_rows,
+        on_card=on_card,
+    )
+
+
+def _asked(test: Source, config: EvaluateConfig) -> list[tuple[str, int]]:
+    """The tasks that are asked and their rows."""
+    return [(task, count) for task, count in test.tasks.items() if config.tasks is None or task in config.tasks]
+
+
+def rows_of(run: Run, config: FinetuneConfig) -> float:
+    """Rows that a finetune trains on: of its mixture, of its selection, or all; no more than its limit."""
+    if config.mixture is not None:
+        return float(
+            sum(
+                sum(part.rows.values()) if part.rows else run.noun("samples", part.samples).require("ingest").rows_out
+                for part in config.mixture
+            )
+        )
+    rows = run.noun("samples", config.samples).require("ingest").rows_out
+    if config.selection is not None:
+        rows = int(run.noun("selection", config.selection).require("select").metrics["kept"])
+    return float(min(rows, config.limit or rows))
