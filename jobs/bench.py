@@ -128,7 +128,7 @@ def _batches(run: Any, config: Any, images: str) -> list[Any]:
     from raycurate.stages.workers.extract import load_shards
 
     samples = run.noun("samples")
-    facts = model_facts(config, False)
+    facts = model_facts(config, False, samples)
     table = pa.table({"shard": list(range(samples.require("ingest").shards))})
     payloads = [row["payload"][0].as_py() for row in load_shards(samples, config, facts, images, table)]
     return [PreparedBatch.from_bytes(payload) for payload in payloads if payload]
