@@ -301,6 +301,11 @@ def cluster_gpus() -> float:
     return 0.0 if not ray.is_initialized() else float(ray.cluster_resources().get("GPU", 0.0))
 
 
+def node_cpus() -> list[float]:
+    """CPUs of each node that has some, or of this machine without a cluster."""
+    return [cpus for cpus in _of_nodes("CPU") if cpus > 0] if ray.is_initialized() else [cluster_cpus()]
+
+
 def largest_node_cpus() -> float:
     """CPUs of the node that has the most: no task can ask for more."""
     return cluster_cpus() if not ray.is_initialized() else max(_of_nodes("CPU"), default=1.0)

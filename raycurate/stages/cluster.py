@@ -32,7 +32,7 @@ from raycurate.config import ClusterConfig
 from raycurate.estimate.formulas import cluster_work
 from raycurate.estimate.rates import Rates
 from raycurate.estimate.work import Work
-from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, largest_node_cpus
+from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, largest_node_cpus, node_cpus
 from raycurate.run.filesystem import delete_folder, list_files
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
@@ -111,13 +111,22 @@ def _make(fit: Fit, shards: int, standing: dict[str, Any] | None) -> dict[str, A
     return _metrics(noun, state, sizes, twins)
 
 
+def cpus_each_fit(workers: int, cpus: Sequence[float]) -> float:
+    """The most CPUs that each of so many workers can have at once on nodes with these: one lies on one node."""
+    parts = {free / number for free in cpus for number in range(1, workers + 1)}
+    fitting = (part for part in parts if sum(int(free / part + 1e-9) for free in cpus) >= workers)
+    return max(fitting, default=0.0)
+
+
 def _plan(features: Noun, noun: Noun, config: ClusterConfig, manifest: Manifest) -> tuple[KMeansJob, dict[str, Any]]:
     """How many workers, what each asks of Ray, and which clusters each adds up."""
     gpus, cpus = cluster_gpus(), cluster_cpus()
     default = int(gpus) if gpus >= 1 else int(cpus) // 2
     workers = max(1, min(config.workers or default, manifest.shards, config.clusters))
     gpus_each = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpus >= 1)
-    cpus_each = config.cpus_per_worker or (CPUS_BESIDE_GPU if gpus_each else max(0.1, min(cpus / workers, cpus) * 0.9))
+    cpus_each = config.cpus_per_worker or (
+        CPUS_BESIDE_GPU if gpus_each else max(0.1, cpus_each_fit(workers, node_cpus()) * 0.9)
+    )
     edges = [config.clusters * n // workers for n in range(workers + 1)]
     job = KMeansJob(
         features=features,

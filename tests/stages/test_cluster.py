@@ -22,7 +22,7 @@ from raycurate.run.filesystem import list_files
 from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages import cluster as stage
-from raycurate.stages.cluster import cluster
+from raycurate.stages.cluster import cluster, cpus_each_fit
 from raycurate.stages.engine import kmeans_pool
 from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
 from raycurate.stages.workers.kmeans import KMeansJob
@@ -86,6 +86,15 @@ def made(tmp_path_factory, ray_cluster):
     manifest = cluster(run, config_of())
     settings = KMeansSettings(clusters=CLUSTERS, iterations=6, tolerance=0.0)
     return run, keys, manifest, spherical_kmeans(torch.from_numpy(rows), settings, keys=keys)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "each"),
+    [(1, [8, 8], 8), (2, [8, 8], 8), (3, [8, 8], 4), (4, [2.0], 0.5), (3, [2, 8], 8 / 3), (5, [2, 8], 2)],
+)
+def test_a_worker_asks_for_no_more_than_lets_all_lie_on_nodes(workers, cpus, each):
+    """The most that every one can have at once: none waits for a node that never comes."""
+    assert cpus_each_fit(workers, cpus) == pytest.approx(each)
 
 
 def test_two_workers_give_the_bits_of_one_process(made):
