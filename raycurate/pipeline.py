@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raycurate.config import RankConfig
-from raycurate.recipe import CURATION, Recipe
+from raycurate.recipe import CURATION, Recipe, check_filled_in
 from raycurate.run.lock import run_lock
 from raycurate.run.paths import balance_of
 from raycurate.run.store import Manifest, Run
@@ -34,9 +34,13 @@ def run_recipe(recipe: Recipe, report: Report | None = None, *, sections: Sequen
         recipe: the whole run's config.
         report: called after each stage with its manifest and the seconds that it took now.
         sections: only these of the recipe's sections; what they read must be in the run directory.
+
+    Raises:
+        UserError: a recipe in which something is still to be filled in, or an error of a stage.
     """
     from raycurate.ray_session import ray_session  # Ray takes a second, and `status` needs none
 
+    check_filled_in(recipe)
     run = Run(recipe.run)
     manifests: list[Manifest] = []
     planned = [step for step in steps_of(recipe) if step[0] in sections]

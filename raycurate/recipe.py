@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ BALANCING = ("validation", "test", "balance", "compare_weights")
 CHOOSING = ("ingest", "test", "individual_select")
 NOT_NOUNS = ("ray", "export")
 """Sections that make no noun of the run, so none that could be replaced."""
+FILL_IN = "FILL_IN"
+"""In a value of a recipe that `raycurate init` wrote: what only the user knows."""
 IMPLIED = ("extract", "rank", "select")
 """Stages between `ingest` and `cluster`, and after it: a recipe that has these two runs them, named or not."""
 
@@ -124,3 +126,29 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(values, override)
     return make_config(Recipe, values, str(path))
+
+
+def check_filled_in(recipe: Recipe) -> None:
+    """Refuse to run a recipe in which something still waits to be filled in.
+
+    Raises:
+        UserError: such a recipe.
+    """
+    open_fields = list(_open_fields(recipe.model_dump(mode="json")))
+    if open_fields:
+        raise UserError(
+            f"the recipe still has {FILL_IN} in {', '.join(open_fields)}: put your own values there, or give them with "
+            f"--set {open_fields[0]}=..."
+        )
+
+
+def _open_fields(values: Any, path: str = "") -> Iterator[str]:
+    """Paths of the values that have the mark."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _open_fields(value, f"{path}.{name}" if path else name)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _open_fields(value, path)
+    elif isinstance(values, str) and FILL_IN in values:
+        yield path

@@ -13,6 +13,7 @@ from raycurate.cli.cleaning import decontaminate, dedup, forget
 from raycurate.cli.doctor import doctor
 from raycurate.cli.estimate import duration, estimate
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
+from raycurate.cli.init import init
 from raycurate.cli.options import command_config, stage_command
 from raycurate.cli.results import print_result, show_table
 from raycurate.cli.settings import settings as settings_command
@@ -262,6 +263,7 @@ for command in (
     individual_select,
     transferability,
     scaling,
+    init,
     doctor,
     estimate,
     explain,

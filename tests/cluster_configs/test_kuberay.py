@@ -15,6 +15,7 @@ import yaml
 from click.testing import CliRunner
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from tests.cluster_configs.crd_fields import faults
 from tests.cluster_configs.test_launcher import check_placement, demands
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,12 @@ def test_manifests_keep_to_the_fields_of_the_api(name):
     assert [error.message for error in jsonschema.Draft7Validator(SCHEMA).iter_errors(read(name))] == []
 
 
+@pytest.mark.parametrize("name", ["raycluster", "rayjob"])
+def test_manifests_keep_to_the_fields_of_the_published_crds(name):
+    """Also those of Kubernetes inside of them, and their types."""
+    assert faults(read(name)) == []
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -46,7 +53,7 @@ def test_manifests_keep_to_the_fields_of_the_api(name):
         (("spec", "autoscalerOptions", "idleTimeoutSeconds"), "600"),
     ],
 )
-def test_the_schema_refuses_a_wrong_field_or_type(path, value):
+def test_schema_and_crds_refuse_a_wrong_field_or_type(path, value):
     manifest = read("raycluster")
     target = manifest
     for name in path[:-1]:
@@ -54,6 +61,7 @@ def test_the_schema_refuses_a_wrong_field_or_type(path, value):
     target[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(manifest, SCHEMA)
+    assert len(faults(manifest)) == 1
 
 
 @pytest.mark.parametrize("stage", demands())
