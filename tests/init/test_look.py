@@ -27,7 +27,7 @@ def test_a_small_file_is_counted_and_its_images_are_found_beside_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
 def test_rows_of_a_large_file_are_estimated_from_its_beginning(tmp_path, monkeypatch, name):
-    """Within two hundredths, as first rows are a little shorter here; the row that is cut is not counted as one that is broken."""
+    """Within two hundredths, as first rows are a little shorter here. A row that is cut is not a broken one."""
     monkeypatch.setattr(module, "ALL_BYTES", 1000)
     monkeypatch.setattr(module, "HEAD_BYTES", 100_000)
     rows = rows_of(3000)
