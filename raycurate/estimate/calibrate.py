@@ -1,8 +1,9 @@
 """Rates of this machine, measured in seconds: products, element-wise work, images, rows, the disk, a process' start.
 
-Every rate is the best of a few short runs of the package's own code on made-up data, one thread, so that rows are
-parsed and images decoded as the stages do it. Others on the machine make rates lower, as they make stages slower.
-Cost: 10 to 20 s, most of it the import of transformers. Limits: no GPU is measured, nor an object store.
+Every rate is the mean of many short runs, in half a second, of the package's own code on made-up data, one thread, so
+that rows are parsed and images decoded as the stages do it. Others on the machine make rates lower, as they make stages
+slower: a mean has them, the best run would not.
+Cost: 10 to 20 s, half of it imports. Limits: no GPU is measured, nor an object store.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from raycurate.estimate.rates import DEFAULT_RATES, Rates
 
-ROWS, RUNS = 128, 3
+ROWS = 128
+WINDOW_SECONDS = 0.5
 SIDE = 336
 DISK_BYTES = 64 << 20
 
@@ -61,36 +63,37 @@ def calibrate(folder: str | Path | None = None) -> Rates:
     )
 
 
-def best_seconds(work: Callable[[], object], runs: int = RUNS) -> float:
-    """The shortest of some runs, after one that is not counted."""
+def mean_seconds(work: Callable[[], object], window: float = WINDOW_SECONDS) -> float:
+    """The mean of as many runs as begin within `window` seconds, after one that is not counted."""
     work()
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
+    runs, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < window or not runs:
         work()
-        times.append(time.perf_counter() - started)
-    return max(min(times), 1e-9)
+        runs += 1
+    return max(passed / runs, 1e-9)
 
 
 def _products() -> tuple[float, float, float, float]:
     """FLOP/s of k-means' product and of a small network's, bytes/s of element-wise work, seconds of a small layer."""
     import torch
 
-    from raycurate.clustering.product import product_for, trial_seconds
+    from raycurate.clustering.product import product_for
     from raycurate.models.adapter import resolve_dtype
 
-    shape = (256, 256, 1024)
-    product = 2.0 * shape[0] * shape[1] * shape[2] / trial_seconds(product_for(torch.device("cpu"), "exact"), shape)
+    way = product_for(torch.device("cpu"), "exact")
+    a_ND, b_KD = (torch.full((256, 1024), 0.5, dtype=way.dtype) for _ in range(2))
+    scores_NK = torch.empty((256, 256), dtype=way.dtype)
+    product = 2.0 * 256 * 256 * 1024 / mean_seconds(lambda: way.fill(a_ND, b_KD, scores_NK))
     dtype = resolve_dtype("auto", "cpu")
     rows, width = 1024, 128
     x, w = torch.full((rows, width), 0.5, dtype=dtype), torch.full((width, 4 * width), 0.5, dtype=dtype)
-    network = 2.0 * rows * width * 4 * width / best_seconds(lambda: x @ w)
+    network = 2.0 * rows * width * 4 * width / mean_seconds(lambda: x @ w)
     wide = torch.full((1 << 22,), 0.5, dtype=dtype)
-    memory = 3.0 * wide.numel() * wide.element_size() / best_seconds(lambda: wide + wide)
+    memory = 3.0 * wide.numel() * wide.element_size() / mean_seconds(lambda: wide + wide)
     layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
     one = torch.zeros(1, 1, 64)
     with torch.inference_mode():
-        call = best_seconds(lambda: layer(one))
+        call = mean_seconds(lambda: layer(one))
     return product, network, memory, 2.0 * call  # a decoder's layer has about twice the calls of this one
 
 
@@ -117,7 +120,7 @@ def _parsing() -> tuple[float, float]:
         table_to_parquet(samples_to_table([each for each in parsed if isinstance(each, Sample)]))
 
     # Rows are written twice and read once more on their way (`ingest`), which the second half of the factor stands for.
-    return 2.0 * best_seconds(work) / ROWS, len(text) / best_seconds(lambda: json.loads(text)) / 4.0
+    return 2.0 * mean_seconds(work) / ROWS, len(text) / mean_seconds(lambda: json.loads(text)) / 4.0
 
 
 def _images() -> tuple[float, float, float]:
@@ -134,14 +137,14 @@ def _images() -> tuple[float, float, float]:
         return stream.getvalue()
 
     large, small = encoded(2 * SIDE), encoded(16)
-    check = best_seconds(lambda: check_image(large))
+    check = mean_seconds(lambda: check_image(large))
 
     def prepare(data: bytes) -> None:
         image = load_image(data).resize((SIDE, SIDE))
         (np.asarray(image, dtype=np.float32) / 255.0 - 0.5).transpose(2, 0, 1).copy()
 
-    load = best_seconds(lambda: prepare(large))
-    return (2 * SIDE) ** 2 / check, (2 * SIDE) ** 2 / load, best_seconds(lambda: load_image(small)) * 3.0
+    load = mean_seconds(lambda: prepare(large))
+    return (2 * SIDE) ** 2 / check, (2 * SIDE) ** 2 / load, mean_seconds(lambda: load_image(small)) * 3.0
 
 
 def _preparing() -> float:
@@ -152,7 +155,7 @@ def _preparing() -> float:
     preparer = Preparer(load_processor("tiny"), max_length=4096)
     messages = [{"role": "user", "text": "What is to be seen, and where?"}, {"role": "assistant", "text": "A kettle."}]
     rows = [{"key": str(n), "messages": messages, "images": []} for n in range(ROWS)]
-    return best_seconds(lambda: preparer.prepare(rows)) / ROWS
+    return mean_seconds(lambda: preparer.prepare(rows)) / ROWS
 
 
 def _disk(folder: str | Path | None) -> tuple[float, float]:
@@ -167,8 +170,8 @@ def _disk(folder: str | Path | None) -> tuple[float, float]:
                 file.flush()
                 os.fsync(file.fileno())
 
-        write_seconds = best_seconds(write, runs=1)
-        return DISK_BYTES / write_seconds, DISK_BYTES / best_seconds(path.read_bytes, runs=1)
+        write_seconds = mean_seconds(write, window=0.0)
+        return DISK_BYTES / write_seconds, DISK_BYTES / mean_seconds(path.read_bytes, window=0.0)
 
 
 def _start() -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.estimate.calibrate import best_seconds
+from raycurate.estimate.calibrate import mean_seconds
 from raycurate.estimate.places import parse_prices, price_of, read_cluster
 from raycurate.estimate.rates import DEFAULT_RATES, card_named, load_rates
 
@@ -101,5 +102,7 @@ def test_a_wrong_file_of_rates_is_refused(tmp_path, text, told):
         load_rates(tmp_path / "rates.json")
 
 
-def test_the_shortest_run_counts():
-    assert 0 < best_seconds(lambda: None) < 1
+def test_a_rate_is_the_mean_of_its_runs():
+    started = time.perf_counter()
+    assert 0.01 <= mean_seconds(lambda: time.sleep(0.01), window=0.05) < 1
+    assert time.perf_counter() - started >= 0.05
