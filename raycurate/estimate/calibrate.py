@@ -38,7 +38,8 @@ def calibrate(folder: str | Path | None = None) -> Rates:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        product, network, memory, call = _products()
+        product, network = _products()
+        memory, call = _network(network)
     finally:
         torch.set_num_threads(threads)
     parse, parse_bytes = _parsing()
@@ -73,8 +74,8 @@ def mean_seconds(work: Callable[[], object], window: float = WINDOW_SECONDS) -> 
     return max(passed / runs, 1e-9)
 
 
-def _products() -> tuple[float, float, float, float]:
-    """FLOP/s of k-means' product and of a small network's, bytes/s of element-wise work, seconds of a small layer."""
+def _products() -> tuple[float, float]:
+    """FLOP/s of k-means' product, and of the small products of a network."""
     import torch
 
     from raycurate.clustering.product import product_for
@@ -87,14 +88,35 @@ def _products() -> tuple[float, float, float, float]:
     dtype = resolve_dtype("auto", "cpu")
     rows, width = 1024, 128
     x, w = torch.full((rows, width), 0.5, dtype=dtype), torch.full((width, 4 * width), 0.5, dtype=dtype)
-    network = 2.0 * rows * width * 4 * width / mean_seconds(lambda: x @ w)
-    wide = torch.full((1 << 22,), 0.5, dtype=dtype)
-    memory = 3.0 * wide.numel() * wide.element_size() / mean_seconds(lambda: wide + wide)
-    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
-    one = torch.zeros(1, 1, 64)
+    return product, 2.0 * rows * width * 4 * width / mean_seconds(lambda: x @ w)
+
+
+def _network(network_flops: float) -> tuple[float, float]:
+    """Bytes/s of the work of a small decoder that is no product, as `Geometry.row_traffic` counts it; seconds of a
+    layer that is called for one token.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    from raycurate.models.adapter import resolve_dtype
+
+    width, inner, layers, rows, tokens = 128, 320, 4, 128, 32
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        vocab_size=64,
+        use_cache=False,
+    )
+    network = LlamaModel(config).to(resolve_dtype("auto", "cpu")).eval()
+    many, one = (torch.ones(shape, dtype=torch.long) for shape in ((rows, tokens), (1, 1)))
     with torch.inference_mode():
-        call = mean_seconds(lambda: layer(one))
-    return product, network, memory, 2.0 * call  # a decoder's layer has about twice the calls of this one
+        seconds = mean_seconds(lambda: network(input_ids=many))
+        call = mean_seconds(lambda: network(input_ids=one)) / layers
+    products = 2.0 * rows * tokens * layers * (4 * width * width + 3 * width * inner) / network_flops
+    moved = rows * tokens * layers * 2 * (16.0 * width + 5.0 * inner)
+    return moved / max(seconds - products, 0.2 * seconds), call
 
 
 def _rows() -> list[dict[str, object]]:
@@ -119,15 +141,18 @@ def _parsing() -> tuple[float, float]:
         parsed = [parse_row(RawRow("calibration", n, row), options) for n, row in enumerate(rows)]
         table_to_parquet(samples_to_table([each for each in parsed if isinstance(each, Sample)]))
 
-    # Rows are written twice and read once more on their way (`ingest`), which the second half of the factor stands for.
-    return 2.0 * mean_seconds(work) / ROWS, len(text) / mean_seconds(lambda: json.loads(text)) / 4.0
+    # On their way rows are written to buckets and read again, in columns: little beside the parsing.
+    return 1.15 * mean_seconds(work) / ROWS, len(text) / mean_seconds(lambda: json.loads(text)) / 4.0
 
 
 def _images() -> tuple[float, float, float]:
     """Pixels/s that are checked, pixels/s that are decoded and processed, seconds of the smallest image."""
     import numpy as np
+    import torch
     from PIL import Image
 
+    from raycurate.encoding.images import ImageReader
+    from raycurate.models.adapter import load_processor
     from raycurate.samples.images import check_image, load_image
 
     def encoded(side: int) -> bytes:
@@ -144,7 +169,8 @@ def _images() -> tuple[float, float, float]:
         (np.asarray(image, dtype=np.float32) / 255.0 - 0.5).transpose(2, 0, 1).copy()
 
     load = mean_seconds(lambda: prepare(large))
-    return (2 * SIDE) ** 2 / check, (2 * SIDE) ** 2 / load, mean_seconds(lambda: load_image(small)) * 3.0
+    reader = ImageReader(load_processor("tiny"), torch.float32)
+    return (2 * SIDE) ** 2 / check, (2 * SIDE) ** 2 / load, mean_seconds(lambda: reader.read(load_image(small)))
 
 
 def _preparing() -> float:

@@ -161,6 +161,7 @@ def cluster_work(
     return Work(
         rows=rows,
         core_seconds=(moved * 4 + exchanged) / rates.memory_bytes + rows * rates.table_row_seconds,
+        network_bytes=4.0 * inner * (iterations * fitted + rows),  # rows to the product's type, and sums
         product_flop=products,
         read_bytes=moved,
         write_bytes=TABLE_ROW_BYTES * rows + 8.0 * clusters * dim,
@@ -216,7 +217,7 @@ def export_work(source: Source, kept: int, rates: Rates, *, embeds: bool) -> Wor
     all_bytes = source.rows * (ROW_ON_DISK + TEXT_ON_DISK * source.chars)
     return Work(
         rows=kept,
-        serial_seconds=source.rows * rates.table_row_seconds + kept * rates.parse_row_seconds,
+        serial_seconds=(source.rows / 2 + 2 * kept) * rates.table_row_seconds,
         read_bytes=all_bytes + images,
         write_bytes=text + images,
         requests=IMAGE_REQUESTS * kept * source.images if embeds else 0.0,

@@ -76,7 +76,7 @@ class Rates:
         prepare_row_seconds: of one core to render and tokenise a row.
         check_pixels: of images that one core checks, pixels/s.
         load_pixels: that one core decodes and processes for a model, pixels/s.
-        image_seconds: of one core per image, whatever its size.
+        image_seconds: of one core to read and process an image, however small.
         table_row_seconds: of one core per row of a pass over small tables.
         call_seconds: of a layer that is called, whatever it computes.
         disk_write: bytes/s of one node.
@@ -92,14 +92,14 @@ class Rates:
 
     product_flops: float = 60e9
     network_flops: float = 30e9
-    memory_bytes: float = 4e9
-    parse_row_seconds: float = 1.2e-4
+    memory_bytes: float = 2e9
+    parse_row_seconds: float = 8e-5
     parse_bytes: float = 30e6
-    prepare_row_seconds: float = 4e-4
-    check_pixels: float = 150e6
+    prepare_row_seconds: float = 1e-4
+    check_pixels: float = 400e6
     load_pixels: float = 40e6
-    image_seconds: float = 5e-4
-    table_row_seconds: float = 8e-6
+    image_seconds: float = 8e-4
+    table_row_seconds: float = 6e-6
     call_seconds: float = 5e-4
     disk_write: float = 500e6
     disk_read: float = 1e9
