@@ -333,9 +333,15 @@ class ExportConfig(StageConfig):
         "samples",
     )
 
-    out: LocalPath = Field(description="file to write")
+    out: LocalPath = Field(description="file to write; a folder for llamafactory, swift_tasks and webdataset")
     format: str = Field(
-        "llava", description="llava, sharegpt (LLaMA-Factory), swift (ms-swift), messages (TRL), parquet"
+        "llava",
+        description="llava, sharegpt (LLaMA-Factory), swift (ms-swift), messages (TRL), parquet; with a part per task: "
+        "llamafactory, swift_tasks, webdataset (Megatron-Energon)",
+    )
+    task_weights: TaskWeightsSource | None = Field(
+        None,
+        description="of a format with a part per task: JSON of task -> weight, or balance/LABEL of this run",
     )
     embed_images: bool = Field(True, description="put the image files into a Parquet export; false: absolute paths")
     content: Literal["blocks", "text"] = Field(

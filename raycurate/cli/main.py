@@ -166,12 +166,18 @@ def select(run: str, config: SelectConfig) -> None:
 
 
 @stage_command("export")
+@click.option(
+    "--task-weights",
+    metavar="FILE",
+    help="Of a format with a part per task: JSON of task -> weight, or balance/LABEL, which this run's `balance` made.",
+)
 def export(run: str, config: ExportConfig) -> None:
     """Write the kept samples as a dataset that trainers read.
 
     \b
     Example:
       raycurate export runs/llava --format llava --out coreset.json
+      raycurate export runs/llava --format llamafactory --task-weights balance/main --out coreset
     """
     from raycurate.stages.export import export as stage
 

@@ -115,18 +115,19 @@ def export_samples(
     if filesystem.get_file_info(path).type == pafs.FileType.Directory:
         raise UserError(f"{output} is a folder. Name a file in it, for example {output.rstrip('/')}/coreset.json")
     seen, options = ExportCounts(), options or ExportOptions()
-    refuses = format not in SAYS_WHAT_IS_TRAINED and not options.train_all
-    counts = EXPORTERS[format](_looked_at(samples, seen, format if refuses else ""), output, options)
+    counts = EXPORTERS[format](looked_at(samples, seen, format, options), output, options)
     return replace(counts, media_texts=seen.media_texts, context_only=seen.context_only)
 
 
-def _looked_at(samples: Iterable[Sample], counts: ExportCounts, refusing: str) -> Iterator[Sample]:
+def looked_at(samples: Iterable[Sample], counts: ExportCounts, format: str, options: ExportOptions) -> Iterator[Sample]:
+    """The samples as they are; counts what a trainer would read otherwise, and refuses what a format cannot say."""
+    refusing = format not in SAYS_WHAT_IS_TRAINED and not options.train_all
     for sample in samples:
         if not all(message.train for message in sample.messages):
             counts.context_only += 1
             if refusing:
                 raise UserError(
-                    f"row {sample.key} has an answer that is not trained on, which the format '{refusing}' cannot say: "
+                    f"row {sample.key} has an answer that is not trained on, which the format '{format}' cannot say: "
                     f"a trainer would learn it. Export as {' or '.join(SAYS_WHAT_IS_TRAINED)}, or say that all answers "
                     "may be trained on (--set train_all=true)."
                 )
@@ -135,17 +136,17 @@ def _looked_at(samples: Iterable[Sample], counts: ExportCounts, refusing: str) -
 
 
 def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
-    counts, images = ExportCounts(), _ImageFolder(output)
+    counts, images = ExportCounts(), ImageFolder(output)
     with images.kept_if_written(), _atomic_stream(output) as stream:
         stream.write(b"[")
         for sample in samples:
             paths = images.paths_of(sample)
-            row: dict[str, Any] = {"id": _id(sample)}
+            row: dict[str, Any] = {"id": row_id(sample)}
             if paths:
                 row["image"] = paths if options.image_lists or len(paths) > 1 else paths[0]
             row["conversations"] = _llava_turns(sample)
             row["task"] = sample.task
-            stream.write((",\n" if counts.rows else "\n").encode() + _json(row))
+            stream.write((",\n" if counts.rows else "\n").encode() + json_bytes(row))
             counts.rows += 1
         stream.write(b"\n]\n")
     counts.images_written = len(images.written)
@@ -157,10 +158,10 @@ def _write_lines(to_row: Callable[[Sample, list[str]], dict[str, Any]]) -> Expor
 
     def write(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
         del options  # of the Parquet writer only
-        counts, images = ExportCounts(), _ImageFolder(output)
+        counts, images = ExportCounts(), ImageFolder(output)
         with images.kept_if_written(), _atomic_stream(output) as stream:
             for sample in samples:
-                stream.write(_json(to_row(sample, images.paths_of(sample))) + b"\n")
+                stream.write(json_bytes(to_row(sample, images.paths_of(sample))) + b"\n")
                 counts.rows += 1
         counts.images_written = len(images.written)
         return counts
@@ -168,18 +169,25 @@ def _write_lines(to_row: Callable[[Sample, list[str]], dict[str, Any]]) -> Expor
     return write
 
 
-def _sharegpt_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    return {"id": _id(sample), "conversations": _llava_turns(sample), "images": paths, "task": sample.task}
+def sharegpt_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    """A row of LLaMA-Factory's format `sharegpt`."""
+    return {"id": row_id(sample), "conversations": _llava_turns(sample), "images": paths, "task": sample.task}
 
 
-def _swift_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    messages = [{"role": m.role, "content": m.text, **({} if m.train else {"loss": False})} for m in sample.messages]
-    return {"id": _id(sample), "messages": messages, "images": paths, "channel": sample.task, "task": sample.task}
+def swift_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    """A row of ms-swift's format."""
+    messages = swift_messages(sample)
+    return {"id": row_id(sample), "messages": messages, "images": paths, "channel": sample.task, "task": sample.task}
+
+
+def swift_messages(sample: Sample) -> list[dict[str, Any]]:
+    """Turns with <image> marks; one that is not trained on says so."""
+    return [{"role": m.role, "content": m.text, **({} if m.train else {"loss": False})} for m in sample.messages]
 
 
 def _messages_row(sample: Sample, paths: list[str]) -> dict[str, Any]:
     messages = [{"role": m.role, "content": _content_blocks(m.text)} for m in sample.messages]
-    return {"id": _id(sample), "messages": messages, "images": paths, "task": sample.task}
+    return {"id": row_id(sample), "messages": messages, "images": paths, "task": sample.task}
 
 
 def _write_parquet(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
@@ -216,8 +224,18 @@ def _parquet_image(image: ImageRef, sample: Sample, options: ExportOptions) -> d
         return {"bytes": image.data, "path": image.path}
     if not options.embed:
         return {"bytes": None, "path": posixpath.join(root.root, image.path or "")}
+    return {"bytes": image_bytes(image, sample, options), "path": image.path}
+
+
+def image_bytes(image: ImageRef, sample: Sample, options: ExportOptions) -> bytes:
+    """The bytes of an image, its own or its file's. ``UserError`` for one that cannot be read, or without a root."""
+    if image.data is not None:
+        return image.data
+    root = options.images
+    if root is None or root.root is None:
+        raise UserError(f"row {sample.key}: nobody says where {image.path} lies. Name a root with --set images=FOLDER.")
     try:
-        return {"bytes": root.read(image, options.max_image_bytes), "path": image.path}
+        return root.read(image, options.max_image_bytes)
     except FaultError as error:
         raise UserError(
             f"row {sample.key}: {error.fault.detail}, which is {root.root}. Name another with --set images=FOLDER, or "
@@ -239,7 +257,7 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield group
 
 
-class _ImageFolder:
+class ImageFolder:
     """The embedded images of one output, written once each beside it."""
 
     def __init__(self, output: str) -> None:
@@ -273,7 +291,8 @@ class _ImageFolder:
         return relative
 
 
-def _id(sample: Sample) -> str:
+def row_id(sample: Sample) -> str:
+    """What the row is called: its name in the source, else its key."""
     return sample.source_id if sample.source_id is not None else sample.key
 
 
@@ -286,7 +305,8 @@ def _content_blocks(text: str) -> list[dict[str, str]]:
     return [{"type": "image"} if block is None else {"type": "text", "text": block} for block in blocks]
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """A value as one line of JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -314,12 +334,12 @@ def _atomic_stream(output: str) -> Iterator[pa.NativeFile]:
         raise
 
 
-SAYS_WHAT_IS_TRAINED = ("swift",)
+SAYS_WHAT_IS_TRAINED = ("swift", "swift_tasks", "webdataset")
 """Formats with a field for an answer that is context only."""
 EXPORTERS: dict[str, Exporter] = {
     "llava": _write_llava,
-    "sharegpt": _write_lines(_sharegpt_row),
-    "swift": _write_lines(_swift_row),
+    "sharegpt": _write_lines(sharegpt_row),
+    "swift": _write_lines(swift_row),
     "messages": _write_lines(_messages_row),
     "parquet": _write_parquet,
 }

@@ -1,4 +1,4 @@
-"""``export``: the kept samples as one dataset file that trainers read, streamed shard by shard in canonical order."""
+"""``export``: the kept samples as a file or folder that trainers read, streamed shard by shard in canonical order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.config import ExportConfig
-from raycurate.run.store import Run
+from raycurate.errors import UserError, unknown_name
+from raycurate.run.store import Manifest, Run
 from raycurate.samples.exporters import (
+    EXPORTERS,
     SAYS_WHAT_IS_TRAINED,
     ExportCounts,
     ExportOptions,
@@ -18,13 +20,18 @@ from raycurate.samples.exporters import (
     samples_from_tables,
 )
 from raycurate.samples.images import ImageRoot, accepted_limits
+from raycurate.samples.task_folders import FOLDERS, FolderFacts, export_folder
 from raycurate.stages.engine.lineage import required
+from raycurate.stages.selecting.weights import read_task_weights
+from raycurate.training.weights import weights_of
 
 log = logging.getLogger("raycurate")
 
 
 def export(run: Run, config: ExportConfig) -> int:
     """Write the kept samples of a selection to ``config.out``; returns the number of rows."""
+    if config.format not in EXPORTERS and config.format not in FOLDERS:
+        raise unknown_name("export format", config.format, (*EXPORTERS, *FOLDERS))
     selection = run.noun("selection", config.selection)
     made_from = required(selection).description["config"]["samples"]
     samples = run.noun("samples", config.samples or made_from)
@@ -53,12 +60,34 @@ def export(run: Run, config: ExportConfig) -> int:
         max_image_bytes=accepted_limits(ingested.description).max_bytes,
         train_all=config.train_all,
     )
-    counts = export_samples(samples_from_tables(kept()), config.out, config.format, options)
+    rows = samples_from_tables(kept())
+    if config.format in FOLDERS:
+        counts = export_folder(rows, config.out, config.format, options, _facts(run, config, manifest, ingested))
+    else:
+        _refuse_weights(config)
+        counts = export_samples(rows, config.out, config.format, options)
+        if root is not None and config.format != "parquet":
+            log.info("export: image paths count from %s", images.root)
     _warn(counts, config.format)
-    if root is not None and config.format != "parquet":
-        log.info("export: image paths count from %s", images.root)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
     return counts.rows
+
+
+def _facts(run: Run, config: ExportConfig, selection: Manifest, ingested: Manifest) -> FolderFacts:
+    """What an exported folder says of itself. Weights of tasks that this selection keeps no row of are no mistake."""
+    weights = read_task_weights(run, config.task_weights)
+    if weights is not None:
+        weights_of((), weights, known=ingested.metrics["tasks"])
+    return FolderFacts(f"{run.uri}, selection `{config.selection}`", selection.fingerprint, weights)
+
+
+def _refuse_weights(config: ExportConfig) -> None:
+    """Raise `UserError` for weights that the format has no place for."""
+    if config.task_weights is not None:
+        raise UserError(
+            f"the format '{config.format}' is one file and has no place for task weights. Take "
+            f"{', '.join(FOLDERS)}, which have a part per task, or `finetune --weights`."
+        )
 
 
 def _warn(counts: ExportCounts, format: str) -> None:

@@ -17,6 +17,7 @@ from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.readers import open_source
 from raycurate.samples.rows import RawRow
 from raycurate.samples.schema import ImageRef, Message, Sample, samples_to_table
+from raycurate.samples.task_folders import FOLDERS
 from tests.checked import check_samples
 from tests.hostile import encoded, good_rows, write_images
 
@@ -226,4 +227,4 @@ def test_a_failed_export_leaves_no_image_files(name, tmp_path):
 def test_the_help_names_every_format():
     """In the words of the setting, which the command line shows."""
     described = ExportConfig.model_fields["format"].description
-    assert all(name in described for name in EXPORTERS)
+    assert all(name in described for name in (*EXPORTERS, *FOLDERS))

@@ -73,3 +73,25 @@ def test_paths_in_parquet_are_absolute_where_images_stay_files(run, tmp_path):
     _export(run, tmp_path / "out.parquet", format="parquet", embed_images=False, train_all=True)
     images = [row for row in pq.read_table(tmp_path / "out.parquet")["images"].to_pylist() if row]
     assert images[0] == [{"bytes": None, "path": f"{Path(run.uri).parent}/1-0.png"}]
+
+
+def test_a_folder_has_the_weights_of_the_tasks(run, tmp_path):
+    """From a file; its card names the selection by its fingerprint; names that no task has are refused."""
+    weights = tmp_path / "weights.json"
+    weights.write_text('{"weights": {"t": 2.0}}')
+    settings = {"format": "swift_tasks", "task_weights": str(weights)}
+    assert _export(run, tmp_path / "out", **settings) == 12
+    card = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert card["tasks"] == {"t": {"name": "t", "rows": 12, "probability": 1.0}}
+    assert card["fingerprint"] == run.noun("selection").manifest().fingerprint
+    weights.write_text('{"weights": {"T": 2.0, "t": 1.0}}')
+    with pytest.raises(UserError, match="task in the weights 'T'"):
+        _export(run, tmp_path / "out", **settings)
+
+
+def test_weights_and_formats_that_do_not_fit_are_told(run, tmp_path):
+    """One file has no place for weights; an unknown format names all."""
+    with pytest.raises(UserError, match="'swift' is one file and has no place for task weights"):
+        _export(run, tmp_path / "out.jsonl", format="swift", task_weights={"t": 2.0})
+    with pytest.raises(UserError, match="llamafactory"):
+        _export(run, tmp_path / "out", format="lamafactory")

@@ -20,7 +20,7 @@ def goal_of(run: Run, config: SelectConfig, selector: Selector, tasks: Mapping[s
     Raises:
         UserError: weights that cannot be read or do not fit the tasks; shares of tasks for a method that has none.
     """
-    weights = _weights(run, config.task_weights)
+    weights = read_task_weights(run, config.task_weights)
     if weights is not None:
         weights_of(tuple(tasks), weights)
     check_shares(config, selector)
@@ -45,7 +45,7 @@ def check_shares(config: SelectConfig, selector: Selector) -> None:
 
 def weights_read(run: Run, config: SelectConfig) -> tuple[dict[str, str], list[Manifest]]:
     """What a selection's fingerprint holds of its weights: their content, and the balance that made them."""
-    weights = _weights(run, config.task_weights)
+    weights = read_task_weights(run, config.task_weights)
     if weights is None:
         return {}, []
     label = balance_of(config.task_weights)
@@ -56,7 +56,7 @@ def weights_read(run: Run, config: SelectConfig) -> tuple[dict[str, str], list[M
 def weights_changed(run: Run, source: Any, known: str) -> bool:
     """Whether the weights that a selection was made with are others now; those that cannot be read say nothing."""
     try:
-        weights = _weights(run, source)
+        weights = read_task_weights(run, source)
     except UserError:
         return False
     return weights is not None and _hash(weights) != known
@@ -66,7 +66,7 @@ def _hash(weights: Mapping[str, float]) -> str:
     return fingerprint_of(dict(sorted(weights.items())))
 
 
-def _weights(run: Run, source: Any) -> dict[str, float] | None:
+def read_task_weights(run: Run, source: Any) -> dict[str, float] | None:
     """The weights of a setting `task_weights`."""
     label = balance_of(source)
     if label is not None:

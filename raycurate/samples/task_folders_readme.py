@@ -1,0 +1,63 @@
+"""The README of an exported folder: what it is, rows and weights by task, and the line that trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_MEANING = {
+    "llamafactory": "One file of conversations per task for LLaMA-Factory, found by `dataset_info.json`.",
+    "swift_tasks": "One file of messages per task for ms-swift.",
+    "webdataset": "Tar shards per task: `KEY.json` (id, task, messages) beside its images `KEY.000.jpg`, ...",
+}
+_COOKER = """\
+Megatron-Energon: `bash prepare.sh` indexes the shards once, then `get_train_dataset("metadataset.yaml", ...)`
+mixes them. Rows are crude samples, which your task encoder's cooker makes its own:
+
+    @stateless
+    def cook(sample: dict) -> YourSample:
+        row = sample["json"]                                   # id, task, messages; "loss": false is context only
+        images = [sample[name] for name in sorted(sample) if name[:3].isdigit()]
+
+Whoever reads the shards with `webdataset` alone finds the same members; `metadataset.yaml` has the weights.
+"""
+
+
+def readme(card: Mapping[str, Any], output: str) -> str:
+    """The text of the README.
+
+    Args:
+        card: what `export.json` holds.
+        output: where the folder lies, as the user named it.
+    """
+    weights = card["weights"]
+    lines = [f"# {card['rows']:,} rows of {len(card['tasks'])} tasks", "", _MEANING[card["format"]], ""]
+    lines += [f"Made from {card['made_from']}, fingerprint `{card['fingerprint']}`, by `raycurate export`.", ""]
+    lines += ["| task | name here | rows | weight | drawn with |", "|---|---|---|---|---|"]
+    for task, facts in card["tasks"].items():
+        weight = "" if weights is None else f"{weights[task]:.4g}"
+        shown = task.replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {shown} | {facts['name']} | {facts['rows']:,} | {weight} | {facts['probability']:.4f} |")
+    lines += ["", _how(card, output)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _how(card: Mapping[str, Any], output: str) -> str:
+    names = [facts["name"] for facts in card["tasks"].values()]
+    parts = [repr(facts["probability"]) for facts in card["tasks"].values()]
+    weighted = card["weights"] is not None
+    if card["format"] == "llamafactory":
+        lines = ["In the YAML file of `llamafactory-cli train`:", "", f"    dataset_dir: {output}"]
+        lines.append(f"    dataset: {','.join(names)}")
+        if weighted:
+            lines += ["    mix_strategy: interleave_over", f"    interleave_probs: {','.join(parts)}"]
+            lines += [
+                "",
+                "`interleave_over` draws until every task was seen whole; `max_steps` ends it.",
+            ]
+        return "\n".join(lines)
+    if card["format"] == "swift_tasks":
+        files = " ".join(f"'{output}/{name}.jsonl'" for name in names)
+        mixed = f" --interleave_prob {' '.join(parts)} --stopping_strategy all_exhausted" if weighted else ""
+        return f"    ROOT_IMAGE_DIR='{output}' swift sft --model MODEL --dataset {files}{mixed}"
+    return _COOKER

@@ -1,0 +1,142 @@
+"""Exports read by the trainers' own data code; `make test-consumers` installs it beside this package.
+
+What is not installed is skipped. Each test has the rows of `tests/samples/test_task_folders.py`: text alone, one image,
+two images in their order, bytes, a system turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+from PIL import Image
+
+from raycurate.run.names import as_label
+from raycurate.samples.exporters import ExportOptions, export_samples
+from raycurate.samples.images import ImageRoot
+from raycurate.samples.schema import ImageRef, Message, Sample
+from raycurate.samples.task_folders import FolderFacts, export_folder
+from tests.hostile import encoded
+
+pytestmark = pytest.mark.consumers
+WEIGHTS = {"vqa": 0.5, "ocr": 2.0}
+ANSWER = Message("assistant", "ü")
+ROWS = [
+    Sample((Message("system", "s"), Message("user", "q"), ANSWER), task="vqa"),
+    Sample((Message("user", "<image>\nq"), ANSWER), (ImageRef(path="1.png"),), task="ocr"),
+    Sample(
+        (Message("user", "<image> or <image>?"), ANSWER), (ImageRef(path="2.png"), ImageRef(path="0.png")), task="ocr"
+    ),
+    Sample((Message("user", "<image>\nq"), ANSWER), (ImageRef(data=encoded(), sha="ab" * 16),), task="ocr"),
+]
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Three pictures that differ in their sizes."""
+    for number in range(3):
+        Image.new("RGB", (8 + number, 6), (number * 60, 9, 9)).save(tmp_path / f"{number}.png")
+    return ExportOptions(images=ImageRoot.of(str(tmp_path)))
+
+
+def folder(tmp_path, name, options):
+    out = tmp_path / name
+    export_folder(ROWS, str(out), name, options, FolderFacts("runs/mine", "abc", WEIGHTS))
+    return out
+
+
+def test_webdataset_reads_the_tars(tmp_path, options):
+    """Every row with its images decoded, in order."""
+    webdataset = pytest.importorskip("webdataset")
+    out = folder(tmp_path, "webdataset", options)
+    shards = str(out / as_label("ocr") / "shard-000000.tar")
+    rows = list(webdataset.WebDataset(shards, shardshuffle=False).decode("pil"))
+    assert [row["json"]["messages"] for row in rows] == [
+        [{"role": turn.role, "content": turn.text} for turn in sample.messages] for sample in ROWS[1:]
+    ]
+    assert [row["000.png"].size[0] for row in rows[:2]] == [9, 10]
+    assert rows[1]["001.png"].size[0] == 8
+
+
+def test_energon_mixes_the_parts_by_their_weights(tmp_path, options):
+    """Its own preparation, then its own loader: the share of each task follows rows times weight."""
+    energon = pytest.importorskip("megatron.energon")
+    out = folder(tmp_path, "webdataset", options)
+    found = {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", str(out / "prepare.sh")], env=found, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    class Encoder(energon.DefaultTaskEncoder):
+        cookers = (energon.Cooker(energon.stateless(lambda row: row)),)
+
+        def encode_sample(self, sample):
+            return sample
+
+        def batch(self, samples):
+            return samples
+
+    loader = energon.get_loader(
+        energon.get_train_dataset(
+            str(out / "metadataset.yaml"),
+            batch_size=1,
+            shuffle_buffer_size=None,
+            max_samples_per_sequence=None,
+            worker_config=energon.WorkerConfig(rank=0, world_size=1, num_workers=0),
+            task_encoder=Encoder(),
+        )
+    )
+    rows = [batch[0] for batch, _ in zip(loader, range(400), strict=False)]
+    tasks = [(row["json"] if isinstance(row["json"], dict) else json.loads(row["json"]))["task"] for row in rows]
+    assert abs(tasks.count("ocr") / 400 - 6 / 6.5) < 0.06
+    assert all("000.png" in row for row, task in zip(rows, tasks, strict=True) if task == "ocr")
+
+
+def test_llama_factory_finds_and_converts_the_parts(tmp_path, options, monkeypatch):
+    """Its index of datasets and its converter: roles, texts and images of every row."""
+    # It imports torchaudio for audio, which no row here has, and which has no release for this torch.
+    pytest.importorskip("peft")
+    monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")  # of transformers; its data code alone is asked here
+    monkeypatch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
+    parser = pytest.importorskip("llamafactory.data.parser", exc_type=ImportError)
+    converter = pytest.importorskip("llamafactory.data.converter", exc_type=ImportError)
+    from llamafactory.hparams import DataArguments
+
+    out = folder(tmp_path, "llamafactory", options)
+    names = list(json.loads((out / "dataset_info.json").read_text()))
+    listed = parser.get_dataset_list(names, str(out))
+    arguments = DataArguments(dataset=",".join(names), dataset_dir=str(out), media_dir=str(out))
+    for attributes, task in zip(listed, ("ocr", "vqa"), strict=True):
+        convert = converter.get_dataset_converter(attributes.formatting, attributes, arguments)
+        rows = [json.loads(line) for line in (out / attributes.dataset_name).read_text().splitlines()]
+        for row, sample in zip(rows, (sample for sample in ROWS if sample.task == task), strict=True):
+            made = convert(row)
+            turns = [*made["_prompt"], *made["_response"]]
+            said = [turn.text for turn in sample.messages if turn.role != "system"]
+            assert [turn["content"] for turn in turns] == said
+            assert made["_system"] == ("s" if task == "vqa" else "")
+            assert all(os.path.isfile(path) for path in made["_images"] or ())
+            assert len(made["_images"] or ()) == len(sample.images)
+
+
+@pytest.mark.parametrize("name", ["messages", "parquet"])
+def test_trl_takes_the_messages_as_they_are(tmp_path, options, name):
+    """Its own preparation puts each image where its block stands."""
+    utils = pytest.importorskip("trl.data_utils")
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / f"out.{'parquet' if name == 'parquet' else 'jsonl'}"
+    rows = ROWS[:3]
+    embedded = ExportOptions(images=options.images, embed=True)
+    export_samples(rows, str(out), name, embedded)
+    kind = "parquet" if name == "parquet" else "json"
+    table = datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    for row, sample in zip(table, rows, strict=True):
+        images = row["images"] if name == "parquet" else [Image.open(tmp_path / path) for path in row["images"]]
+        prepared = utils.prepare_multimodal_messages(row["messages"], images=images)
+        blocks = [block for turn in prepared for block in turn["content"]]
+        assert [block["image"].size for block in blocks if block["type"] == "image"] == [image.size for image in images]
+        text = "".join(block["text"] for block in blocks if block["type"] == "text")
+        assert text == "".join(turn.text.replace("<image>\n", "").replace("<image>", "") for turn in sample.messages)
