@@ -19,6 +19,24 @@ from raycurate.settings import (
     rejected_share,
 )
 
+SourceFormat = Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset", "hub"]
+MIXTURE = "mixture://"
+"""How the name of several sources begins."""
+
+
+class SourceConfig(BaseModel):
+    """One source of a mixture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    path: LocalPath = Field(description="file, folder, glob or URI")
+    format: SourceFormat = Field("auto", description="as of a source alone")
+    columns: dict[str, str] | None = Field(None, description="of a table, as of a source alone")
+    task: str | None = Field(None, min_length=1, description="of all its rows; null: as they say it, else its name")
+    root: str = Field("", description="folder below images that its image paths start from")
+    weight: float | None = Field(None, gt=0, description="share of the mixture's rows, relative to the other weights")
+    cap: int | None = Field(None, ge=1, description="most rows that it gives")
+
 
 class IngestConfig(NounConfig):
     """``ingest``: read, validate, normalise."""
@@ -33,9 +51,14 @@ class IngestConfig(NounConfig):
         "strict",
     )
 
-    source: LocalPath = Field(description="file, folder, glob or URI of the dataset")
+    source: LocalPath = Field(description="file, folder, glob or URI of the dataset; not with sources")
+    sources: dict[str, SourceConfig] | None = Field(
+        None,
+        min_length=1,
+        description="several, by name, as one mixture: path, format, columns, task, root, weight, cap",
+    )
     images: ImagesPath | None = Field(None, description="root of the image paths; ROOT:OTHER: links may lead to OTHER")
-    format: Literal["auto", "llava", "jsonl", "parquet", "huggingface", "webdataset", "hub"] = Field(
+    format: SourceFormat = Field(
         "auto", description="hub: SOURCE is ORG/NAME[@REVISION][/FOLDER] of the Hugging Face hub"
     )
     columns: dict[str, str] | None = Field(
@@ -70,6 +93,31 @@ class IngestConfig(NounConfig):
     label: Label = execution("main", description="label of the samples that are written")
     max_tasks: int = execution(64, ge=1, description="tasks in flight")
     threads: int = execution(4, ge=1, description="threads that fetch and decode images, per task")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_mixture(cls, values: Any) -> Any:
+        """Several sources stand under one name wherever a source is told."""
+        if not isinstance(values, dict) or not isinstance(values.get("sources"), dict):
+            return values
+        named = f"{MIXTURE}{'+'.join(sorted(map(str, values['sources'])))}"
+        if values.get("source", named) != named:
+            raise ValueError(f"source is {values['source']!r} beside sources: put it among them, or leave it out")
+        return {**values, "source": named}
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> IngestConfig:
+        for name in self.sources or ():
+            if not name or "/" in name or name != name.strip():
+                raise ValueError(f"sources: {name!r} is no name of a source; give one without '/', for example charts")
+        weighted = [name for name, each in (self.sources or {}).items() if each.weight is not None]
+        if weighted and len(weighted) < len(self.sources or ()):
+            others = [name for name in self.sources or () if name not in weighted]
+            raise ValueError(
+                f"sources: {', '.join(weighted)} have a weight and {', '.join(others)} have none: weigh all or none; "
+                "cap bounds the rows of one"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -6,10 +6,10 @@ stage's fingerprint, so changing it makes the stage run again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -143,18 +143,19 @@ def _told(problems: Sequence[Any]) -> str:
 
 
 def _owner_of(kind: type[StageConfig], path: Sequence[Any]) -> type[BaseModel]:
+    """The config that a place lies in; a name in a mapping of configs is no field."""
     owner: type[BaseModel] = kind
     for part in path:
-        annotation = owner.model_fields[str(part)].annotation
-        owner = next(
-            (
-                c
-                for c in (annotation, *getattr(annotation, "__args__", ()))
-                if isinstance(c, type) and issubclass(c, BaseModel)
-            ),
-            owner,
-        )
+        if str(part) in owner.model_fields:
+            owner = next(_models_in(owner.model_fields[str(part)].annotation), owner)
     return owner
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,6 +41,19 @@ def envelope_of(text: str) -> Any:
         raise UserError(f"--envelope: {error}") from None
 
 
+def mixture_of(sources: tuple[str, ...]) -> dict[str, str]:
+    """Path by name, where every source has a name; none where they are no mixture."""
+    pairs = [text.partition("=") for text in sources]
+    if not all(equals and name and "/" not in name and path for name, equals, path in pairs):
+        return {}
+    if len(pairs) == 1 and os.path.exists(sources[0]):
+        return {}  # a file with such a name
+    named = {name: path for name, _, path in pairs}
+    if len(named) < len(pairs):
+        raise UserError(f"two sources have the same name in {' '.join(sources)}: give each its own")
+    return named
+
+
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -63,17 +77,23 @@ def main(debug: bool, quiet: bool) -> None:
 @click.argument("more", nargs=-1, metavar="")
 @click.option("--out", "run", required=True, help="Run directory (local, s3://, gs://).")
 def ingest(run: str, given: dict[str, Any], overrides: tuple[str, ...]) -> None:
-    """Read, validate and normalise SOURCE into a run directory.
+    """Read, validate and normalise SOURCE, or NAME=SOURCE several times as one mixture, into a run directory.
 
     \b
     Example:
       raycurate ingest llava_v1_5_mix665k.json --images images/ --task-map llava665k --out runs/llava
+      raycurate ingest vqa=vqa.json ocr=ocr.json --images images/ --out runs/llava --set sources.ocr.cap=10000
     """
-    if more := given.pop("more"):
+    more = given.pop("more")
+    if named := mixture_of((given["source"], *more)):
+        del given["source"]
+        shared = {"format": given.pop("format", None) or "auto"}
+        given["sources"] = {name: {"path": path, **shared} for name, path in named.items()}
+    elif more:
         raise click.UsageError(
             f"one SOURCE is read, {1 + len(more)} are given ({given['source']}, {more[0]}, ...). Quote a glob, so that "
-            "the shell leaves it to raycurate ('data/*.json'), or name the folder that holds the files; sources of "
-            "other kinds become samples of their own with --label."
+            "the shell leaves it to raycurate ('data/*.json'), or name the folder that holds the files; several "
+            "sources as one mixture have names: vqa=a.json ocr=b.json"
         )
     run_stage("ingest", run, command_config(given, overrides))
 
@@ -240,6 +260,8 @@ def status(run: str) -> None:
         table.add_row(line.name, line.state, *counts, f"{line.seconds:.1f}", foreseen)
     show_table(table)
     for line in lines:
+        if line.sources:
+            out.print(f"[bold]sources:[/] {plain(line.name)}: {plain(line.sources)}", highlight=False)
         if line.why:
             out.print(f"[bold yellow]stale:[/] {plain(line.why)}", highlight=False)
     for step in next_steps(Run(run), lines):

@@ -241,6 +241,10 @@ def print_manifest(manifest: Manifest, seconds: float | None = None, *, since: f
         f"{manifest.rows_out:,} out{kept}{quarantine} [dim]{shown}[/]",
         highlight=False,
     )
+    from raycurate.stages.engine.status import told_sources
+
+    if told := told_sources(manifest):
+        out.print(f"          by source: {plain(told)}", highlight=False)
 
 
 def parts(text: str) -> list[str]:

@@ -25,10 +25,9 @@ from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun
 from raycurate.samples.images import ImageRoot
-from raycurate.samples.opening import parse_options, read_options
+from raycurate.samples.opening import open_reader, parse_options
 from raycurate.samples.parse import parse_row
 from raycurate.samples.quarantine import FaultError
-from raycurate.samples.readers import open_source
 from raycurate.samples.rows import Reader, Slice
 from raycurate.samples.schema import ImageRef, Sample, row_to_sample
 
@@ -97,7 +96,7 @@ def read_source(config: IngestConfig, *, seed: int = 0) -> Source:
     Raises:
         UserError: a source that is not there, and settings that cannot read it; or no sampled row can be used.
     """
-    reader = open_source(config.source, config.format, options=read_options(config))
+    reader = open_reader(config)
     config, notes = _without_lost_root(config)
     options = parse_options(config, reader)
     total = sum(file.size for file in reader.files)

@@ -35,6 +35,7 @@ class Summary:
     tasks: int
     seconds: list[tuple[str, float]]
     refused: dict[str, int]
+    sources: list[tuple[str, int, int]]
     notes: list[str]
     libraries: dict[str, str]
 
@@ -87,6 +88,11 @@ def summary_of(run: Run, noun: Noun, manifest: Manifest) -> Summary:
         tasks=len(samples.metrics["tasks"]),
         seconds=seconds,
         refused=dict(samples.quarantined),
+        sources=[
+            (name, rows, manifest.metrics["kept_sources"].get(name, 0))
+            for name, rows in samples.metrics.get("sources", {}).items()
+            if "kept_sources" in manifest.metrics
+        ],
         notes=list(manifest.metrics.get("notes", ())),
         libraries=dict(manifest.libraries),
     )

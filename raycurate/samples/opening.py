@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from raycurate.config import IngestConfig
+from dataclasses import replace
+
+from raycurate.config import IngestConfig, SourceConfig
 from raycurate.samples.images import ImageRoot
+from raycurate.samples.mixture import MixtureReader, Part, named_under
 from raycurate.samples.parse import ParseOptions
-from raycurate.samples.parse_task import folders_are_tasks
+from raycurate.samples.parse_task import TASK, folders_are_tasks
+from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import Reader, ReadOptions
 from raycurate.samples.tasks import load_task_map
 
@@ -21,6 +25,34 @@ def read_options(config: IngestConfig) -> ReadOptions:
         any_table=bool(config.columns or config.row_function),
         every_column=config.row_function is not None,
     )
+
+
+def open_reader(config: IngestConfig) -> Reader:
+    """The reader of a source, or of several as a mixture. Raises `UserError` for one that cannot be opened."""
+    options = read_options(config)
+    if config.sources is None:
+        return open_source(config.source, config.format, options=options)
+    parts = [_part(name, source, options) for name, source in config.sources.items()]
+    return MixtureReader(tuple(parts), config.task_column or TASK)
+
+
+def _part(name: str, source: SourceConfig, options: ReadOptions) -> Part:
+    columns = source.columns or {}
+    own = replace(
+        options,
+        columns=(*options.columns, *columns.values()),
+        any_table=options.any_table or source.columns is not None,
+    )
+    reader = open_source(source.path, source.format, options=own)
+    return Part(name, named_under(reader, name), source.task, source.root.strip("/"), columns)
+
+
+def unread_files(config: IngestConfig, reader: Reader) -> list[str]:
+    """What to say of the files of a source, or of each of a mixture, that are not read."""
+    if config.sources is None or not isinstance(reader, MixtureReader):
+        return left_out(config.source, reader)
+    parts = {part.name: part.reader for part in reader.parts}
+    return [f"{name}: {line}" for name, each in config.sources.items() for line in left_out(each.path, parts[name])]
 
 
 def parse_options(config: IngestConfig, reader: Reader) -> ParseOptions:

@@ -64,7 +64,7 @@ class DataSet:
         if self.root:
             for name in ("image", "images"):
                 if name in row:
-                    row[name] = _below(self.root, row[name])
+                    row[name] = below(self.root, row[name])
         return {"task": self.name, **{name: item for name, item in row.items() if name != "task" or item}}
 
     def _turn(self, turn: Any) -> Any:
@@ -226,10 +226,10 @@ def _llama_factory(name: str, entry: Mapping[str, Any]) -> tuple[DataSet, str, s
     return dataset, place, None
 
 
-def _below(root: str, value: Any) -> Any:
+def below(root: str, value: Any) -> Any:
     """Image paths with the data set's root in front."""
     if isinstance(value, list):
-        return [_below(root, each) for each in value]
+        return [below(root, each) for each in value]
     if isinstance(value, str) and value and not value.startswith(("/", "data:", "file:")):
         return f"{root}/{value}"
     return value

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import posixpath
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -121,10 +122,18 @@ def take_over(run: Run, noun: Noun, piece: Noun) -> Manifest:
             "shards": [standing.shards, standing.shards + added.shards],
             "rows": added.rows_in,
             "description": with_pieces(standing.description, [*pieces_of(standing.description), entry]),
-            "metrics": _metrics(standing.metrics, added.metrics),
+            "metrics": _metrics(*_by_source(standing, added)),
         },
     )
     return _take_over(run, noun)
+
+
+def _by_source(*manifests: Manifest) -> list[Mapping[str, Any]]:
+    """The counts of samples, with those of a single source under its file's name where others are a mixture."""
+    if not any("sources" in each.metrics for each in manifests):
+        return [each.metrics for each in manifests]
+    names = [posixpath.basename(each.description["config"]["source"].rstrip("/")) for each in manifests]
+    return [{"sources": {name: each.rows_out}, **each.metrics} for name, each in zip(names, manifests, strict=True)]
 
 
 def _metrics(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

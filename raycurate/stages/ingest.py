@@ -22,6 +22,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,9 +42,10 @@ from raycurate.run.store import Manifest, Noun, Run, ShardRecord
 from raycurate.samples.extras import kinds_of, merge_kinds
 from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.images import ImageLimits, ImageRoot
+from raycurate.samples.mixture import Bound, drawn, draws_of, source_name
+from raycurate.samples.opening import unread_files
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.quarantine import Reject, rejects_to_table
-from raycurate.samples.readers import left_out
 from raycurate.samples.rows import Reader, Slice, SourceFile
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, seen_table, states_of
@@ -55,6 +57,7 @@ from raycurate.stages.engine.found_tasks import tell_tasks
 from raycurate.stages.engine.growth import pieces_of, with_pieces
 from raycurate.stages.engine.image_check import changed_images, seen_file
 from raycurate.stages.engine.lineage import begin, keep_unless, required
+from raycurate.stages.engine.mixed import counts_by_source, draw_sources, has_bound, write_draws
 from raycurate.stages.engine.opened_source import OpenedSource, open_and_hash
 from raycurate.stages.engine.rejects import check_rejects, check_some_good
 from raycurate.stages.engine.shards import (
@@ -76,8 +79,9 @@ log = logging.getLogger("raycurate")
 
 
 def _is_small(_: Run, config: IngestConfig) -> bool:
-    """Whether one process reads the source in the time that a cluster takes to start: one small file."""
-    return os.path.isfile(config.source) and os.path.getsize(config.source) <= BYTES_HERE
+    """Whether one process reads the source in the time that a cluster takes to start: small files, named one by one."""
+    paths = [config.source] if config.sources is None else [source.path for source in config.sources.values()]
+    return all(map(os.path.isfile, paths)) and sum(map(os.path.getsize, paths)) <= BYTES_HERE
 
 
 @in_session_unless(_is_small)
@@ -112,14 +116,16 @@ def _ingest(noun: Noun, config: IngestConfig, source: OpenedSource) -> Manifest:
     keep_appended(noun, config)
     begin(noun, source.description, replace=config.replace)
     note_states(noun, source.states)
-    for line in left_out(config.source, source.reader):
+    for line in unread_files(config, source.reader):
         log.warning("ingest: %s", line)
     parsed = _parse(noun, source.reader, source.parse, config)
     root = ImageRoot.of(config.images)
     limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_pixels)
-    ranges = split_buckets(parsed.rows_B, config.rows_per_shard)
-    gather = functools.partial(_gather_shard, noun, parsed.uris, parsed.rejects, ranges, root, limits, config)
-    total = int(parsed.rows_B.sum()) + sum(parsed.rejects.values())
+    bounds, kept = draw_sources(noun, config, parsed.sources, parsed.draws)
+    rows_B = parsed.rows_B if not bounds else -(-parsed.rows_B * kept // max(1, parsed.sources.total()))
+    ranges = split_buckets(rows_B, config.rows_per_shard)
+    gather = functools.partial(_gather_shard, noun, parsed.uris, parsed.rejects, ranges, root, limits, config, bounds)
+    total = (kept if bounds else int(parsed.rows_B.sum())) + sum(parsed.rejects.values())
     with stage_progress("ingest", noun, total) as progress:
         rejected = 0
         missing = ((shard,) for shard in noun.missing(len(ranges)))
@@ -159,7 +165,9 @@ def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
     tasks: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     images = hashlib.blake2b(digest_size=16)
+    sources: Counter[str] = Counter()
     for _, record in sorted(noun.records().items()):
+        sources.update(record.extra.get("sources", {}))
         images.update(record.extra["images"].encode())
         tasks.update(record.extra["tasks"])
         reasons.update(record.quarantined)
@@ -180,6 +188,8 @@ def _finish(noun: Noun, config: IngestConfig, parsed: _Parsed) -> Manifest:
     if parsed.kept:
         counts["kept_columns"] = dict(sorted(parsed.kept.items()))
     foresee(noun, functools.partial(_work, noun, config, sum(tasks.values())), cpus=cpus_here())
+    if config.sources is not None:
+        counts |= counts_by_source(config, parsed.sources, parsed.rejects_of, sources)
     if config.hash_range is not None:
         counts["out_of_range"] = parsed.outside
     if parsed.unread:
@@ -216,6 +226,9 @@ class _Parsed:
         tasks_from: rows by what said their task.
         kept: kind by column that is kept beside the rows.
         reasons: rejected rows by reason.
+        sources: good rows by source of a mixture.
+        rejects_of: rejected rows by source of a mixture.
+        draws: source of a mixture -> slices with the hashes of its rows.
     """
 
     rows_B: np.ndarray
@@ -226,6 +239,9 @@ class _Parsed:
     tasks_from: Counter[str] = field(default_factory=Counter)
     kept: dict[str, str] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+    rejects_of: Counter[str] = field(default_factory=Counter)
+    draws: dict[str, list[int]] = field(default_factory=dict)
 
     def check_first_rows(self, first_reject: str, max_rejected: float) -> None:
         """Raise `UserError` where many rows were read and all are rejected for one reason: why read the others?"""
@@ -264,6 +280,11 @@ def _parse(noun: Noun, reader: Reader, options: ParseOptions, config: IngestConf
             parsed.tasks_from.update(result["tasks_from"])
             merge_kinds(parsed.kept, result["kept"])
             parsed.reasons.update(result["reasons"])
+            if config.sources is not None:
+                name = source_name(slices[number][0].file)
+                parsed.sources[name] += result["rows"]
+                parsed.rejects_of[name] += result["rejects"]
+                parsed.draws.setdefault(name, []).append(number)
             for piece in result["pieces"]:
                 parsed.rows_B[piece["buckets"]] += piece["rows"]
                 parsed.uris.append(piece["uri"])
@@ -287,20 +308,25 @@ def _parse_slice(
     pieces: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     samples: list[Sample] = []
-    size = outside = 0
+    size = outside = rows = 0
+    is_drawn = has_bound(config, part.file)
+    draws: list[np.ndarray] = []
     unread = UnreadColumns([*options.keep, *([options.task_column] if options.task_column else [])], options.columns)
     tasks_from: Counter[str] = Counter()
     kept: dict[str, str] = {}
     forgotten = Forgotten.of(noun.run_uri)
 
     def flush() -> None:
-        nonlocal size
+        nonlocal size, rows
         uri = noun.uri_of(step_name("parsed", number, f"{len(pieces):03d}.arrow"))
         table = samples_to_table(samples)
         merge_kinds(kept, kinds_of(table["extra"].to_pylist()))
         bucket_N = np.array([_bucket(order, config.buckets) for order in table["order"].to_pylist()], dtype=np.int64)
-        buckets, rows = write_bucket_file(uri, table, bucket_N)
-        pieces.append({"uri": uri, "buckets": buckets.tolist(), "rows": rows.tolist()})
+        buckets, rows_B = write_bucket_file(uri, table, bucket_N)
+        pieces.append({"uri": uri, "buckets": buckets.tolist(), "rows": rows_B.tolist()})
+        rows += table.num_rows
+        if is_drawn:
+            draws.append(draws_of(table["key"].to_pylist()))
         samples.clear()
         size = 0
 
@@ -324,8 +350,11 @@ def _parse_slice(
     if rejects:
         table = rejects_to_table(rejects)
         noun.write_table(step_name("parsed", number, "rejects.parquet"), table)
+    if is_drawn:
+        write_draws(noun, number, draws)
     return {
         "pieces": pieces,
+        "rows": rows,
         "rejects": len(rejects),
         "first_reject": str(rejects[0]) if rejects else "",
         "reasons": dict(Counter(str(reject.reason) for reject in rejects)),
@@ -356,11 +385,14 @@ def _gather_shard(
     root: ImageRoot,
     limits: ImageLimits,
     config: IngestConfig,
+    bounds: Mapping[str, Bound],
     shard: int,
 ) -> ShardRecord:
-    """Task: the rows of one shard in canonical order, duplicates numbered, images checked."""
+    """Task: the rows of one shard in canonical order, those not drawn left out, duplicates numbered, images checked."""
     low, high = ranges[shard]
     table = sort_table(read_buckets(uris, low, high), "order", "key", "source_file", "source_row")
+    if bounds:
+        table = table.filter(pa.array(drawn(table, bounds)))
     table = number_duplicates(table)
     shown = ShownImages(table)
     paths = shown.paths()
@@ -377,11 +409,16 @@ def _gather_shard(
     quarantined = pa.concat_tables(refused).cast(QUARANTINE_SCHEMA)
     rows = good.num_rows + quarantined.num_rows
     check_some_good(shard, rows, quarantined, config.max_rejected)
+    files = good["source_file"].to_pylist()
     return noun.commit_part(
         shard,
         good,
         rows_in=rows,
         rejects=quarantined,
         row_group_rows=256,
-        extra={"tasks": dict(Counter(good["task"].to_pylist())), "images": digest_of(seen)},
+        extra={
+            "tasks": dict(Counter(good["task"].to_pylist())),
+            "images": digest_of(seen),
+            **({} if config.sources is None else {"sources": dict(Counter(map(source_name, files)))}),
+        },
     )

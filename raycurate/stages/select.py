@@ -35,6 +35,7 @@ from raycurate.estimate.formulas import table_work
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless
 from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.samples.mixture import source_name
 from raycurate.selection import Goal, Plan, SelectionTables, Selector, build_selector
 from raycurate.selection.cells import add_counts, count_cells
 from raycurate.selection.envelope import Envelope
@@ -126,7 +127,8 @@ def select(run: Run, config: SelectConfig, map_shards: MapShards = map_tasks) ->
     kept = Counter[str]() if before is None else count_kept(read, each_shard, sample_manifest.shards, MARKED)
     check_room(goal, sample_manifest.rows_out, kept.total(), config.keep_selected)
     plan, open_tasks = plan_selection(method, selector, goal, sources, sample_manifest, read, each_shard, kept.total())
-    decide = functools.partial(_decide_shard, noun, selector, plan, read)
+    mixed = samples if "sources" in sample_manifest.metrics else None
+    decide = functools.partial(_decide_shard, noun, selector, plan, read, mixed)
     run_missing_shards(
         "select",
         noun,
@@ -344,7 +346,8 @@ def unmarked(rows: pa.Table) -> pa.Table:
     return rows if rows[MARKED].null_count == rows.num_rows else rows.filter(rows[MARKED].is_null())
 
 
-def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: int) -> ShardRecord:
+def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, mixed: Noun | None, shard: int) -> ShardRecord:
+    """Task: which rows of one shard stay; counted by source as well where the samples are `mixed`."""
     rows: pa.Table = read(shard)
     open_N = rows[MARKED].is_null().to_numpy()
     made = selector.decide(plan, unmarked(rows))
@@ -377,4 +380,7 @@ def _decide_shard(noun: Noun, selector: Selector, plan: Plan, read: Any, shard: 
         "cluster_tasks": [[c, t, n] for (c, t), n in by_cluster.items() if c is not None],
         "reasons": dict(Counter(table["reason"].to_pylist())),
     }
+    if mixed is not None:
+        files = mixed.read_part(shard, ["source_file"])["source_file"].filter(table["kept"])
+        extra["kept_sources"] = dict(Counter(map(source_name, files.to_pylist())))
     return noun.commit_part(shard, table, rows_in=rows.num_rows, extra=extra)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from raycurate.run.progress import ALIVE_SECONDS
-from raycurate.run.store import Noun, Run
+from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.freshness import why_not_current
 from raycurate.stages.table import NOUNS
 
@@ -24,6 +24,7 @@ class NounStatus:
         quarantined: rejected rows so far.
         seconds: wall clock over all attempts.
         estimated: seconds that were foreseen when it began; None where nothing was.
+        sources: rows by source, of samples of several and selections of them.
         why: of a stale noun what has changed, and the commands that make it again, in their order.
     """
 
@@ -34,6 +35,7 @@ class NounStatus:
     quarantined: int
     seconds: float
     why: str = ""
+    sources: str = ""
     estimated: float | None = None
 
 
@@ -42,6 +44,19 @@ def status(run: Run) -> list[NounStatus]:
     order = {noun: place for place, noun in enumerate(NOUNS)}
     nouns = sorted(run.nouns(), key=lambda noun: (order.get(noun.noun, len(order)), noun.noun, noun.label))
     return [_status_of(noun) for noun in nouns]
+
+
+def told_sources(manifest: Manifest) -> str:
+    """Rows by source in words; '' for what is not of several sources."""
+    metrics = manifest.metrics
+    counts = metrics.get("kept_sources") or (metrics.get("sources") if manifest.noun == "samples" else None) or {}
+    read, left = metrics.get("sources_read", {}), metrics.get("sources_not_drawn", {})
+
+    def told(name: str) -> str:
+        text = f"{name} {counts[name]:,}"
+        return f"{text} of {read[name]:,}" if left.get(name) else text
+
+    return ", ".join(map(told, counts))
 
 
 def _status_of(noun: Noun) -> NounStatus:
@@ -59,6 +74,7 @@ def _status_of(noun: Noun) -> NounStatus:
             rejected,
             manifest.seconds,
             why,
+            told_sources(manifest),
             manifest.estimated_seconds,
         )
     records = noun.records().values()

@@ -40,10 +40,12 @@ def write_tables(
     kept_tasks: Counter[str] = Counter()
     kept_clusters: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
+    kept_sources: Counter[str] = Counter()
     in_cluster: dict[int, Counter[str]] = {}
     for record in noun.records().values():
         kept_tasks.update(record.extra["kept_tasks"])
         reasons.update(record.extra["reasons"])
+        kept_sources.update(record.extra.get("kept_sources", {}))
         kept_clusters.update(dict(record.extra["kept_clusters"]))
         for cluster, task, count in record.extra["cluster_tasks"]:
             in_cluster.setdefault(cluster, Counter())[task] += count
@@ -69,6 +71,7 @@ def write_tables(
         **({"kept_before": stayed.total()} if stayed else {}),
         **({"marked": sum(tasks.values()) - sum(open_tasks.values())} if open_tasks != tasks else {}),
         "reasons": dict(reasons),
+        **({"kept_sources": dict(sorted(kept_sources.items()))} if kept_sources else {}),
         "effective_tasks_before": round(before.effective_tasks, 4),
         "effective_tasks_after": round(after.effective_tasks, 4),
     }
