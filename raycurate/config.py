@@ -146,7 +146,7 @@ class PoolConfig(NounConfig):
     threads: int = execution(1, ge=1, description="torch threads of an actor without a GPU")
     nodes: dict[str, str] = node_labels()
     images: ImagesPath | None = execution(None, description="image root, where it is not the one that ingest saw")
-    strict: bool = execution(False)
+    strict: bool = execution(False, description="the first rejected row is an error")
     max_rejected: float = rejected_share()
     window_mb: int | None = Field(None, ge=1, description="most MB of a window's processed images; default: 1024")
     stall_seconds: float = execution(1800.0, gt=0, description="a stage that moves nothing this long fails")
@@ -236,8 +236,8 @@ class ClusterConfig(NounConfig):
         "workers",
     )
 
-    clusters: int = Field(ge=1, description="K")
-    iterations: int = Field(50, ge=1)
+    clusters: int = Field(ge=1, description="K, the number of clusters; about rows / 66")
+    iterations: int = Field(50, ge=1, description="most rounds of k-means")
     seed: Seed = 1234
     init: Literal["random", "kmeans++"] = "random"
     precision: Literal["exact", "fast"] = "exact"
@@ -246,7 +246,7 @@ class ClusterConfig(NounConfig):
     )
     fit_sample: int | None = Field(None, ge=1, description="fit on this many rows, then assign all")
     project: int | None = Field(None, ge=2, description="random projection to this many dimensions before k-means")
-    features: Label = "main"
+    features: Label = Field("main", description="label of the features to read")
     extend: bool = execution(
         False, description="keep the centroids that stand for rows that came since, as long as these fit"
     )

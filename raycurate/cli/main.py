@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,6 +70,8 @@ def main(debug: bool, quiet: bool) -> None:
       raycurate cluster runs/mine --clusters 100
       raycurate select runs/mine --ratio 0.2
       raycurate export runs/mine --format llava --out coreset.json
+
+    Completion by the Tab key: eval "$(_RAYCURATE_COMPLETE=bash_source raycurate)"; zsh_source, fish_source for others.
     """
     set_up_logging(debug=debug, quiet=quiet)
 
@@ -241,16 +245,23 @@ def run_command(recipe: str, overrides: tuple[str, ...], dry_run: bool) -> None:
 
 @main.command()
 @run_argument
-def status(run: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs: nouns, and what would run next.")
+def status(run: str, as_json: bool) -> None:
     """Tell what is done, running and left in RUN, what would run next, and about how long.
 
     \b
     Example:
       raycurate status runs/llava
+      raycurate status runs/llava --json
     """
     from raycurate.stages.engine.next_step import next_steps
     from raycurate.stages.engine.status import status as run_status
 
+    if as_json:
+        lines = run_status(Run(run))
+        found = {"nouns": list(map(asdict, lines)), "next": list(map(asdict, next_steps(Run(run), lines)))}
+        click.echo(json.dumps(found, indent=2))
+        return
     table = Table("noun", "state", "rows", "of", "quarantined", "seconds", "foreseen")
     lines = run_status(Run(run))
     for line in lines:

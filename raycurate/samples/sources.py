@@ -6,6 +6,7 @@ not.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Sequence
@@ -36,6 +37,13 @@ def list_source(source: str | Sequence[str]) -> tuple[SourceFile, ...]:
     base = folders.pop() if len(folders) == 1 else posixpath.commonpath(folders)
     files = [SourceFile(posixpath.relpath(path, base or "."), uri, size) for uri, (path, size) in found.items()]
     return tuple(sorted(files, key=lambda file: (file.name, file.uri)))
+
+
+def is_missing(source: str) -> bool:
+    """Whether nothing is at a local path; of globs and URIs only listing tells."""
+    if "://" in source or _WILDCARD.search(source):
+        return False
+    return not os.path.exists(source) or (os.path.isdir(source) and not os.listdir(source))
 
 
 def folder_of(source: str | Sequence[str]) -> str | None:

@@ -50,6 +50,7 @@ from raycurate.samples.rows import Reader, Slice, SourceFile
 from raycurate.samples.schema import QUARANTINE_SCHEMA, Sample, row_to_sample, samples_to_table
 from raycurate.samples.seen import WatchedRoot, digest_of, seen_table, states_of
 from raycurate.samples.shard import ShownImages, number_duplicates
+from raycurate.samples.sources import is_missing
 from raycurate.samples.unread import UnreadColumns, lines_of
 from raycurate.stages.append import is_in, keep_appended, piece_config, settle, take_over
 from raycurate.stages.engine.foreseen import IMAGES, ROWS, cpus_here, foresee
@@ -79,8 +80,13 @@ log = logging.getLogger("raycurate")
 
 
 def _is_small(_: Run, config: IngestConfig) -> bool:
-    """Whether one process reads the source in the time that a cluster takes to start: small files, named one by one."""
+    """Whether one process reads the source in the time that a cluster takes to start: small files, named one by one.
+
+    So is a source that is not there: that is told at once.
+    """
     paths = [config.source] if config.sources is None else [source.path for source in config.sources.values()]
+    if any(is_missing(path) for path in paths):
+        return True
     return all(map(os.path.isfile, paths)) and sum(map(os.path.getsize, paths)) <= BYTES_HERE
 
 

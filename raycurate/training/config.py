@@ -102,7 +102,7 @@ class FinetuneConfig(NounConfig):
     projector_learning_rate: float | None = Field(
         None, gt=0, description="default: 2e-5; learning_rate where that is given, or with method projector"
     )
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, description="times that every row is seen; 0.5: half of the rows once")
     max_steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
     batch_rows: int = Field(128, ge=1, description="rows in one optimizer step, over all workers")
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
@@ -117,7 +117,7 @@ class FinetuneConfig(NounConfig):
     overlong: Literal["cut", "quarantine"] = Field("cut", description="cut at the end of a turn, or reject the row")
     group_by_length: bool = Field(True, description="batches of rows of like length")
     precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="auto: bfloat16 on a GPU")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the order of rows and of new weights")
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     merge: bool = Field(False, description="with LoRA: also write the merged model, which plain transformers loads")
 

@@ -32,7 +32,7 @@ class TransferabilityConfig(TrainingsConfig):
     held_out_rows: int = Field(50, ge=1, description="other rows of each target whose loss is taken")
     pairs: int | None = Field(None, ge=3, description="at most so many pairs, by fewer targets")
     samples: Label = "main"
-    clusters: Label = "main"
+    clusters: Label = Field("main", description="label of the clusters to read")
     seed: Seed = Field(0, description="of the clusters and rows that are drawn, of the trainings and the bootstrap")
     reading: TransferabilityReading = Field("paper", description="of Eq. 5: paper, or code as the authors' program")
     resamples: int = Field(2000, ge=1, description="of the bootstrap")

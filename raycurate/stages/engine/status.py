@@ -56,7 +56,7 @@ def told_sources(manifest: Manifest) -> str:
         text = f"{name} {counts[name]:,}"
         return f"{text} of {read[name]:,}" if left.get(name) else text
 
-    return ", ".join(map(told, counts))
+    return ", ".join(map(told, sorted(counts)))
 
 
 def _status_of(noun: Noun) -> NounStatus:
