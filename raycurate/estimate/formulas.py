@@ -19,6 +19,8 @@ PADDING = 1.08
 """Tokens of a batch to those of its rows: rows of like length are packed together."""
 SQUARES_SPREAD = 1.5
 """Sum of squared cluster sizes to that of equal clusters; 1 + the square of the sizes' spread."""
+POOL_STARTS = 2.2
+"""Of a pool of loaders and actors: about two processes a core import the libraries side by side, one looks first."""
 PART_REQUESTS = 6.0
 """Of a part that is written and read by one later stage: part, record, their listing, and the ranges read."""
 IMAGE_REQUESTS = 2.0
@@ -87,7 +89,7 @@ def pass_work(
         network_flop=rows * PADDING * decoder + images * vision,
         network_bytes=traffic + images * geometry.vision_traffic(tokens.patches, ELEMENT_BYTES),
         memory_bytes=ELEMENT_BYTES * geometry.parameters + held,
-        starts=1.0,
+        starts=POOL_STARTS,
         use="extract",
         most_cards=most_cards,
     )
@@ -160,7 +162,7 @@ def cluster_work(
     exchanged = 12.0 * clusters * inner * iterations * (workers > 1)
     return Work(
         rows=rows,
-        core_seconds=(moved * 4 + exchanged) / rates.memory_bytes + rows * rates.table_row_seconds,
+        core_seconds=(moved * 2.5 + exchanged) / rates.memory_bytes + rows * rates.table_row_seconds,
         network_bytes=4.0 * inner * (iterations * fitted + rows),  # rows to the product's type, and sums
         product_flop=products,
         read_bytes=moved,
@@ -206,7 +208,7 @@ def table_work(rows: int, rates: Rates, *, passes: float = 1.0, rows_per_shard: 
         write_bytes=TABLE_ROW_BYTES * rows,
         requests=PART_REQUESTS * passes * rows / rows_per_shard,
         disk_bytes=TABLE_ROW_BYTES * rows,
-        serial_seconds=0.1,
+        serial_seconds=0.02,
     )
 
 

@@ -21,8 +21,12 @@ from raycurate.estimate.work import Work
 
 OPTIMIZER_BYTES = 16.0
 """Of a trained number: its gradient, two moments and a 32-bit copy."""
-LONGEST_ANSWER = 3.0
+LONGEST_ANSWER = 4.0
 """Tokens of the longest answer of a batch to the mean answer."""
+SHORTEST = 8.0
+"""Tokens that the longest answer of a batch has, however short its questions' answers are."""
+CACHE_MOVES = 3.0
+"""Times that a step moves the cache: it is read, and written anew with one token more."""
 TRAINING_STARTS = 2.0
 """A training's workers are started, then their group is formed."""
 
@@ -68,8 +72,9 @@ def trainer_work(
         vision *= 3
     trained = geometry.trained(config.method, config.lora_rank)
     number = ELEMENT_BYTES if on_card else 4
-    traffic = PADDING * 3 * geometry.row_traffic(tokens.row, geometry.layers, number)
-    traffic += source.images * geometry.vision_traffic(tokens.patches, number)
+    # Cores take 32-bit numbers about as fast as 16-bit ones: rates of moved bytes are those of 16 bits.
+    traffic = PADDING * 3 * geometry.row_traffic(tokens.row, geometry.layers, ELEMENT_BYTES)
+    traffic += source.images * geometry.vision_traffic(tokens.patches, ELEMENT_BYTES)
     again = loading_work(seen, source, tokens, rates)
     return Work(
         rows=0,
@@ -115,12 +120,13 @@ def evaluate_work(
     """Answers to the questions of `rows`, one to every answer that the source has."""
     questions = rows * max(source.answers, 1.0)
     mean = tokens.answers / max(source.answers, 1.0)
-    longest = min(float(max_new_tokens), max(4.0, LONGEST_ANSWER * mean))
+    longest = min(float(max_new_tokens), max(SHORTEST, LONGEST_ANSWER * mean))
     prompt = pass_work(questions, source, tokens, geometry, batch_tokens=batch_tokens, most_cards=most_cards)
     in_batch = max(1.0, min(batch_tokens / max(tokens.row, 1.0), batch_rows))
     steps = math.ceil(questions / in_batch) * longest
-    read = ELEMENT_BYTES * geometry.decoder_parameters + in_batch * tokens.row * geometry.kv_width * geometry.layers * 2
-    moved = steps * read * (1.0 if on_card else 1.5)
+    cache = in_batch * tokens.row * geometry.kv_width * geometry.layers * ELEMENT_BYTES
+    moved = steps * (ELEMENT_BYTES * geometry.decoder_parameters + CACHE_MOVES * cache)
+    moved += steps * geometry.row_traffic(in_batch, geometry.layers, ELEMENT_BYTES)
     decoding = Work(
         rows=0,
         network_flop=steps * in_batch * (geometry.decoder_flop(1.0, tokens.row) + geometry.head_flop(1.0)),
