@@ -41,7 +41,7 @@ PARTS = ("starting", "devices", "cores", "serial", "files")
     "--price", "prices", multiple=True, metavar="NAME=PRICE", help="Of a node-hour, by group or by the machine's type."
 )
 @click.option("--rates", "rates_file", metavar="FILE", help="Rates that --calibrate has measured.")
-@click.option("--calibrate", metavar="FILE", help="Measure this machine (10 to 30 s) and keep its rates in FILE.")
+@click.option("--calibrate", metavar="FILE", help="Measure this machine (15 to 30 s) and keep its rates in FILE.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for other programs.")
 def estimate(
     target: str,

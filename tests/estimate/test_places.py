@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.estimate.calibrate import mean_seconds
+from raycurate.estimate.calibrate import better_of, mean_seconds
 from raycurate.estimate.places import parse_prices, price_of, read_cluster
 from raycurate.estimate.rates import DEFAULT_RATES, card_named, load_rates
 
@@ -100,6 +101,12 @@ def test_a_wrong_file_of_rates_is_refused(tmp_path, text, told):
     (tmp_path / "rates.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=told):
         load_rates(tmp_path / "rates.json")
+
+
+def test_of_two_measurements_the_faster_one_counts():
+    busy = replace(DEFAULT_RATES, parse_row_seconds=1.0, disk_read=1.0, measured="busy")
+    found = better_of(busy, replace(DEFAULT_RATES, worker_seconds=99.0))
+    assert found == DEFAULT_RATES
 
 
 def test_a_rate_is_the_mean_of_its_runs():
