@@ -18,6 +18,7 @@ one decode per distinct image.
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import logging
 import os
@@ -80,13 +81,14 @@ log = logging.getLogger("raycurate")
 
 
 def _is_small(_: Run, config: IngestConfig) -> bool:
-    """Whether one process reads the source in the time that a cluster takes to start: small files, named one by one.
+    """Whether one process reads the source in the time that a cluster takes to start: small files, by name or glob.
 
     So is a source that is not there: that is told at once.
     """
-    paths = [config.source] if config.sources is None else [source.path for source in config.sources.values()]
-    if any(is_missing(path) for path in paths):
+    named = [config.source] if config.sources is None else [source.path for source in config.sources.values()]
+    if any(is_missing(path) for path in named):
         return True
+    paths = [path for name in named for path in glob.glob(name, recursive=True) or [name]]
     return all(map(os.path.isfile, paths)) and sum(map(os.path.getsize, paths)) <= BYTES_HERE
 
 

@@ -68,7 +68,7 @@ def _by_key(noun):
 def test_ten_pieces_are_one_ingest(data, tmp_path):
     """Every row with all its columns, its keys with the numbers of copies, and every count."""
     whole = Run(str(tmp_path / "whole"))
-    at_once = _ingest(whole, data / "pieces", data)
+    at_once = _ingest(whole, data / "pieces" / "*.json", data)
     pieces = _in_pieces(tmp_path / "pieces", data)
     grown = pieces.noun("samples").require("ingest")
     assert _by_key(pieces.noun("samples")) == _by_key(whole.noun("samples"))
