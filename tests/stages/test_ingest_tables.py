@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 from click.testing import CliRunner
@@ -58,7 +62,10 @@ def row(each):
     source = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"n": list(range(10)), "words": [{"q": f"6/({i} - 5)?"} for i in range(10)]}), source)
     run = tmp_path / "run"
-    ingest(str(source), "--row", "my_rows:row", "--out", str(run))
+    # A process of its own: workers of a cluster that is there already look only where it was started.
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-m", "raycurate.cli", "ingest", str(source), "--row", "my_rows:row", "--out", str(run)]
+    subprocess.run(command, env=found, check=True, capture_output=True)
     assert len(messages_of(run)) == 8
     noun = Run(str(run)).noun("samples")
     assert noun.manifest().quarantined == {"left_out": 1, "row_function_failed": 1}
