@@ -5,12 +5,12 @@
     webdataset    TASK/shard-000000.tar, metadataset.yaml, prepare.sh              webdataset, Megatron-Energon
     all           README.md (counts, weights, what trains on it), export.json (the same for programs, and the files)
 
-These trainers have no field for the weight of a task's loss; they draw rows from several datasets. A task of n_t rows
-and weight w_t that is drawn with
+These trainers draw rows from several datasets. A task of n_t rows and weight w_t that is drawn with
 
     p_t = n_t w_t / sum_u n_u w_u
 
-has, in expectation, the share of the loss that `finetune --weights` gives it: its tokens count n_t w_t times. Without
+has, in expectation, the share of the loss that `finetune --weights` gives it: its tokens count n_t w_t times.
+(ms-swift also takes a `loss_scale` per message, which is not written here.) Without
 weights p_t is its part of the rows.
 
 Image files stay where they are and are named by absolute paths; in tars, and where rows hold bytes, they are inside the
