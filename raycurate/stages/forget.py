@@ -30,7 +30,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError
-from raycurate.run.filesystem import exists, list_files, read_bytes, read_json, resolve, write_json
+from raycurate.run.filesystem import exists, read_bytes, read_json, resolve, write_json
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Noun, Run, ShardRecord, fingerprint_of
 from raycurate.samples.forgotten import Forgotten
@@ -224,9 +224,9 @@ def _see_less(noun: Noun, record: ShardRecord, table: pa.Table, kept: pa.Table) 
 
 
 def _delete_reports(filesystem: pafs.FileSystem, root: str) -> None:
-    """Pages show texts and pictures of rows; `raycurate report` writes them again."""
-    for info in list_files(filesystem, root, ".html"):
-        if info.base_name.startswith("report"):
+    """Pages in the run show texts and pictures of rows, also those in folders; `raycurate report` writes them again."""
+    for info in filesystem.get_file_info(pafs.FileSelector(root, allow_not_found=True, recursive=True)):
+        if info.type == pafs.FileType.File and info.path.endswith(".html"):
             filesystem.delete_file(info.path)
 
 

@@ -19,6 +19,8 @@ from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import made_from
 
+ABSENT = "not there"
+"""The reason of a row that the other side does not have."""
 COLUMNS = ["key", "task", "cluster", "kept", "reason"]
 MOST = 10
 
@@ -92,6 +94,8 @@ def diff_selections(first: str, second: str) -> Difference:
     total_b = int(pc.sum(b_rows["kept"]).as_py() or 0)
     b_tasks = Counter(b_rows.filter(b_rows["kept"])["task"].to_pylist())
     b_clusters = Counter(b_rows.filter(b_rows["kept"])["cluster"].to_pylist())
+    if absent := total_b - counts.both - counts.only_second.total():
+        counts.only_second[ABSENT] = absent
     either = counts.kept + total_b - counts.both
     return Difference(
         names=(first, second),
@@ -132,7 +136,7 @@ class _Counts:
         self.tasks.update(kept["task"].to_pylist())
         self.clusters.update(kept["cluster"].to_pylist())
         only_first, only_second = pc.and_(mine, pc.invert(theirs)), pc.and_(theirs, pc.invert(mine))
-        gone = pc.fill_null(their_reason.filter(only_first), "not there")
+        gone = pc.fill_null(their_reason.filter(only_first), ABSENT)
         self.only_first.update(gone.to_pylist())
         self.only_second.update(rows["reason"].filter(only_second).to_pylist())
 

@@ -55,7 +55,9 @@ def _made(folder) -> Run:
     write_features(run, keys, rows_ND, shards=shards)
     write_scores(run, "given", {"key": keys, "difficulty": [float(i) for i in range(len(keys))]}, shards=shards)
     _select(run)
-    (folder / "run" / "report.html").write_text("secret004")
+    (folder / "run" / "pages").mkdir()
+    for page in ("report.html", "pages/index.html"):
+        (folder / "run" / page).write_text("secret004")
     return run
 
 

@@ -129,6 +129,14 @@ def test_nested_selections_differ_by_what_was_added(run, tmp_path):
     assert diff_selections(f"{run.uri}:random", f"{run.uri}:random").same
 
 
+def test_rows_that_one_side_does_not_have_are_counted_on_both_sides(run, tmp_path):
+    """Two runs with no row in common: each side's kept rows are not there in the other."""
+    other = Run(str(tmp_path / "run"))
+    write_samples(other, [f"{i:032x}-0" for i in range(10)], ["t"] * 10)
+    select(other, make_config(SelectConfig, {"method": "random", "ratio": 0.5}))
+    assert diff_selections(f"{run.uri}:random", other.uri).reasons == ({"not there": 18}, {"not there": 5})
+
+
 def test_clusters_are_compared_when_they_are_the_same(run):
     """Two temperatures of COINCIDE: rows per cluster from both tables."""
     hot = {"method": "coincide", "ratio": 0.2, "options": {"temperature": 5.0}, "label": "hot"}
