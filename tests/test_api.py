@@ -15,8 +15,8 @@ from tests.selection.selection_cases import clustered_case
 
 
 def test_import_loads_neither_ray_nor_torch():
-    """`import raycurate` and `--help` do not wait for Ray or torch."""
-    names = ("ray", "torch", "transformers")
+    """`import raycurate` and `--help` do not wait for Ray or torch, nor for what single commands need."""
+    names = ("ray", "torch", "transformers", "jinja2", "duckdb", "raycurate.estimate", "raycurate.init.files")
     program = f"import sys, raycurate, raycurate.cli.main; print([m for m in {names} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -146,6 +146,8 @@ def _as_json(planner: Planner, found: list[Estimate], rates: Rates) -> dict[str,
 
 
 def _print(planner: Planner, found: list[Estimate], rates: Rates) -> None:
+    from raycurate.estimate.work import duration
+
     done = any(each.actual is not None for each in found)
     names = ["stage", "label", "rows", "estimate", "most of it", "disk", "memory", "requests", "traffic", "nodes"]
     names += [*(["took", "ratio"] if done else []), *(["cost"] if planner.prices else [])]
@@ -164,24 +166,20 @@ def _print(planner: Planner, found: list[Estimate], rates: Rates) -> None:
 
 
 def _line(each: Estimate, done: bool, priced: bool) -> list[str]:
+    from raycurate.estimate.work import duration
+
     seconds = "?" if each.seconds is None else duration(each.seconds)
     largest = max(each.parts, key=lambda name: each.parts[name]) if each.parts else ""
     nodes = ", ".join(f"{count} {name}" for name, count in each.nodes.items())
-    line = [each.stage, each.label, f"{each.rows:,}", seconds, largest, size(each.disk_bytes), size(each.memory_bytes)]
-    line += [f"{each.requests:,.0f}", size(each.traffic_bytes), plain(nodes)]
+    line = [each.stage, each.label, f"{each.rows:,}", seconds, largest]
+    known = [size(each.disk_bytes), size(each.memory_bytes), f"{each.requests:,.0f}", size(each.traffic_bytes)]
+    line += [*(known if each.seconds is not None else [""] * len(known)), plain(nodes)]
     if done:
         line.append("" if each.actual is None else duration(each.actual))
         line.append("" if each.ratio is None else f"{each.ratio:.2f}")
     if priced:
         line.append("" if each.cost is None else f"{each.cost:,.2f}")
     return line
-
-
-def duration(seconds: float) -> str:
-    """Seconds to read."""
-    if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def size(number: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from raycurate.cli.support import ReadableCommand, out, plain
-from raycurate.init.files import TARGETS
+from raycurate.init import TARGETS
 
 
 @click.command(cls=ReadableCommand, context_settings={"show_default": True})
@@ -55,7 +55,7 @@ def init(
     written = write_files(absolute(folder), made, force=force)
     rows = f"{look.rows:,} rows" if look.counted else f"about {look.rows:,} rows"
     rejected = f", {sum(look.rejects.values()):,} of {look.parsed:,} cannot be used" if look.rejects else ""
-    out.print(f"[bold]data[/]      {rows}, {len(look.tasks)} tasks{rejected}", highlight=False)
+    out.print(f"[bold]data[/]      {rows}, {len(look.tasks)} tasks seen{rejected}", highlight=False)
     for path in written:
         out.print(f"[bold]wrote[/]     {plain(path)}", highlight=False)
     for line in made[README].splitlines():

@@ -14,7 +14,7 @@ from rich.table import Table
 from raycurate.cli.balancing import balance, compare_weights
 from raycurate.cli.cleaning import decontaminate, dedup, forget
 from raycurate.cli.doctor import doctor
-from raycurate.cli.estimate import duration, estimate
+from raycurate.cli.estimate import estimate
 from raycurate.cli.experiments import choose, individual_select, scaling, transferability
 from raycurate.cli.init import init
 from raycurate.cli.options import command_config, stage_command
@@ -254,6 +254,7 @@ def status(run: str, as_json: bool) -> None:
       raycurate status runs/llava
       raycurate status runs/llava --json
     """
+    from raycurate.estimate.work import duration
     from raycurate.stages.engine.next_step import next_steps
     from raycurate.stages.engine.status import status as run_status
 

@@ -9,7 +9,7 @@ are summed, which is the slow side; what runs beside is taken as hidden entirely
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raycurate.estimate.places import Cluster, Group
 from raycurate.estimate.rates import Rates
@@ -58,39 +58,26 @@ class Work:
 
     def times(self, count: float) -> Work:
         """The work of so many such stages; memory and the cards are those of one."""
-        summed = (
-            *("core_seconds", "network_flop", "network_bytes", "product_flop", "serial_seconds", "read_bytes"),
-            *("write_bytes", "requests", "disk_bytes", "starts"),
-        )
-        values = {name: getattr(self, name) * count for name in summed}
-        return Work(
-            rows=round(self.rows * count),
-            memory_bytes=self.memory_bytes,
-            use=self.use,
-            most_cards=self.most_cards,
-            notes=self.notes,
-            **values,
-        )
+        return replace(self, rows=round(self.rows * count), **{name: getattr(self, name) * count for name in SUMMED})
 
     def plus(self, other: Work) -> Work:
         """Both, one after the other."""
-        return Work(
+        return replace(
+            self,
             rows=self.rows + other.rows,
-            core_seconds=self.core_seconds + other.core_seconds,
-            network_flop=self.network_flop + other.network_flop,
-            network_bytes=self.network_bytes + other.network_bytes,
-            product_flop=self.product_flop + other.product_flop,
-            serial_seconds=self.serial_seconds + other.serial_seconds,
-            read_bytes=self.read_bytes + other.read_bytes,
-            write_bytes=self.write_bytes + other.write_bytes,
-            requests=self.requests + other.requests,
-            disk_bytes=self.disk_bytes + other.disk_bytes,
             memory_bytes=max(self.memory_bytes, other.memory_bytes),
-            starts=self.starts + other.starts,
             use=self.use or other.use,
             most_cards=min(self.most_cards, other.most_cards),
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+            **{name: getattr(self, name) + getattr(other, name) for name in SUMMED},
         )
+
+
+SUMMED = (
+    *("core_seconds", "network_flop", "network_bytes", "product_flop", "serial_seconds"),
+    *("read_bytes", "write_bytes", "requests", "disk_bytes", "starts"),
+)
+"""What the work of several stages has the sum of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +150,11 @@ def _files(work: Work, rates: Rates, nodes: int, on_store: bool) -> float:
         return work.read_bytes / rates.disk_read + work.write_bytes / rates.disk_write
     carried = (work.read_bytes + work.write_bytes) / (rates.store_bytes * nodes)
     return max(carried, work.requests * rates.store_seconds / (REQUESTS_AT_ONCE * nodes))
+
+
+def duration(seconds: float) -> str:
+    """Seconds to read."""
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.{int(minutes < 10)}f} min" if minutes < 100 else f"{minutes / 60:.1f} h"

@@ -4,3 +4,6 @@
 fills in the files of `cluster_configs/`, which lie in the package by a link, so that there is one copy of each;
 `files.py` renders the rest from `templates/` and writes all of it.
 """
+
+TARGETS = ("local", "slurm", "kuberay", "aws", "gcp", "azure")
+"""Where a run may be; the command line needs no more of this room until it is asked to write."""

@@ -21,7 +21,6 @@ from raycurate.init.look import Look, find_images
 from raycurate.recipe import FILL_IN
 from raycurate.version import __version__
 
-TARGETS = ("local", "slurm", "kuberay", "aws", "gcp", "azure")
 CLOUDS = ("aws", "gcp", "azure")
 BUCKETS = {
     "aws": f"s3://{FILL_IN}",

@@ -238,8 +238,8 @@ def image_bytes(image: ImageRef, sample: Sample, options: ExportOptions) -> byte
         return root.read(image, options.max_image_bytes)
     except FaultError as error:
         raise UserError(
-            f"row {sample.key}: {error.fault.detail}, which is {root.root}. Name another with --set images=FOLDER, or "
-            "write paths with --set embed_images=false."
+            f"row {sample.key}: {error.fault.detail}, which is {root.root}. Name another with --set images=FOLDER; a "
+            "Parquet file can have paths alone (--set embed_images=false)."
         ) from None
 
 

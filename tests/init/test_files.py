@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 from raycurate.cli.main import main
-from raycurate.init.files import TARGETS
+from raycurate.init import TARGETS
 from raycurate.recipe import load_recipe
 from tests.cluster_configs.crd_fields import faults
 from tests.cluster_configs.test_kuberay import SCHEMA

@@ -21,7 +21,7 @@ from raycurate.estimate.formulas import loading_work, table_work
 from raycurate.estimate.rates import Rates, rates_here
 from raycurate.estimate.source import Source, read_samples
 from raycurate.estimate.training import evaluate_work, trainer_work
-from raycurate.estimate.work import Work
+from raycurate.estimate.work import Work, duration
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
@@ -52,7 +52,7 @@ def tell_before(noun: Noun, run: Run, trainings: Sequence[Training], at_once: in
         return
     seconds = _seconds(run, trainings, gpus, cpus)
     each = "" if seconds is None else f" of about {seconds / len(trainings):,.0f} s"
-    total = "" if seconds is None else f": {in_words(seconds / at_once)} by formula"
+    total = "" if seconds is None else f": {duration(seconds / at_once)} by formula"
     log.info("%s/%s: %d trainings%s, %d at once%s", noun.noun, noun.label, len(trainings), each, at_once, total)
 
 
@@ -60,7 +60,7 @@ def tell_selections(noun: Noun, rows: int, left: int, at_once: int) -> None:
     """Say what some selections of `rows` rows will take, each in one process."""
     if left >= FEWEST:
         seconds = seconds_here(table_work(rows, rates_here(), passes=2.0).times(left), cpus=float(at_once))
-        told = "" if seconds is None else f": {in_words(seconds)} by formula"
+        told = "" if seconds is None else f": {duration(seconds)} by formula"
         log.info("%s/%s: %d selections, %d at once%s", noun.noun, noun.label, left, at_once, told)
 
 
@@ -72,15 +72,10 @@ def tell_after_first(noun: Noun, left: int, at_once: int) -> Callable[[Mapping[s
         rest = math.ceil((left - 1) / at_once) * seconds
         log.info(
             "%s/%s: the first trial took %.1f s: about %s for the other %d, %d at once",
-            *(noun.noun, noun.label, seconds, in_words(rest), left - 1, at_once),
+            *(noun.noun, noun.label, seconds, duration(rest), left - 1, at_once),
         )
 
     return tell
-
-
-def in_words(seconds: float) -> str:
-    """Seconds or minutes."""
-    return f"{seconds:,.0f} s" if seconds < 100 else f"{seconds / 60:,.1f} min"
 
 
 def _seconds(run: Run, trainings: Sequence[Training], gpus: float, cpus: float) -> float | None:

@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from raycurate.experiments.engine.cost import in_words, rows_of, tell_after_first, tell_before, tell_selections
+from raycurate.estimate.work import duration
+from raycurate.experiments.engine.cost import rows_of, tell_after_first, tell_before, tell_selections
 from raycurate.training.config import FinetuneConfig
 from tests.training.made_runs import TASKS, write_run
 
@@ -60,9 +61,9 @@ def test_the_first_trial_tells_what_the_others_will_take(run, told):
 def test_selections_are_told_as_well(run, told):
     tell_selections(run.noun("sweeps"), 1000, 4, 2)
     tell_after_first(run.noun("sweeps"), 4, 2)({"seconds": {"selection": 2.0, "statistics": 1.0}})
-    assert "sweeps/main: 4 selections, 2 at once: 0 s by formula" in told.text
-    assert "about 6 s for the other 3" in told.text
+    assert "sweeps/main: 4 selections, 2 at once: 0.1 s by formula" in told.text
+    assert "about 6.0 s for the other 3" in told.text
 
 
 def test_long_times_are_minutes():
-    assert (in_words(99.4), in_words(150.0)) == ("99 s", "2.5 min")
+    assert (duration(99.4), duration(150.0)) == ("99 s", "2.5 min")
