@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -105,7 +106,7 @@ def boards_of(run: Run, selection: str) -> list[Board]:
 def missing_of(run: Run, selection: str, shown: Collection[str]) -> list[tuple[str, str]]:
     """What could be shown besides these kinds, and the command that makes it."""
     return [
-        (what, f"raycurate {command.format(run=run.uri, label=selection)}")
+        (what, f"raycurate {command.format(run=shlex.quote(run.uri), label=selection)}")
         for kind, (what, command) in COMMANDS.items()
         if kind not in shown
     ]

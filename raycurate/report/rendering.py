@@ -16,10 +16,9 @@ from markupsafe import Markup
 from raycurate.charts.files import chart_style
 from raycurate.version import __version__
 
-_UNWRITTEN = {0x202A + i: f"\\u{0x202A + i:04x}" for i in range(5)} | {
-    0x2066 + i: f"\\u{0x2066 + i:04x}" for i in range(4)
-}
-"""Marks that turn the direction of the text around them are written as what they are."""
+_CONTROLS = (*range(9), 11, 12, *range(14, 32), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F))
+_UNWRITTEN = {code: f"\\u{code:04x}" for code in (*_CONTROLS, *range(0x2066, 0x206A))}
+"""Controls, and marks that break a line or turn the direction of the text around them, are written as what they are."""
 
 
 def render(template: str, parts: dict[str, Any]) -> str:
@@ -31,20 +30,13 @@ def render(template: str, parts: dict[str, Any]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_plain,
     )
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     policy += "; base-uri 'none'; form-action 'none'"
-    return environment.get_template(template).render(
+    page = environment.get_template(template).render(
         **parts, style=Markup(style), script=Markup(script), policy=policy, version=__version__
     )
-
-
-def _plain(value: Any) -> Any:
-    """Text of the data without marks that turn its direction; what is safe already stays."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return value.translate(_UNWRITTEN)
-    return value
+    return page.translate(_UNWRITTEN)  # charts too, which are markup when they come here
 
 
 def _source(name: str) -> str:

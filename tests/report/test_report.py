@@ -69,7 +69,7 @@ def hostile(ray_cluster, tmp_path_factory) -> Run:
         {
             "id": f"{i} {HOSTILE[i % 6]}",
             "image": f"{i % 6}.png",
-            "task": f"t{i % 3} {HOSTILE[i % 3]}",
+            "task": f"t{i % 3} {HOSTILE[(0, 1, 4)[i % 3]]}",
             "conversations": [
                 {"from": "human", "value": f"<image>\n{i} {HOSTILE[i % 6]}"},
                 {"from": "gpt", "value": HOSTILE[-i % 6]},
@@ -116,7 +116,7 @@ def test_text_of_the_data_stays_text(hostile, label):
         for name in ("src", "href", "action", "xlink:href"):
             value = attributes.get(name) or ""
             assert value == "" or value.startswith(("#", "data:image/webp;base64,")), value
-    assert "\u202e" not in page
+    assert not {"\u202e", "\u2066"} & set(page), "in charts neither, which have the names of tasks"
     assert "49<svg" not in page
 
 
