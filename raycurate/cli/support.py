@@ -25,12 +25,10 @@ from raycurate.settings import StageConfig, apply_override, make_config
 from raycurate.stages.table import stage_of
 
 if TYPE_CHECKING:
-    from raycurate.run.store import Manifest, Noun, Run
+    from raycurate.run.store import Manifest, Noun
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REPLACE = "raycurate.replace"
-READ_FIRST = {"extract": ("samples",), "score": ("samples",), "cluster": ("features",)}
-"""What a stage reads whatever its settings, by the name of the field with its label."""
 _SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\]", re.IGNORECASE)
 _SYSTEM_ADVICE = {
     errno.ENOSPC: "The disk is full: free some space, or give another place, and run the same command again",
@@ -193,25 +191,16 @@ def run_stage(name: str, run: str, config: Any, *, quiet: bool = False) -> Any:
         config: its settings.
         quiet: print nothing; the command shows the result in its own way.
     """
+    from raycurate.cli.needed import tell_what_is_missing
     from raycurate.run.store import Run
 
     started = time.time()
-    _tell_what_is_missing(name, Run(run), config)
+    tell_what_is_missing(name, Run(run), config)
     made = stage_of(name).load()(Run(run), config)
     if not quiet:
         for manifest in made if isinstance(made, list) else [made]:
             print_manifest(manifest, since=started)
     return made
-
-
-def _tell_what_is_missing(name: str, run: Run, config: Any) -> None:
-    """Raise the error of a stage whose input is not there before a cluster is started, which takes seconds."""
-    from raycurate.stages.engine.lineage import required
-
-    for noun in READ_FIRST.get(name, ()):
-        found = run.noun(noun, getattr(config, noun))
-        if found.manifest() is None:
-            required(found)
 
 
 def print_scoreboard(noun: Noun) -> None:

@@ -6,6 +6,7 @@ not.
 
 from __future__ import annotations
 
+import glob
 import os
 import posixpath
 import re
@@ -40,9 +41,11 @@ def list_source(source: str | Sequence[str]) -> tuple[SourceFile, ...]:
 
 
 def is_missing(source: str) -> bool:
-    """Whether nothing is at a local path; of globs and URIs only listing tells."""
-    if "://" in source or _WILDCARD.search(source):
+    """Whether nothing is at a local path, and no file matches a local glob; of URIs only listing tells."""
+    if "://" in source:
         return False
+    if _WILDCARD.search(source):
+        return not glob.glob(source, recursive=True)
     return not os.path.exists(source) or (os.path.isdir(source) and not os.listdir(source))
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 import pytest
-import ray
 from click.testing import CliRunner
 
+from raycurate import ray_session
 from raycurate.cli.main import main
 from tests.init.data import write_data
 
@@ -40,6 +40,14 @@ MISTAKES = {
     "ingest train.json --images . --out run --label a/b": "'a/b' is not a plain name",
     "extract norun": "`raycurate ingest SOURCE --out norun` makes one",
     "extract run --set samples=tset": "has no finished 'samples/tset'. Run `raycurate ingest` first",
+    "extract run --model ./nofolder": "there is no model folder",
+    "score run --scores token_losses --model ./nofolder": "there is no model folder",
+    "ingest none*.son --out new": "no file matches the source",
+    "finetune run --model tiny": "has no finished 'selection/main'. Run `raycurate select` first",
+    "evaluate run --model tiny --data test": "has no finished 'samples/test'. Run `raycurate ingest` first",
+    "compare run --data test": "has no finished 'samples/test'. Run `raycurate ingest` first",
+    "choose run --model tiny": "has no finished 'samples/validation'. Run `raycurate ingest` first",
+    "sweep run --methods coincide": "has no finished 'clusters/main'. Run `raycurate cluster` first",
     "extract run --layers five": "'auto' or a valid integer",
     "extract run --set batch_tokens=1": "greater than or equal to 8 (got 1)",
     "cluster run --clusters 3": "has no finished 'features/main'. Run `raycurate extract` first",
@@ -95,16 +103,19 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+def _no_cluster(_: object) -> None:
+    pytest.fail("a cluster was started before the mistake was told")
+
+
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_mistake_is_told_with_what_mends_it(place, monkeypatch, line):
     """In the command's own process, without a traceback."""
     monkeypatch.chdir(place)
-    was_there = ray.is_initialized()
+    monkeypatch.setattr(ray_session, "_start_local", _no_cluster)
     done = CliRunner().invoke(main, shlex.split(line))
     assert done.exit_code in (1, 2)
     assert MISTAKES[line] in " ".join(done.output.split())
     assert "Traceback" not in done.output
-    assert ray.is_initialized() == was_there
 
 
 def test_every_option_says_what_it_means():
