@@ -54,9 +54,13 @@ def forget(run: str, keys: str) -> None:
     out.print(f"[bold]forget[/]    {removed.rows:,} rows left {plain(', '.join(removed.rewritten)) or 'nothing'}")
     for name, command in removed.deleted.items():
         out.print(f"          {plain(name)} is gone; `raycurate {plain(command)}` makes it again", highlight=False)
+    for place, command in removed.exports.items():
+        out.print(f"          {plain(place)} is gone; `raycurate {plain(command)}` makes it again", highlight=False)
+    for place in removed.changed:
+        out.print(f"          {plain(place)} may hold the rows: it was changed since its export, and is left to you")
     if removed.unknown:
         out.print(f"          {removed.unknown:,} of the keys were named nowhere in the run")
-    out.print("Not reached: the source, images, what was exported before, and what models have learned.")
+    out.print("Not reached: the source, images, copies of exports, and what models have learned.")
 
 
 def _print_marks(run: str, manifest: Any) -> None:

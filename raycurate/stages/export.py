@@ -21,6 +21,7 @@ from raycurate.samples.exporters import (
 )
 from raycurate.samples.images import ImageRoot, accepted_limits
 from raycurate.samples.task_folders import FOLDERS, FolderFacts, export_folder
+from raycurate.stages.engine.exported import note_export
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.selecting.weights import read_task_weights
 from raycurate.training.weights import weights_of
@@ -69,6 +70,7 @@ def export(run: Run, config: ExportConfig) -> int:
         if root is not None and config.format != "parquet":
             log.info("export: image paths count from %s", images.root)
     _warn(counts, config.format)
+    note_export(run, config.out, config.format, config.selection, manifest.fingerprint)
     assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
     return counts.rows
 

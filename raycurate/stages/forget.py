@@ -4,14 +4,17 @@
       samples, features, row_scores   the rows leave their parts; the rest stays, and is current
       all other nouns that hold one   deleted, and made again by their commands
       reports                         deleted
+      exports of the run that hold one   deleted, if they are still as they were written (`engine/exported.py`)
       then every file of the run is read for what must not be there
 
 A row is its content: with one key its exact copies go too. Samples whose rows have left have another description, with
 what was forgotten among its inputs; the fingerprints that follow from it are put into the descriptions of what was made
 from them, and ``forgetting.json`` keeps old and new ones until all is done. After a kill the same command goes on.
 
-What it cannot reach is told or documented: files outside of the run (the source, images, exports, adapters that were
-copied), and what a model has learned. Sums over many rows (centroids) are deleted with their clusters.
+What it cannot reach is told or documented: other files outside of the run (the source, images, copies of exports and
+adapters, exports that were changed since), and what a model has learned. An export whose selection is gone or was made
+again since is taken to hold the rows: nothing tells that it does not. Sums over many rows (centroids) are deleted with
+their clusters.
 
 Cost: the keys of all parts are read twice; parts that hold a row are written again. Memory: one part and the keys.
 """
@@ -37,6 +40,7 @@ from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.schema import HASH_CHARS, QUARANTINE_SCHEMA
 from raycurate.samples.seen import digest_of
 from raycurate.samples.shard import ShownImages, content_of
+from raycurate.stages.engine.exported import noted_exports
 from raycurate.stages.engine.growth import earlier_states
 from raycurate.stages.engine.image_check import seen_file
 from raycurate.stages.engine.names import command_for
@@ -61,12 +65,16 @@ class Removed:
         rows: rows of samples that left.
         rewritten: nouns that rows left.
         deleted: nouns that are gone, and the command that makes each again.
+        exports: places of exports that are gone, and the command that makes each again.
+        changed: places of exports that were changed since they were written and so were left as they are.
         unknown: contents that no samples held.
     """
 
     rows: int = 0
     rewritten: list[str] = field(default_factory=list)
     deleted: dict[str, str] = field(default_factory=dict)
+    exports: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
     unknown: int = 0
 
 
@@ -109,6 +117,7 @@ def forget(run: Run, keys: str) -> Removed:
         filesystem, root = resolve(run.uri)
         anew: dict[str, str] = read_json(filesystem, f"{root}/{MAP_FILE}") or {}
         removed, found = Removed(), set[str]()
+        _delete_exports(run, contents, removed)  # before their selections go
         for noun in nouns:
             held = _named(filesystem, noun.folder, contents) | _named(filesystem, noun.quarantine_folder, contents)
             found |= held
@@ -221,6 +230,26 @@ def _see_less(noun: Noun, record: ShardRecord, table: pa.Table, kept: pa.Table) 
     seen = seen.filter(pc.invert(pc.is_in(seen["path"], value_set=pa.array(sorted(gone), pa.string()))))
     noun.write_table(name, seen)
     return digest_of(seen)
+
+
+def _delete_exports(run: Run, contents: set[str], removed: Removed) -> None:
+    """Remove the exports of a run that hold a row, or may."""
+    known = pa.array(sorted(contents))
+    for each in list(noted_exports(run)):
+        selection = run.noun("selection", each.selection)
+        manifest = selection.manifest()
+        if manifest is not None and manifest.fingerprint == each.fingerprint:
+            parts = (selection.read_part(record.shard, ["key", "kept"]) for record in selection.records().values())
+            kept = (content_of(part.filter(part["kept"])["key"]) for part in parts)
+            if not any(pc.any(pc.is_in(each_part, value_set=known)).as_py() for each_part in kept):
+                continue
+        if each.is_as_written:
+            each.delete(run)
+            removed.exports[each.out] = f"export {run.uri} --selection {each.selection} --format {each.format}"
+        elif each.is_there:
+            removed.changed.append(each.out)
+        else:
+            each.drop(run)
 
 
 def _delete_reports(filesystem: pafs.FileSystem, root: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages import forget as stage
+from raycurate.stages.engine.exported import noted_exports
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.engine.status import status
@@ -182,6 +184,33 @@ def test_the_command_tells_what_it_did(tmp_path):
     failed = CliRunner().invoke(main, ["forget", run.uri, "--keys", str(tmp_path / "none.txt")])
     assert failed.exit_code == 1
     assert "there is no file" in failed.output
+
+
+def test_exports_that_hold_a_forgotten_row_are_gone(tmp_path):
+    """A file and a folder with the row go; one without it stays, and so does one that was changed since, named."""
+    _write(tmp_path)
+    run = _made(tmp_path)
+    kept = read_all(run.noun("selection")).filter(pc.field("kept"))["key"].to_pylist()
+    of_row = {row["key"]: row["messages"][0]["text"] for row in read_all(run.noun("samples")).to_pylist()}
+    _keys(run, {of_row[kept[0]].split()[-1].strip("?")}, tmp_path)
+    places = {"file.json": "llava", "tars": "webdataset", "mine.json": "llava"}
+    for name, format in places.items():
+        export(run, make_config(ExportConfig, {"out": str(tmp_path / name), "format": format}))
+    (tmp_path / "mine.json").write_text("mine now")
+    removed = forget(run, str(tmp_path / "keys.txt"))
+    assert set(removed.exports) == {str(tmp_path / "file.json"), str(tmp_path / "tars")}
+    assert removed.changed == [str(tmp_path / "mine.json")]
+    assert sorted(each.out for each in noted_exports(run)) == [str(tmp_path / "mine.json")]
+    assert not (tmp_path / "file.json").exists()
+    assert not (tmp_path / "tars").exists()
+    _select(run)
+    export(run, make_config(ExportConfig, {"out": str(tmp_path / "file.json")}))
+    dropped = [
+        key for key in of_row if key not in read_all(run.noun("selection")).filter(pc.field("kept"))["key"].to_pylist()
+    ]
+    (tmp_path / "keys.txt").write_text(f"{dropped[0]}\n")
+    assert forget(run, str(tmp_path / "keys.txt")).exports == {}
+    assert (tmp_path / "file.json").exists()
 
 
 def test_what_cannot_be_forgotten_is_said(tmp_path):
