@@ -7,12 +7,16 @@ import logging
 import re
 import sys
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
 from raycurate.run import progress as module
 from raycurate.run.log_format import JsonFormatter, wants_json
+from raycurate.run.meters import TAGS
 from raycurate.run.progress import Progress, per_second
 from raycurate.run.store import Run
+
+DASHBOARD = Path(__file__).parents[2] / "cluster_configs" / "grafana.json"
 
 
 def exported(ray, run_id: str) -> dict[str, float]:
@@ -38,7 +42,7 @@ def test_counts_and_measures_reach_prometheus(ray_cluster, tmp_path):
         with Progress("extract", 100, noun=noun, done=start) as progress:
             progress.advance(40)
             progress.quarantined({"image_corrupt": 2, "no_answer": 1})
-            progress.measure(kmeans_objective=0.25 + start)
+            progress.measure(kmeans_objective=0.25 + start, loss=1.5, tokens_per_second=90.0)
             progress.set(start)
     expected = {
         "units_total/rows": 80.0,
@@ -54,6 +58,27 @@ def test_counts_and_measures_reach_prometheus(ray_cluster, tmp_path):
         found = exported(ray_cluster, run.id)
     assert expected.items() <= found.items(), found
     assert "units_per_second/rows" in found
+    drawn = DASHBOARD.read_text()
+    assert set(re.findall(r"ray_raycurate_(\w+)", drawn)) == {name.partition("/")[0] for name in found}
+
+
+def test_the_dashboard_draws_every_panel_once_in_a_place_of_its_own():
+    """By run, from the data source that is chosen, and grouped by tags that the metrics have."""
+    board = json.loads(DASHBOARD.read_text())
+    assert [each["name"] for each in board["templating"]["list"]] == ["datasource", "run"]
+    taken = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {(x + place["x"], y + place["y"]) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            assert set(re.findall(r"\{(.*?)\}", target["expr"])) == {'run=~"$run"'}
+            by = re.findall(r"by \((.*?)\)", target["expr"])
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert shown <= set(by[0].split(", ")) <= {*TAGS, "unit", "reason"}
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
 def test_a_progress_line_as_json_carries_run_stage_and_numbers(tmp_path, monkeypatch, caplog):
