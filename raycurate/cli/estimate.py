@@ -74,6 +74,8 @@ def estimate(
         click.echo(json.dumps(_as_json(planner, found, rates), indent=2))
     else:
         _print(planner, found, rates)
+    if found and all(each.seconds is None for each in found):
+        raise UserError(f"nothing of {target} could be estimated: {found[0].stage}: {'; '.join(found[0].notes)}")
 
 
 def _rates(path: str | None, calibrated: str | None) -> Rates:
@@ -159,7 +161,9 @@ def _print(planner: Planner, found: list[Estimate], rates: Rates) -> None:
     cost = planner.cost(found)
     money = "" if cost is None else f", {cost:,.2f} for nodes"
     told = f"measured on {rates.measured}" if rates.measured else "stated defaults (--calibrate FILE measures)"
-    out.print(f"[bold]{duration(seconds)}[/] in all{money}; rates: {plain(told)}", highlight=False)
+    unknown = sum(each.seconds is None for each in found)
+    of = f" for {len(found) - unknown} of {len(found)} stages" if unknown else " in all"
+    out.print(f"[bold]{duration(seconds)}[/]{of}{money}; rates: {plain(told)}", highlight=False)
     notes = dict.fromkeys((*planner.cluster.notes, *(f"{e.stage}: {note}" for e in found for note in e.notes)))
     for note in notes:
         out.print(f"[dim]{plain(note)}[/]", highlight=False)

@@ -7,6 +7,7 @@ A source of up to `WHOLE_BYTES` is read whole. Of a larger one up to `MOST_FILES
 them for the ends of rows, and the rows of the others follow by bytes. Pixels are those in the headers of some images.
 Cost: the scan of those files, a second or two else. Limits: files of very different rows that are not drawn do not
 count; of a sampled source each image reference counts as an image of its own, which is the dear side.
+Of a mixture each source is sampled by itself, and its rows count by its weight and cap as `ingest` has them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun
 from raycurate.samples.images import ImageRoot
+from raycurate.samples.mixture import rows_of_sources, source_name, wishes_of
 from raycurate.samples.opening import open_reader, parse_options
 from raycurate.samples.parse import parse_row
 from raycurate.samples.quarantine import FaultError
-from raycurate.samples.rows import Reader, Slice
+from raycurate.samples.rows import Reader, Slice, SourceFile
 from raycurate.samples.schema import ImageRef, Sample, row_to_sample
 
 WHOLE_BYTES = 32 << 20
@@ -101,8 +103,12 @@ def read_source(config: IngestConfig, *, seed: int = 0) -> Source:
     options = parse_options(config, reader)
     total = sum(file.size for file in reader.files)
     whole = total <= WHOLE_BYTES
-    rows, slices = _count(reader, total, whole, seed)
-    taken = slices if whole else random.Random(seed).sample(slices, min(len(slices), MOST_SLICES))
+    counted, taken = Counter[str](), list[Slice]()
+    by_source = _files_by_source(config, reader)
+    for name, files in by_source.items():
+        counted[name], slices = _count(reader, files, whole, seed)
+        most = max(1, MOST_SLICES // len(by_source))
+        taken += slices if whole else random.Random(seed).sample(slices, min(len(slices), most))
     each = None if whole else max(1, SAMPLED_ROWS // max(len(taken), 1))
     samples, refused = [], Counter[str]()
     for part in taken:
@@ -112,8 +118,11 @@ def read_source(config: IngestConfig, *, seed: int = 0) -> Source:
                 samples.append(parsed)
             else:
                 refused[str(parsed.reason)] += 1
-    if whole:
-        rows = len(samples)  # slices of JSON lines know an upper bound only
+    if whole:  # slices of JSON lines know an upper bound only
+        counted = Counter(_source_of(config, sample.source_file) for sample in samples)
+    if config.sources is not None:
+        samples, counted = _as_mixed(config, samples, counted, seed)
+    rows = counted.total()
     if not samples:
         raise UserError(f"none of the sampled rows of {config.source} can be used: {dict(refused)}")
     if refused:
@@ -219,9 +228,40 @@ def _scaled(counts: Counter[str], rows: int) -> dict[str, int]:
     return {task: round(count * rows / total) for task, count in sorted(counts.items())}
 
 
-def _count(reader: Reader, total: int, whole: bool, seed: int) -> tuple[int, list[Slice]]:
-    """Rows of the source, and the slices of the files that were cut."""
-    files = list(reader.files)
+def _source_of(config: IngestConfig, file: str) -> str:
+    """The source of a mixture that a file is of; '' where there is one source."""
+    return "" if config.sources is None else source_name(file)
+
+
+def _files_by_source(config: IngestConfig, reader: Reader) -> dict[str, list[SourceFile]]:
+    found: dict[str, list[SourceFile]] = {}
+    for file in reader.files:
+        found.setdefault(_source_of(config, file.name), []).append(file)
+    return found
+
+
+def _as_mixed(
+    config: IngestConfig, samples: Sequence[Sample], counted: Counter[str], seed: int
+) -> tuple[list[Sample], Counter[str]]:
+    """Rows of each source in the shares of the mixture, as many as were sampled of the scarcest; and their counts."""
+    assert config.sources is not None
+    wanted = rows_of_sources(counted, *wishes_of(config.sources, counted))
+    sampled: dict[str, list[Sample]] = {name: [] for name in wanted}
+    for sample in samples:
+        sampled[source_name(sample.source_file)].append(sample)
+    part = min((len(sampled[name]) / count for name, count in wanted.items() if count), default=1.0)
+    drawn = random.Random(seed)
+    mixed = [
+        sample
+        for name, each in sampled.items()
+        for sample in drawn.sample(each, min(len(each), round(min(1.0, part) * wanted[name])))
+    ]
+    return mixed, Counter(wanted)
+
+
+def _count(reader: Reader, files: Sequence[SourceFile], whole: bool, seed: int) -> tuple[int, list[Slice]]:
+    """Rows of the files of a source, and the slices of those that were cut."""
+    total = sum(file.size for file in files)
     if not whole and len(files) > MOST_FILES:
         files = random.Random(seed).sample(files, MOST_FILES)
     slices = [part for file in files for part in reader.slice_file(file)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raycurate.config import SourceConfig
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.read_indexed import IndexedReader, below
 from raycurate.samples.rows import RawRow, Reader, ReadError, Slice, SourceFile, all_slices
@@ -137,6 +138,13 @@ def rows_of_sources(rows: Mapping[str, int], weights: Mapping[str, float], caps:
         return most
     total = min(most[name] / Fraction(weights[name]) for name in rows)
     return {name: int(total * Fraction(weights[name])) for name in rows}
+
+
+def wishes_of(sources: Mapping[str, SourceConfig], names: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:
+    """Weights and caps of those sources that have some."""
+    named = {name: sources[name] for name in names}
+    weights = {name: each.weight for name, each in named.items() if each.weight is not None}
+    return weights, {name: each.cap for name, each in named.items() if each.cap is not None}
 
 
 def draws_of(keys: Sequence[str]) -> np.ndarray:

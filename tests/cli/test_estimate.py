@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,19 @@ def test_wrong_input_is_one_readable_line(arguments, told, tmp_path, monkeypatch
 
 def test_the_table_of_sizes_in_the_documentation_is_the_formulas():
     assert size_table() in (ROOT / "cluster_configs" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_recipe_of_which_nothing_is_known_is_an_error(data):
+    """No source: nothing follows from it. With one, a stage that is not known is counted."""
+    code, output = ask(
+        RECIPES / "demo.yaml", "--set", "ingest.source=nowhere.json", "--set", "test.source=nowhere.json"
+    )
+    assert code == 1
+    assert "nothing of" in output
+    assert "does not exist. Check the path" in " ".join(output.split())
+    recipe = data / "one.yaml"
+    made = f"run: {data}/run\ningest: {{source: {data}/rows.json, images: {data}}}\n"
+    recipe.write_text(made + "extract: {model: ./nowhere}\ncluster: {clusters: 2}\n")
+    code, output = ask(recipe)
+    assert code == 0
+    assert re.search(r"for \d of \d stages; rates", output)

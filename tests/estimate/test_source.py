@@ -110,3 +110,26 @@ def test_characters_stand_for_tokens_where_no_processor_is(config):
 
     source = read_source(config)
     assert by_ratio(LlavaConfig(), source).row == pytest.approx(source.chars / 4 + 4 * 8 + 576)
+
+
+@pytest.mark.parametrize("whole", [1 << 20, 100])
+def test_a_mixture_counts_its_sources_by_weight_and_cap(tmp_path, monkeypatch, whole):
+    """As ingest keeps them, whole or sampled: rows, tasks and lengths are those of the mixture."""
+    monkeypatch.setattr(source_module, "WHOLE_BYTES", whole)
+    for name, rows, answer in (("short", 400, "a"), ("long", 90, "a" * 99), ("some", 50, "b")):
+        lines = (json.dumps({"question": f"What {n:03d}?", "answer": answer}) for n in range(rows))
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    sources = {
+        "short": {"path": str(tmp_path / "short.jsonl"), "weight": 3, "task": "s"},
+        "long": {"path": str(tmp_path / "long.jsonl"), "weight": 1, "task": "l", "cap": 60},
+        "some": {"path": str(tmp_path / "some.jsonl"), "weight": 1, "task": "o"},
+    }
+    config = IngestConfig(sources=sources)
+    found = read_source(config)
+    made = ingest(Run(str(tmp_path / "run")), config)
+    close = pytest.approx if whole == 100 else lambda value, rel: value
+    assert found.rows == close(made.rows_out, rel=0.05)
+    assert {task: rows / found.rows for task, rows in found.tasks.items()} == pytest.approx(
+        {task: rows / made.rows_out for task, rows in made.metrics["tasks"].items()}, abs=0.03
+    )
+    assert found.answer_chars == pytest.approx((50 * 99 + 150 + 50) / 250, rel=0.05)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Noun
-from raycurate.samples.mixture import Bound, bound_of, rows_of_sources, source_name
+from raycurate.samples.mixture import Bound, bound_of, rows_of_sources, source_name, wishes_of
 from raycurate.stages.engine.shards import step_name
 
 DRAWS = "draws.parquet"
@@ -52,7 +52,7 @@ def draw_sources(
             f"sources.{empty[0]}: not one row of {config.sources[empty[0]].path} can be used, so it has no share "
             "of the mixture. Is the format right? `raycurate ingest` of it alone says why, row by row"
         )
-    wanted = rows_of_sources(rows, *_wishes(config, rows))
+    wanted = rows_of_sources(rows, *wishes_of(config.sources or {}, rows))
     bounds = {name: bound_of(_draws(noun, slices[name]), wanted[name]) for name in rows if wanted[name] < rows[name]}
     return bounds, sum(wanted.values())
 
@@ -61,20 +61,12 @@ def counts_by_source(
     config: IngestConfig, rows: Mapping[str, int], rejects: Mapping[str, int], kept: Mapping[str, int]
 ) -> dict[str, dict[str, int]]:
     """What the manifest tells of each source: rows of the samples, rows that were read, rows that were not drawn."""
-    wanted = rows_of_sources(rows, *_wishes(config, rows))
+    wanted = rows_of_sources(rows, *wishes_of(config.sources or {}, rows))
     return {
         "sources": {name: kept.get(name, 0) for name in rows},
         "sources_read": {name: rows[name] + rejects.get(name, 0) for name in rows},
         "sources_not_drawn": {name: rows[name] - wanted[name] for name in rows},
     }
-
-
-def _wishes(config: IngestConfig, rows: Mapping[str, int]) -> tuple[dict[str, float], dict[str, int]]:
-    """Weights and caps of the sources."""
-    assert config.sources is not None
-    named = {name: config.sources[name] for name in rows}
-    weights = {name: each.weight for name, each in named.items() if each.weight is not None}
-    return weights, {name: each.cap for name, each in named.items() if each.cap is not None}
 
 
 def _draws(noun: Noun, slices: Sequence[int]) -> np.ndarray:
