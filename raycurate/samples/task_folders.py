@@ -1,7 +1,7 @@
 """Write samples as the folders that trainers load, a part per task, so that a trainer can weigh the tasks.
 
     llamafactory  TASK.jsonl (rows as `sharegpt`), dataset_info.json               LLaMA-Factory
-    swift_tasks   TASK.jsonl (rows as `swift`)                                     ms-swift
+    swift_tasks   TASK.jsonl (rows as `swift`, the task's weight as `loss_scale`)  ms-swift
     webdataset    TASK/shard-000000.tar, metadataset.yaml, prepare.sh              webdataset, Megatron-Energon
     all           README.md (counts, weights, what trains on it), export.json (the same for programs, and the files)
 
@@ -9,9 +9,9 @@ These trainers draw rows from several datasets. A task of n_t rows and weight w_
 
     p_t = n_t w_t / sum_u n_u w_u
 
-has, in expectation, the share of the loss that `finetune --weights` gives it: its tokens count n_t w_t times.
-(ms-swift also takes a `loss_scale` per message, which is not written here.) Without
-weights p_t is its part of the rows.
+has, in expectation, the share of the loss that `finetune --weights` gives it: its tokens count n_t w_t times. Without
+weights p_t is its part of the rows. ms-swift has a second way, without drawing: every answer carries w_t, by which the
+loss of its tokens is multiplied.
 
 Image files stay where they are and are named by absolute paths; in tars, and where rows hold bytes, they are inside the
 folder. The folder is made beside its place and moved there when it is whole (an object store gets `export.json` last);
@@ -88,7 +88,7 @@ def export_folder(
     """
     counts, tasks = ExportCounts(), Counter[str]()
     with _made_whole(output) as folder:
-        writer = FOLDERS[format](folder, options)
+        writer = FOLDERS[format](folder, options, facts.weights)
         for sample in looked_at(samples, counts, format, options):
             task = sample.task or UNKNOWN_TASK
             tasks[task] += 1
@@ -131,8 +131,8 @@ def probabilities(tasks: Mapping[str, int], weights: Mapping[str, float] | None)
 class _Writer(ABC):
     """Writes the rows of one task after another into a folder of this machine."""
 
-    def __init__(self, folder: str, options: ExportOptions) -> None:
-        self.folder, self.options = folder, options
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
+        self.folder, self.options, self.weights = folder, options, weights
         self.images_written = 0
 
     @abstractmethod
@@ -147,8 +147,8 @@ class _Writer(ABC):
 class _Lines(_Writer):
     """A file of JSON lines per task."""
 
-    def __init__(self, folder: str, options: ExportOptions) -> None:
-        super().__init__(folder, options)
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
+        super().__init__(folder, options, weights)
         self._images = ImageFolder(f"{folder}/data")
         root = None if options.images is None else options.images.root
         self._root = None if root is None else str(root)
@@ -190,8 +190,14 @@ class _LlamaFactory(_Lines):
 
 class _Swift(_Lines):
     def row(self, sample: Sample, paths: list[str]) -> dict[str, Any]:
-        """See the base."""
-        return swift_row(sample, paths)
+        """See the base. A task without weight is told when all tasks are known."""
+        row = swift_row(sample, paths)
+        weight = (self.weights or {}).get(sample.task or UNKNOWN_TASK)
+        if weight is not None:
+            for message, turn in zip(row["messages"], sample.messages, strict=True):
+                if turn.role == "assistant" and turn.train:
+                    message["loss_scale"] = weight
+        return row
 
     def finish(self, drawn: Mapping[str, float]) -> None:
         """Nothing: the files are named on the command line."""
@@ -200,8 +206,8 @@ class _Swift(_Lines):
 class _Tars(_Writer):
     """Tar shards per task: ``KEY.json`` and its images ``KEY.000.jpg``, ..."""
 
-    def __init__(self, folder: str, options: ExportOptions) -> None:
-        super().__init__(folder, options)
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
+        super().__init__(folder, options, weights)
         self._shards: dict[str, _Shard] = {}
 
     def add(self, name: str, sample: Sample) -> None:

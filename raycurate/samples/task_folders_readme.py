@@ -22,6 +22,18 @@ mixes them. Rows are crude samples, which your task encoder's cooker makes its o
 Whoever reads the shards with `webdataset` alone finds the same members; `metadataset.yaml` has the weights.
 """
 
+_SCALED = """\
+Every answer carries the weight of its task as `loss_scale`, by which ms-swift multiplies the loss of its tokens:
+
+{scaled}
+
+Without that option ms-swift reads over the weights. In ms-swift 4.6 the token that ends a row's last answer counts 1 in
+every task, and LLaVA 1.5's template does not move the scales of an answer behind an image: with that model, or with
+answers of a word or two, draw the tasks instead. Both together would weigh twice.
+
+{drawn}
+"""
+
 
 def readme(card: Mapping[str, Any], output: str) -> str:
     """The text of the README.
@@ -58,6 +70,9 @@ def _how(card: Mapping[str, Any], output: str) -> str:
         return "\n".join(lines)
     if card["format"] == "swift_tasks":
         files = " ".join(f"'{output}/{name}.jsonl'" for name in names)
-        mixed = f" --interleave_prob {' '.join(parts)} --stopping_strategy all_exhausted" if weighted else ""
-        return f"    ROOT_IMAGE_DIR='{output}' swift sft --model MODEL --dataset {files}{mixed}"
+        command = f"    ROOT_IMAGE_DIR='{output}' swift sft --model MODEL --dataset {files}"
+        if not weighted:
+            return command
+        drawn = f"{command} --interleave_prob {' '.join(parts)} --stopping_strategy all_exhausted"
+        return _SCALED.format(scaled=f"{command} --is_binary_loss_scale false", drawn=drawn)
     return _COOKER

@@ -21,6 +21,7 @@ from raycurate.samples.images import ImageRoot
 from raycurate.samples.schema import ImageRef, Message, Sample
 from raycurate.samples.task_folders import FolderFacts, export_folder
 from tests.hostile import encoded
+from tests.tiny_vlms import make_processor
 
 pytestmark = pytest.mark.consumers
 WEIGHTS = {"vqa": 0.5, "ocr": 2.0}
@@ -120,6 +121,45 @@ def test_llama_factory_finds_and_converts_the_parts(tmp_path, options, monkeypat
             assert made["_system"] == ("s" if task == "vqa" else "")
             assert all(os.path.isfile(path) for path in made["_images"] or ())
             assert len(made["_images"] or ()) == len(sample.images)
+
+
+def _swift_template(folder, **settings):
+    """LLaVA's template of ms-swift on a byte tokenizer: no model is loaded."""
+    hf = pytest.importorskip("transformers")
+    from swift.model import get_model_info_meta
+    from swift.template import get_template
+
+    hf.LlavaConfig(architectures=["LlavaForConditionalGeneration"]).save_pretrained(folder)
+    facts = get_model_info_meta(str(folder), model_type="llava1_5_hf", download_model=False)
+    processor = make_processor("llava")
+    for part in (processor, processor.tokenizer):
+        part.model_info, part.model_meta = facts
+    template = get_template(processor, **settings)
+    template.set_mode("train")
+    return template
+
+
+def test_ms_swift_collates_the_parts_with_their_loss_scales(tmp_path, options, monkeypatch):
+    """Its loader and collator: answers trained, images there, the weight of the task at each token but the last."""
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    swift = pytest.importorskip("swift.dataset")
+    out = folder(tmp_path, "swift_tasks", options)
+    monkeypatch.setenv("ROOT_IMAGE_DIR", str(out))
+    files = [str(out / f"{as_label(task)}.jsonl") for task in ("ocr", "vqa")]
+    rows, _ = swift.load_dataset(files, strict=True)
+    template = _swift_template(tmp_path / "model", is_binary_loss_scale=False)
+    encoded = [template.encode(row) for row in rows]
+    batch = template.data_collator(encoded)
+    assert batch["channel"] == ["ocr", "ocr", "ocr", "vqa"]
+    assert batch["input_ids"].shape == batch["labels"].shape
+    assert len(batch["pixel_values"]) == sum(len(sample.images) for sample in ROWS)
+    for labels, row in zip(batch["labels"], encoded, strict=True):
+        assert template.tokenizer.decode(labels[labels != -100]).startswith("ü")
+        trained = [scale for scale in row["loss_scale"] if scale]
+        assert len(trained) == int((labels != -100).sum())
+        assert {*trained[:-1]} == {WEIGHTS[row["channel"]]}
+        assert trained[-1] == 1.0
+    assert "loss_scale" not in _swift_template(tmp_path / "plain").encode(rows[0])
 
 
 @pytest.mark.parametrize("name", ["messages", "parquet"])

@@ -120,9 +120,25 @@ def test_each_trainer_gets_the_weights_in_its_own_way(samples, pictures, tmp_pat
     assert [float(part) for part in lines["interleave_probs"].split(",")] == list(drawn.values())
     command = (tmp_path / "swift_tasks" / "README.md").read_text()
     assert f"--interleave_prob {' '.join(map(repr, drawn.values()))} " in command
+    assert "--is_binary_loss_scale false" in command
     blend = yaml.safe_load((tmp_path / "webdataset" / "metadataset.yaml").read_text())["splits"]["train"]["blend"]
     assert [part["weight"] for part in blend] == list(drawn.values())
     assert all((tmp_path / "webdataset" / part["path"]).is_dir() for part in blend)
+
+
+def test_answers_of_ms_swift_carry_the_weight_of_their_task(samples, pictures, tmp_path):
+    """Every answer that is trained on and nothing else; without weights no turn says a scale."""
+    context = Sample((Message("user", "q"), Message("assistant", "a", False), Message("assistant", "b")), task="vqa")
+    export([*samples, context], tmp_path / "out", "swift_tasks", pictures, WEIGHTS)
+    for task, weight in WEIGHTS.items():
+        lines = (tmp_path / "out" / f"{as_label(task)}.jsonl").read_text().splitlines()
+        for turn in (turn for line in lines for turn in json.loads(line)["messages"]):
+            trained = turn["role"] == "assistant" and turn.get("loss", True)
+            assert turn.get("loss_scale") == (weight if trained else None)
+    with pytest.raises(UserError, match="no weight for the tasks ocr/é 1, unknown"):
+        export(samples, tmp_path / "out", "swift_tasks", pictures, {"vqa": 1.0})
+    export(samples, tmp_path / "out", "swift_tasks", pictures)
+    assert not any("loss_scale" in path.read_text() for path in (tmp_path / "out").glob("*.*"))
 
 
 def test_a_new_export_replaces_an_old_one_and_nothing_else(samples, pictures, tmp_path):
