@@ -47,6 +47,19 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None
         process.communicate()
 
 
+def kill_at_commit(pattern: str, count: int, *arguments: str) -> None:
+    """A command that stays in its process, without a cluster; kill -9 once ``count`` files like ``pattern`` are there.
+
+    A command on the cluster costs five times as much: its workers are new processes.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tests.killed", pattern, str(count), *arguments]
+    process = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE
+    )
+    assert process.returncode == -signal.SIGKILL, f"ended before it could be killed: {process.stdout}"
+
+
 def kill_after(files: int, folder: Path, *arguments: str) -> dict[str, int]:
     """kill -9 a command once ``folder`` has so many JSON files; those that it left, and when they were written."""
     kill_when(start(*arguments), lambda: len(list(folder.glob("*.json"))) >= files)

@@ -22,6 +22,13 @@ def test_import_loads_neither_ray_nor_torch():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_selection_does_not_wait_for_torch():
+    """Neither the command nor a worker that selects or ranks imports it, unless an order clusters rows itself."""
+    program = "import sys, raycurate.stages.select; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_every_public_name_is_there():
     """Names are loaded on first use; others are attribute errors."""
     assert all(getattr(rc, name) is not None for name in rc.__all__)

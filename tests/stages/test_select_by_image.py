@@ -15,7 +15,7 @@ from raycurate.settings import make_config
 from raycurate.stages.rank import rank
 from raycurate.stages.ranking import passes
 from raycurate.stages.select import select
-from tests.drivers import kill_when, output_of, start
+from tests.drivers import kill_at_commit
 from tests.nouns import read_all, write_features, write_samples
 from tests.selection.selection_cases import TaskedCase, tasked_case
 
@@ -149,16 +149,14 @@ def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path):
 @pytest.mark.slow
 def test_kills_in_ranking_and_selecting_do_not_change_the_answer(ray_cluster, tmp_path):
     """kill -9 while sums are added, while numbers are computed, and while shards are decided: a calm run's rows."""
-    made = tasked_case(11, rows=900, clusters=12)
-    calm = selected(run_of(tmp_path / "calm", made, shards=30), "scalselect")
-    run = run_of(tmp_path / "struck", made, shards=30)
-    ranking, selection = run.noun("ranking", "by-scalselect"), run.noun("selection")
-    command = ("select", run.uri, "--method", "scalselect", "--ratio", "0.3", "--set", "max_tasks=2")
-    kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("work/sums/*.json"))) >= 2)
-    kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("part-*.parquet"))) >= 2)
-    assert ranking.manifest() is None
-    kill_when(start(*command), lambda: 2 <= len(list(Path(selection.folder).glob("part-*.parquet"))) < 30)
-    assert selection.manifest() is None
-    output_of(*command)
-    table = read_all(selection)
-    assert set(table.filter(table["kept"])["key"].to_pylist()) == calm
+    made = tasked_case(11, rows=120, clusters=12)
+    calm = selected(run_of(tmp_path / "calm", made, shards=6), "scalselect")
+    run = run_of(tmp_path / "struck", made, shards=6)
+    ranking = run.noun("ranking", "by-scalselect")
+    command = ("select", run.uri, "--method", "scalselect", "--ratio", "0.3", "--label", "scalselect")
+    kill_at_commit("*/work/sums/*.json", 2, *command)
+    kill_at_commit("*/ranking/*/part-*", 2, *command)
+    assert (len(ranking.records()), ranking.manifest()) == (2, None)
+    kill_at_commit("*/selection/*/part-*", 2, *command)
+    assert len(run.noun("selection", "scalselect").records()) == 2
+    assert selected(run, "scalselect") == calm

@@ -11,11 +11,11 @@ import pytest
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Run
+from raycurate.run.store import Noun, Run
 from raycurate.selection.keys import key_array, key_hashes
 from raycurate.settings import make_config
 from raycurate.stages.select import select
-from tests.drivers import kill_when, output_of, start
+from tests.drivers import kill_at_commit
 from tests.nouns import read_all, write_features, write_samples, write_scores
 from tests.selection import naive_tive
 from tests.selection.selection_cases import sample_keys, unit_features
@@ -83,6 +83,11 @@ def test_the_stage_keeps_what_the_loops_keep_for_any_division_of_the_work(ray_cl
         assert reasons == {"within_budget", "over_budget", "no_score"}
 
 
+def written(noun: Noun) -> dict[str, int]:
+    """When each record of a noun was written."""
+    return {path.name: path.stat().st_mtime_ns for path in Path(noun.folder).glob("records/*.json")}
+
+
 def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path, case):
     """Gradients are made by `score`."""
     run = Run(str(tmp_path / "run"))
@@ -92,22 +97,18 @@ def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path, case):
 
 
 @pytest.mark.slow
-def test_kills_in_the_passes_do_not_change_the_answer(ray_cluster, tmp_path):
+def test_kills_in_the_passes_do_not_change_the_answer(tmp_path):
     """kill -9 while sums are added up, while values are written, while shards are decided: the rows of the loops."""
-    made = Case(900, 5)
-    run = made.write(tmp_path / "struck", 30)
+    made = Case(150, 5)
+    run = made.write(tmp_path / "struck", 6)
     ranking, selection = run.noun("ranking", "by-tive"), run.noun("selection")
-    command = ("select", run.uri, "--method", "tive", "--ratio", str(RATIO), "--set", "max_tasks=2")
-
-    def parts(noun: object) -> int:
-        return len(list(Path(noun.folder).glob("part-*.parquet")))
-
-    kill_when(start(*command), lambda: 2 <= len(list(Path(ranking.folder).glob("work/sums/*.json"))) < 30)
-    assert parts(ranking) == 0
-    kill_when(start(*command), lambda: 2 <= parts(ranking) < 30)
-    assert ranking.manifest() is None
-    kill_when(start(*command), lambda: 2 <= parts(selection) < 30)
-    assert selection.manifest() is None
-    output_of(*command)
-    table = read_all(selection)
-    assert set(table.filter(table["kept"])["key"].to_pylist()) == made.expected(0.001)
+    command = ("select", run.uri, "--method", "tive", "--ratio", str(RATIO))
+    kill_at_commit("*/work/sums/*.json", 2, *command)
+    assert not ranking.records()
+    kill_at_commit("*/ranking/*/part-*", 2, *command)
+    assert (len(ranking.records()), ranking.manifest()) == (2, None)
+    kill_at_commit("*/selection/*/part-*", 2, *command)
+    assert (len(selection.records()), selection.manifest()) == (2, None)
+    left = written(selection)
+    assert selected(run) == made.expected(0.001)
+    assert left.items() <= written(selection).items(), "shards that were there are made once"

@@ -16,7 +16,7 @@ from raycurate.selection.ranked import NO_IMAGE
 from raycurate.settings import make_config
 from raycurate.stages.ranking.by_task import ITERATIONS, SEED
 from raycurate.stages.select import select
-from tests.drivers import kill_when, output_of, start
+from tests.drivers import kill_at_commit
 from tests.nouns import read_all, write_features, write_samples, write_scores
 from tests.selection.methods.test_presel import naive
 from tests.selection.selection_cases import TaskedCase, tasked_case
@@ -134,16 +134,14 @@ def test_what_is_missing_is_named_with_its_command(ray_cluster, tmp_path):
 @pytest.mark.slow
 def test_kills_in_ranking_and_selecting_do_not_change_the_answer(ray_cluster, tmp_path):
     """kill -9 while rows are brought to their tasks, and while shards are decided: the rows of a calm run."""
-    made = tasked_case(11, rows=900, clusters=12)
-    calm = selected(run_of(tmp_path / "calm", made, shards=30), 0.3)
-    run = run_of(tmp_path / "struck", made, shards=30)
+    made = tasked_case(11, rows=120, clusters=12)
+    calm = selected(run_of(tmp_path / "calm", made, shards=6), 0.3)
+    run = run_of(tmp_path / "struck", made, shards=6)
     ranking, selection = run.noun("ranking", "by-presel"), run.noun("selection")
-    command = ("select", run.uri, "--method", "presel", "--ratio", "0.3", "--set", "max_tasks=2")
+    command = ("select", run.uri, "--method", "presel", "--ratio", "0.3")
     command += tuple(word for name, value in OPTIONS.items() for word in ("--set", f"options.{name}={value}"))
-    kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("work/routed/*.json"))) >= 2)
+    kill_at_commit("*/work/routed/*.json", 2, *command)
     assert ranking.manifest() is None
-    kill_when(start(*command), lambda: 2 <= len(list(Path(selection.folder).glob("part-*.parquet"))) < 30)
-    assert selection.manifest() is None
-    output_of(*command)
-    table = read_all(selection)
-    assert set(table.filter(table["kept"])["key"].to_pylist()) == calm
+    kill_at_commit("*/selection/*/part-*", 2, *command)
+    assert (len(selection.records()), selection.manifest()) == (2, None)
+    assert selected(run, 0.3) == calm

@@ -15,7 +15,7 @@ from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select
-from tests.drivers import kill_when, output_of, start
+from tests.drivers import kill_at_commit
 from tests.nouns import read_all, write_features, write_samples
 from tests.selection.selection_cases import TaskedCase, sample_keys, tasked_case, unit_features
 from tests.selection.test_turns import naive_turns
@@ -156,15 +156,13 @@ def test_a_recipe_ingests_validation_rows_before_it_scores_them():
 @pytest.mark.slow
 def test_kills_in_ranking_and_selecting_do_not_change_the_answer(ray_cluster, tmp_path):
     """kill -9 while rows are compared with the targets, and while shards are decided: the rows of a calm run."""
-    made = tasked_case(11, rows=900, clusters=12)
-    calm = selected(run_of(tmp_path / "calm", made, shards=30))
-    run = run_of(tmp_path / "struck", made, shards=30)
+    made = tasked_case(11, rows=120, clusters=12)
+    calm = selected(run_of(tmp_path / "calm", made, shards=6))
+    run = run_of(tmp_path / "struck", made, shards=6)
     ranking, selection = run.noun("ranking", "by-targeted"), run.noun("selection")
-    command = ("select", run.uri, "--method", "targeted", "--ratio", "0.3", "--set", "max_tasks=2")
-    kill_when(start(*command), lambda: len(list(Path(ranking.folder).glob("work/similar/*.json"))) >= 2)
+    command = ("select", run.uri, "--method", "targeted", "--ratio", "0.3")
+    kill_at_commit("*/work/similar/*.json", 2, *command)
     assert ranking.manifest() is None
-    kill_when(start(*command), lambda: 2 <= len(list(Path(selection.folder).glob("part-*.parquet"))) < 30)
-    assert selection.manifest() is None
-    output_of(*command)
-    table = read_all(selection)
-    assert set(table.filter(table["kept"])["key"].to_pylist()) == calm
+    kill_at_commit("*/selection/*/part-*", 2, *command)
+    assert (len(selection.records()), selection.manifest()) == (2, None)
+    assert selected(run) == calm

@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from raycurate.clustering.kmeans import KMeansSettings, spherical_kmeans
 from raycurate.features.rows import features_of_table
 from raycurate.selection.cells import CellTable
 from raycurate.selection.keys import key_array
@@ -59,6 +58,9 @@ def rank_task(
 
 def _clusters(rows: pa.Table, features_ND: np.ndarray, method: RankedInTasks) -> tuple[np.ndarray, np.ndarray]:
     """The cluster of each row, from 0 on, and its cosine to the centroid."""
+    # torch, which takes longer to import than a small selection to be made, and which no other order needs.
+    from raycurate.clustering.kmeans import KMeansSettings, spherical_kmeans
+
     clusters = method.rank_clusters(len(features_ND))
     settings = KMeansSettings(clusters=clusters, iterations=ITERATIONS, seed=SEED)
     made = spherical_kmeans(features_ND, settings, keys=rows["key"].to_pylist(), may_collapse=True)
