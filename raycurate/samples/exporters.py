@@ -7,8 +7,10 @@
     parquet   messages of content blocks (or text), images as {bytes, path}, key, task        datasets, TRL
 
 Text is written to the letter, so a file that is read again gives the same content hashes (where images are paths).
-The JSON formats cannot hold bytes: embedded images are written once each to ``<name>_images/<sha>.<ext>`` beside the
-output and named relative to the output's folder, which is then the image root. A file appears when it is complete.
+Image files stay where they are; JSON Lines name them by absolute paths, so that a trainer finds them from any folder,
+LLaVA's format from its image folder on, as its loaders want it. The JSON formats cannot hold bytes: embedded images are
+written once each to ``<name>_images/<sha>.<ext>`` beside the output and named relative to the output's folder, which is
+then the image root. A file appears when it is complete.
 Cost: one pass; memory is one row (one row group for Parquet).
 """
 
@@ -18,9 +20,10 @@ import json
 import posixpath
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +36,7 @@ from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, image_extension
 from raycurate.samples.marks import split_marks
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.schema import ImageRef, Sample, row_to_sample
+from raycurate.samples.tasks import UNKNOWN_TASK
 
 _LLAVA_ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
 _MEDIA_TAGS = ("<video>", "<audio>")
@@ -71,6 +75,8 @@ class ExportCounts:
     """Rows that hold the text <video> or <audio>."""
     context_only: int = 0
     """Rows with an answer that is not trained on."""
+    tasks: Counter[str] = field(default_factory=Counter)
+    """Rows by task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,21 @@ class ExportOptions:
     image_lists: bool = False
     max_image_bytes: int = DEFAULT_LIMITS.max_bytes
     train_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFacts:
+    """What an export says of itself.
+
+    Attributes:
+        made_from: the run and the selection.
+        fingerprint: of the selection.
+        weights: of every task; None: none.
+    """
+
+    made_from: str
+    fingerprint: str
+    weights: Mapping[str, float] | None = None
 
 
 Exporter = Callable[[Iterable[Sample], str, ExportOptions], ExportCounts]
@@ -116,7 +137,7 @@ def export_samples(
         raise UserError(f"{output} is a folder. Name a file in it, for example {output.rstrip('/')}/coreset.json")
     seen, options = ExportCounts(), options or ExportOptions()
     counts = EXPORTERS[format](looked_at(samples, seen, format, options), output, options)
-    return replace(counts, media_texts=seen.media_texts, context_only=seen.context_only)
+    return replace(seen, rows=counts.rows, images_written=counts.images_written)
 
 
 def looked_at(samples: Iterable[Sample], counts: ExportCounts, format: str, options: ExportOptions) -> Iterator[Sample]:
@@ -131,6 +152,7 @@ def looked_at(samples: Iterable[Sample], counts: ExportCounts, format: str, opti
                     f"a trainer would learn it. Export as {' or '.join(SAYS_WHAT_IS_TRAINED)}, or say that all answers "
                     "may be trained on (--set train_all=true)."
                 )
+        counts.tasks[sample.task or UNKNOWN_TASK] += 1
         counts.media_texts += any(tag in m.text for m in sample.messages for tag in _MEDIA_TAGS)
         yield sample
 
@@ -157,11 +179,12 @@ def _write_lines(to_row: Callable[[Sample, list[str]], dict[str, Any]]) -> Expor
     """The writer of a JSON Lines format."""
 
     def write(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
-        del options  # of the Parquet writer only
         counts, images = ExportCounts(), ImageFolder(output)
+        root = None if options.images is None else options.images.root
+        near = None if root is not None and "://" in root else root
         with images.kept_if_written(), _atomic_stream(output) as stream:
             for sample in samples:
-                stream.write(json_bytes(to_row(sample, images.paths_of(sample))) + b"\n")
+                stream.write(json_bytes(to_row(sample, found_anywhere(sample, images.paths_of(sample), near))) + b"\n")
                 counts.rows += 1
         counts.images_written = len(images.written)
         return counts
@@ -289,6 +312,14 @@ class ImageFolder:
             write_bytes(self._filesystem, target, image.data)
             self.written.append(target)
         return relative
+
+
+def found_anywhere(sample: Sample, paths: list[str], root: str | None) -> list[str]:
+    """The paths of a sample's images with those of files below `root`; those that the export wrote are as they were."""
+    if root is None:
+        return paths
+    files = zip(paths, sample.images, strict=True)
+    return [path if image.data is not None else posixpath.join(root, path) for path, image in files]
 
 
 def row_id(sample: Sample) -> str:

@@ -28,7 +28,6 @@ import shutil
 import tarfile
 import tempfile
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,8 +42,10 @@ from raycurate.run.filesystem import TEMPORARY, delete_folder, file_sizes, read_
 from raycurate.run.names import as_label
 from raycurate.samples.exporters import (
     ExportCounts,
+    ExportFacts,
     ExportOptions,
     ImageFolder,
+    found_anywhere,
     image_bytes,
     json_bytes,
     looked_at,
@@ -63,36 +64,20 @@ SHARD_ROWS, SHARD_BYTES = 1000, 256 << 20
 """Of one tar; a row that goes beyond the bytes ends it."""
 
 
-@dataclass(frozen=True, slots=True)
-class FolderFacts:
-    """What the folder says of itself.
-
-    Attributes:
-        made_from: the run and the selection.
-        fingerprint: of the selection.
-        weights: of every task; None: none.
-    """
-
-    made_from: str
-    fingerprint: str
-    weights: Mapping[str, float] | None = None
-
-
 def export_folder(
-    samples: Iterable[Sample], output: str, format: str, options: ExportOptions, facts: FolderFacts
+    samples: Iterable[Sample], output: str, format: str, options: ExportOptions, facts: ExportFacts
 ) -> ExportCounts:
     """Write samples to the folder ``output`` (a path or a URI) in one of `FOLDERS`.
 
     Raises:
         UserError: files in the folder that no export wrote, a task without weight, images that a trainer cannot reach.
     """
-    counts, tasks = ExportCounts(), Counter[str]()
+    counts = ExportCounts()
     with _made_whole(output) as folder:
         writer = FOLDERS[format](folder, options, facts.weights)
         for sample in looked_at(samples, counts, format, options):
-            task = sample.task or UNKNOWN_TASK
-            tasks[task] += 1
-            writer.add(as_label(task), sample)
+            writer.add(as_label(sample.task or UNKNOWN_TASK), sample)
+        tasks = counts.tasks
         counts.rows = tasks.total()
         counts.images_written = writer.images_written
         drawn = probabilities(tasks, facts.weights)
@@ -165,11 +150,7 @@ class _Lines(_Writer):
                 f"the images lie at {self._root}, where this trainer does not read. Export as webdataset, which holds "
                 "them, or copy them and name the folder with --set images=FOLDER."
             )
-        paths = self._images.paths_of(sample)
-        if self._root is None:
-            return paths
-        files = zip(paths, sample.images, strict=True)
-        return [path if image.data is not None else posixpath.join(self._root, path) for path, image in files]
+        return found_anywhere(sample, self._images.paths_of(sample), self._root)
 
     @abstractmethod
     def row(self, sample: Sample, paths: list[str]) -> dict[str, Any]:

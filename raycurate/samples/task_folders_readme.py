@@ -48,10 +48,16 @@ def readme(card: Mapping[str, Any], output: str) -> str:
     lines += ["| task | name here | rows | weight | drawn with |", "|---|---|---|---|---|"]
     for task, facts in card["tasks"].items():
         weight = "" if weights is None else f"{weights[task]:.4g}"
-        shown = task.replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {shown} | {facts['name']} | {facts['rows']:,} | {weight} | {facts['probability']:.4f} |")
+        lines.append(
+            f"| {in_table(task)} | {facts['name']} | {facts['rows']:,} | {weight} | {facts['probability']:.4f} |"
+        )
     lines += ["", _how(card, output)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def in_table(task: str) -> str:
+    """The name of a task as one cell of a table."""
+    return task.replace("|", "\\|").replace("\n", " ")
 
 
 def _how(card: Mapping[str, Any], output: str) -> str:

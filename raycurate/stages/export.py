@@ -15,12 +15,13 @@ from raycurate.samples.exporters import (
     EXPORTERS,
     SAYS_WHAT_IS_TRAINED,
     ExportCounts,
+    ExportFacts,
     ExportOptions,
-    export_samples,
     samples_from_tables,
 )
+from raycurate.samples.file_readme import export_file
 from raycurate.samples.images import ImageRoot, accepted_limits
-from raycurate.samples.task_folders import FOLDERS, FolderFacts, export_folder
+from raycurate.samples.task_folders import FOLDERS, export_folder
 from raycurate.stages.engine.exported import note_export
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.selecting.weights import read_task_weights
@@ -62,12 +63,12 @@ def export(run: Run, config: ExportConfig) -> int:
         train_all=config.train_all,
     )
     rows = samples_from_tables(kept())
+    facts = _facts(run, config, manifest, ingested)
     if config.format in FOLDERS:
-        counts = export_folder(rows, config.out, config.format, options, _facts(run, config, manifest, ingested))
+        counts = export_folder(rows, config.out, config.format, options, facts)
     else:
-        _refuse_weights(config)
-        counts = export_samples(rows, config.out, config.format, options)
-        if root is not None and config.format != "parquet":
+        counts = export_file(rows, config.out, config.format, options, facts)
+        if root is not None and config.format == "llava":
             log.info("export: image paths count from %s", images.root)
     _warn(counts, config.format)
     note_export(run, config.out, config.format, config.selection, manifest.fingerprint)
@@ -75,12 +76,14 @@ def export(run: Run, config: ExportConfig) -> int:
     return counts.rows
 
 
-def _facts(run: Run, config: ExportConfig, selection: Manifest, ingested: Manifest) -> FolderFacts:
-    """What an exported folder says of itself. Weights of tasks that this selection keeps no row of are no mistake."""
+def _facts(run: Run, config: ExportConfig, selection: Manifest, ingested: Manifest) -> ExportFacts:
+    """What an export says of itself. Weights of tasks that this selection keeps no row of are no mistake."""
+    if config.format in EXPORTERS:
+        _refuse_weights(config)
     weights = read_task_weights(run, config.task_weights)
     if weights is not None:
         weights_of((), weights, known=ingested.metrics["tasks"])
-    return FolderFacts(f"{run.uri}, selection `{config.selection}`", selection.fingerprint, weights)
+    return ExportFacts(f"{run.uri}, selection `{config.selection}`", selection.fingerprint, weights)
 
 
 def _refuse_weights(config: ExportConfig) -> None:

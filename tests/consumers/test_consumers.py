@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from raycurate.run.names import as_label
-from raycurate.samples.exporters import ExportOptions, export_samples
+from raycurate.samples.exporters import ExportFacts, ExportOptions, export_samples
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.schema import ImageRef, Message, Sample
-from raycurate.samples.task_folders import FolderFacts, export_folder
+from raycurate.samples.task_folders import export_folder
 from tests.hostile import encoded
 from tests.tiny_vlms import make_processor
 
@@ -46,7 +46,7 @@ def options(tmp_path):
 
 def folder(tmp_path, name, options):
     out = tmp_path / name
-    export_folder(ROWS, str(out), name, options, FolderFacts("runs/mine", "abc", WEIGHTS))
+    export_folder(ROWS, str(out), name, options, ExportFacts("runs/mine", "abc", WEIGHTS))
     return out
 
 

@@ -179,6 +179,24 @@ def test_an_image_that_is_gone_is_told_with_its_root(tmp_path):
         export_samples([sample], str(tmp_path / "images"), "parquet")
 
 
+@pytest.mark.parametrize("name", ["messages", "sharegpt", "swift"])
+def test_json_lines_name_image_files_from_anywhere(name, tmp_path):
+    """By absolute paths, which read again below the root are the same rows; bytes from the folder of the file."""
+    image = ImageRef(data=encoded(), sha="ab" * 32)
+    asked = Message("user", "<image><image>q"), Message("assistant", "a")
+    sample = Sample(asked, (ImageRef(path="a/b.png"), image))
+    out = tmp_path / "out.jsonl"
+    export_samples([sample], str(out), name, ExportOptions(ImageRoot(str(tmp_path))))
+    paths = json.loads(out.read_text())["images"]
+    assert paths[0] == str(tmp_path / "a" / "b.png")
+    assert (tmp_path / paths[1]).read_bytes() == image.data
+    raw = next(raw for part in open_source(str(out)).slices() for raw in open_source(str(out)).read(part))
+    again = parse_row(raw, ParseOptions(image_root=str(tmp_path)))
+    assert [each.path for each in again.images] == ["a/b.png", paths[1]]
+    export_samples([sample], str(out), name, ExportOptions(ImageRoot(f"file://{tmp_path}")))
+    assert json.loads(out.read_text())["images"][0] == "a/b.png"
+
+
 def test_media_tags_are_counted(tmp_path):
     """The rows that hold <video> or <audio> as text, which trainers take for a file."""
     samples = [Sample((Message("user", text), Message("assistant", "a"))) for text in ("see <video>", "<audio>", "x")]

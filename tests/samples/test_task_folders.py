@@ -12,12 +12,12 @@ from PIL import Image
 
 from raycurate.errors import UserError
 from raycurate.run.names import as_label
-from raycurate.samples.exporters import ExportOptions
+from raycurate.samples.exporters import ExportFacts, ExportOptions
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.readers import open_source
 from raycurate.samples.schema import ImageRef, Message, Sample
-from raycurate.samples.task_folders import CARD, FOLDERS, FolderFacts, export_folder, probabilities
+from raycurate.samples.task_folders import CARD, FOLDERS, export_folder, probabilities
 from tests.hostile import encoded
 
 TASKS = ("vqa", "ocr/é 1", None)
@@ -48,7 +48,7 @@ def samples():
 
 
 def export(samples, out, name, options, weights=None):
-    return export_folder(samples, str(out), name, options, FolderFacts("runs/mine", "abc", weights))
+    return export_folder(samples, str(out), name, options, ExportFacts("runs/mine", "abc", weights))
 
 
 def read_again(path, root=None):

@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 
 from raycurate.run.filesystem import delete_folder, exists, list_files, read_json, resolve, write_json
 from raycurate.run.store import Run
+from raycurate.samples.file_readme import delete_readme
 
 FOLDER = "exports"
 
@@ -50,6 +51,7 @@ class Exported:
         filesystem, path = resolve(self.out)
         if "" in self.files:
             filesystem.delete_file(path)
+            delete_readme(self.out)
         else:
             delete_folder(filesystem, path)
         self.drop(run)
