@@ -24,7 +24,7 @@ _LINES = {
     "sharegpt": "llamafactory-cli train --dataset_dir '{folder}' --media_dir '{folder}' --dataset coreset ...",
     "swift": "ROOT_IMAGE_DIR='{folder}' swift sft --model MODEL --dataset '{file}'",
     "messages": 'rows = load_dataset("json", data_files="{file}", split="train").cast_column("images", [Image()])',
-    "parquet": 'SFTTrainer(MODEL, train_dataset=load_dataset("parquet", data_files="{file}", split="train"))',
+    "parquet": 'rows = load_dataset("parquet", data_files="{file}", split="train")',
 }
 _INDEX = """\
 where `{folder}/dataset_info.json` has the entry
@@ -35,6 +35,7 @@ where `{folder}/dataset_info.json` has the entry
 _AFTERWARDS = {
     "sharegpt": _INDEX,
     "messages": "(in `{folder}`, if images lie there), then `SFTTrainer(MODEL, train_dataset=rows)`.\n",
+    "parquet": "then `SFTTrainer(MODEL, train_dataset=rows)`.\n",
 }
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from raycurate.run.names import as_label
 from raycurate.samples.exporters import ExportFacts, ExportOptions, export_samples
+from raycurate.samples.file_readme import SUFFIX, export_file
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.schema import ImageRef, Message, Sample
 from raycurate.samples.task_folders import export_folder
@@ -160,6 +161,56 @@ def test_ms_swift_collates_the_parts_with_their_loss_scales(tmp_path, options, m
         assert {*trained[:-1]} == {WEIGHTS[row["channel"]]}
         assert trained[-1] == 1.0
     assert "loss_scale" not in _swift_template(tmp_path / "plain").encode(rows[0])
+
+
+def test_llama_factory_collates_the_parts(tmp_path, options, monkeypatch):
+    """Its own loader from the index on, its template and its collator: answers trained, every image's pixels."""
+    monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
+    monkeypatch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
+    collators = pytest.importorskip("llamafactory.data.collator", exc_type=ImportError)
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments, ModelArguments
+    from transformers import Seq2SeqTrainingArguments
+
+    out = folder(tmp_path, "llamafactory", options)
+    names = ",".join(json.loads((out / "dataset_info.json").read_text()))
+    settings = DataArguments(
+        template="llava", dataset=names, dataset_dir=str(out), media_dir=str(out), overwrite_cache=True
+    )
+    model = ModelArguments(model_name_or_path="none", cache_dir=str(tmp_path / "cache"))
+    processor = make_processor("llava")
+    for name, value in {"image_max_pixels": 1 << 20, "image_min_pixels": 1}.items():
+        setattr(processor, name, value)
+    template = get_template_and_fix_tokenizer(processor.tokenizer, settings)
+    training = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[])
+    parts = get_dataset(template, model, settings, training, "sft", processor.tokenizer, processor)
+    collator = collators.MultiModalDataCollatorForSeq2Seq(
+        tokenizer=processor.tokenizer, template=template, processor=processor, label_pad_token_id=-100
+    )
+    batch = collator([dict(row) for row in parts["train_dataset"]])
+    assert batch["labels"].shape == batch["input_ids"].shape
+    assert batch["labels"].shape[0] == len(ROWS)
+    assert len(batch["pixel_values"]) == sum(len(sample.images) for sample in ROWS)
+    for labels in batch["labels"]:
+        assert processor.tokenizer.decode(labels[labels != -100]).startswith("ü")
+
+
+@pytest.mark.parametrize("name", ["messages", "parquet"])
+def test_trl_collates_what_the_line_of_the_readme_loads(tmp_path, options, name):
+    """Its collator: a row of tokens for each of the file, the pixels of every image."""
+    trainer = pytest.importorskip("trl.trainer.sft_trainer", exc_type=ImportError)
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / f"out.{'parquet' if name == 'parquet' else 'jsonl'}"
+    rows = ROWS[:3]
+    embedded = ExportOptions(images=options.images, embed=True)
+    export_file(rows, str(out), name, embedded, ExportFacts("runs/mine", "abc"))
+    line = (tmp_path / f"{out.name}{SUFFIX}").read_text().partition("    ")[2].splitlines()[0]
+    exec(line, scope := dict(vars(datasets)))
+    processor = make_processor("llava")
+    batch = trainer.DataCollatorForVisionLanguageModeling(processor)(list(scope["rows"]))
+    assert len(batch["input_ids"]) == len(rows)
+    assert len(batch["pixel_values"]) == 3
+    assert all(processor.tokenizer.decode(row).count("ü") == 1 for row in batch["input_ids"])
 
 
 @pytest.mark.parametrize("name", ["messages", "parquet"])
