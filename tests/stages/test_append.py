@@ -128,16 +128,14 @@ def test_kill_9_in_an_append(data, tmp_path, where):
     runs = [_in_pieces(tmp_path / name, data, 1) for name in ("killed", "whole")]
     samples, first = tmp_path / "killed" / "samples", runs[0].noun("samples").require("ingest").shards
 
-    def ready():
-        if where == "read":
-            return any(len(list(each.glob("records/*.json"))) > 2 for each in samples.glob("main+*"))
-        return len(list(samples.glob("main/records/*.json"))) > first + 2
-
-    command = ["ingest", f"{data}/pieces/[1-9].json", "--images", f"{data}/images", "--out", str(tmp_path / "killed")]
-    drivers.kill_when(drivers.start(*command, "--append", "--set", "rows_per_shard=1"), ready)
+    pattern, there = ("main+*", 0) if where == "read" else ("main", first)
+    pieces = f"{data}/pieces/[1-3].json"
+    command = ["ingest", pieces, "--images", f"{data}/images", "--out", str(tmp_path / "killed"), "--append"]
+    drivers.kill_at_commit(f"*/samples/{pattern}/records/*.json", 3, *command, "--set", "rows_per_shard=1")
+    assert len(list(samples.glob(f"{pattern}/records/*.json"))) == there + 3
     assert (runs[0].noun("samples").manifest() is None) == (where == "taken over")
     for run in runs:
-        _ingest(run, f"{data}/pieces/[1-9].json", data, **more)
+        _ingest(run, pieces, data, **more)
     parts = [sorted((tmp_path / name).glob("samples/main/part-*")) for name in ("killed", "whole")]
     assert [part.read_bytes() for part in parts[0]] == [part.read_bytes() for part in parts[1]]
     made = [run.noun("samples").require("ingest") for run in runs]

@@ -77,13 +77,13 @@ def trained(ray_cluster, tmp_path_factory):
     weights = dict.fromkeys(TASKS, 1.0) | {"text": 2.0}
     (folder / "weights.json").write_text(json.dumps(weights))
     words = "--model tiny --workers 2 --deepspeed zero3 --lora --merge --set precision=bfloat16"
-    words += f" --weights {folder}/weights.json --epochs 2 --batch-rows 8 --learning-rate 0.01"
+    words += f" --weights {folder}/weights.json --epochs 3 --batch-rows 8 --learning-rate 0.01"
     words += " --set lora_rank=4 --set lora_alpha=8 --set logging_steps=1"
     words += " --set cpus_per_worker=0.5 --set threads=1 --set trackers=[]"
     output = output_of("finetune", os.path.relpath(folder / "run"), *words.split())
     assert f"{folder}/run/models/main/merged" in output
     spread = {"batch_rows": 8, "workers": 2, "deepspeed": "zero3", "precision": "bfloat16"}
-    config = settings("tiny", weights=weights, merge=True, epochs=2, **spread)
+    config = settings("tiny", weights=weights, merge=True, epochs=3, **spread)
     return run, config, run.noun("models").require("finetune")
 
 
@@ -92,12 +92,12 @@ def test_finetune_counts_every_kept_row(trained):
     """Every kept row is seen once per epoch, and the noun says so, by task."""
     run, _, manifest = trained
     assert (manifest.rows_in, manifest.rows_out) == (24, 24)
-    assert manifest.metrics["rows_seen"] == 48
-    assert manifest.metrics["steps"] == 6
-    assert {task: entry["rows"] for task, entry in manifest.metrics["tasks"].items()} == dict.fromkeys(TASKS, 16)
+    assert manifest.metrics["rows_seen"] == 72
+    assert manifest.metrics["steps"] == 9
+    assert {task: entry["rows"] for task, entry in manifest.metrics["tasks"].items()} == dict.fromkeys(TASKS, 24)
     assert sum(entry["share"] for entry in manifest.metrics["tasks"].values()) == pytest.approx(1.0)
     history = run.noun("models").read_json("history.json")
-    assert [entry["step"] for entry in history] == list(range(1, 7))
+    assert [entry["step"] for entry in history] == list(range(1, 10))
     assert history[-1]["loss"] < history[0]["loss"]
     assert manifest.metrics["trained_parameters"] < manifest.metrics["parameters"]
 
@@ -157,7 +157,7 @@ def test_wrong_configuration_is_told_at_once(ray_cluster, tmp_path, model, caplo
     """An error that would come again ends the training without a restart, names itself and where its traceback is."""
     (tmp_path / "wrong.json").write_text('{"zero_optimization": {"stage": 2, "reduce_bucket_size": "many"}}')
     run = write_run(tmp_path / "run", 12)
-    config = settings(model, selection=None, deepspeed=str(tmp_path / "wrong.json"), workers=2)
+    config = settings(model, selection=None, deepspeed=str(tmp_path / "wrong.json"))
     with pytest.raises(UserError, match=r"reduce_bucket_size.*failed-worker-\d.txt") as caught:
         finetune(run, config)
     assert "starting again" not in caplog.text
@@ -199,29 +199,27 @@ def kill_when_saved(folder: Path, killed: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_killed_worker_ends_with_the_same_training(ray_cluster, tmp_path, model):
-    """Kill -9 of a worker: the same steps, rows, losses and weights as an undisturbed run, and no checkpoint left."""
-    from safetensors.numpy import load_file
+def test_killed_worker_ends_with_the_same_training(trained):
+    """Kill -9 of a worker: the steps, rows, losses and weights of the calm run, and no checkpoint left."""
+    from safetensors.torch import load_file
 
-    run = write_run(tmp_path, 96)
-    config = settings(model, selection=None, workers=2, save_steps=6)
-    undisturbed = finetune(run, config.model_copy(update={"label": "calm"}))
+    run, config, undisturbed = trained
     killed: list[int] = []
     folder = Path(run.noun("models", "struck").folder)
     thread = threading.Thread(target=kill_when_saved, args=(folder, killed))
     thread.start()
-    struck = finetune(run, config.model_copy(update={"label": "struck"}))
+    struck = finetune(run, config.model_copy(update={"label": "struck", "save_steps": 3, "merge": False}))
     thread.join()
     assert killed
     assert struck.metrics["resumed_from"] is not None
     assert not (folder / "checkpoints").exists()
     for name in ("steps", "rows_seen", "tokens_seen"):
         assert struck.metrics[name] == undisturbed.metrics[name]
-    histories = [run.noun("models", label).read_json("history.json") for label in ("calm", "struck")]
-    assert [entry["step"] for entry in histories[1]] == list(range(1, 25))
+    histories = [run.noun("models", label).read_json("history.json") for label in ("main", "struck")]
+    assert [entry["step"] for entry in histories[1]] == list(range(1, 10))
     calm, after = ([entry["loss"] for entry in history] for history in histories)
     np.testing.assert_allclose(after, calm, rtol=1e-4)
-    folders = [Path(run.noun("models", label).folder) / "final" for label in ("calm", "struck")]
+    folders = [Path(run.noun("models", label).folder) / "final" for label in ("main", "struck")]
     weights = [load_file(folder / "adapter_model.safetensors") for folder in folders]
     for name, value in weights[0].items():
-        np.testing.assert_allclose(weights[1][name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-2, atol=1e-5)
