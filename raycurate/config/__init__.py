@@ -1,6 +1,7 @@
 """The settings of the stages up to the export, one class for each (`settings.py` says what they are made of).
 
-Those of `ingest` are in `config/ingest.py`."""
+Those of `ingest` are in `config/ingest.py`.
+"""
 
 from __future__ import annotations
 

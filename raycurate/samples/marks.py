@@ -15,7 +15,8 @@ from typing import Any
 from raycurate.samples.schema import IMAGE_MARK
 
 Block = str | None
-"""Text, or None where an image stands."""
+"""Text, or None where an image stands; the text `VIDEO_MARK` alone is where a video stands."""
+VIDEO_MARK = "<video>"
 IMAGE_TAG = re.compile(r"<img>([^<]+)</img>")
 """Qwen-VL's first format: the path stands in the text, most often behind ``Picture 1: ``."""
 
@@ -50,6 +51,7 @@ def split_marks(text: str) -> list[Block]:
 
 
 def _newline_between(left: Block, right: Block) -> bool:
+    left, right = (None if block == VIDEO_MARK else block for block in (left, right))
     if left is not None and right is not None:
         return False
     if left is not None:

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from raycurate.config import SourceConfig
 from raycurate.samples.quarantine import FaultError
-from raycurate.samples.read_indexed import IndexedReader, below
+from raycurate.samples.read_indexed import PATH_COLUMNS, IndexedReader, below
 from raycurate.samples.rows import RawRow, Reader, ReadError, Slice, SourceFile, all_slices
 from raycurate.samples.schema import HASH_CHARS
 from raycurate.samples.tables import as_turns
@@ -54,7 +54,7 @@ class Part:
             return value
         row = dict(as_turns(value, self.columns)[0]) if self.columns else dict(value)
         if self.root:
-            row |= {name: below(self.root, row[name]) for name in ("image", "images") if name in row}
+            row |= {name: below(self.root, row[name]) for name in PATH_COLUMNS if name in row}
         return row if self.task is None else {**row, task_column: self.task}
 
 

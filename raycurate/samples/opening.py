@@ -12,13 +12,17 @@ from raycurate.samples.parse_task import TASK, folders_are_tasks
 from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import Reader, ReadOptions
 from raycurate.samples.tasks import load_task_map
+from raycurate.samples.videos import VideoOptions, need_decoder
+
+VIDEO_SLICE_ROWS = 64
+"""Of a source with videos, that one task reads: each takes as long as hundreds of other rows."""
 
 
 def read_options(config: IngestConfig) -> ReadOptions:
     """How a source is read for these settings."""
     named = (config.columns or {}).values()
     return ReadOptions(
-        slice_rows=config.slice_rows,
+        slice_rows=min(config.slice_rows, VIDEO_SLICE_ROWS) if config.video_frames else config.slice_rows,
         max_image_bytes=config.max_image_bytes,
         split=config.split,
         columns=(*named, *(config.keep or ()), *([config.task_column] if config.task_column else ())),
@@ -55,8 +59,19 @@ def unread_files(config: IngestConfig, reader: Reader) -> list[str]:
     return [f"{name}: {line}" for name, each in config.sources.items() for line in left_out(each.path, parts[name])]
 
 
+def video_options(config: IngestConfig, root: ImageRoot) -> VideoOptions:
+    """How videos are read. Raises `UserError` where the decoder is not installed."""
+    need_decoder()
+    assert config.video_frames is not None
+    bounds = VideoOptions(frames=config.video_frames, root=root, max_pixels=config.max_pixels)
+    if config.video_max_mb is not None:
+        bounds = replace(bounds, max_bytes=config.video_max_mb << 20)
+    return bounds if config.video_max_seconds is None else replace(bounds, max_seconds=config.video_max_seconds)
+
+
 def parse_options(config: IngestConfig, reader: Reader) -> ParseOptions:
     """How a row of this source is parsed. Raises `UserError` for a task map or an image root that cannot be used."""
+    root = ImageRoot.of(config.images)
     return ParseOptions(
         task_column=config.task_column,
         task_map=load_task_map(config.task_map) if config.task_map else None,
@@ -66,7 +81,8 @@ def parse_options(config: IngestConfig, reader: Reader) -> ParseOptions:
         row_function=config.row_function,
         insert_missing_marks=config.insert_missing_marks,
         drop_leading_answer=config.drop_leading_answer,
-        image_root=ImageRoot.of(config.images).root,
+        image_root=root.root,
+        video=video_options(config, root) if config.video_frames else None,
         max_turns=config.max_turns,
         max_chars=config.max_chars,
         max_images=config.max_images,

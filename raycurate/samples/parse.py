@@ -26,12 +26,14 @@ from raycurate.samples.extras import extras_of
 from raycurate.samples.parse_images import ImageValue, collect_images
 from raycurate.samples.parse_task import find_task
 from raycurate.samples.parse_turns import collect_turns
+from raycurate.samples.parse_videos import show_frames
 from raycurate.samples.quarantine import FaultError, Reason, Reject, excerpt_of
 from raycurate.samples.rows import RawRow, ReadError
 from raycurate.samples.schema import IMAGE_MARK, Message, Sample
 from raycurate.samples.tables import as_turns, check_columns, used_columns
 from raycurate.samples.tasks import TaskMap
 from raycurate.samples.unread import READ_FIELDS
+from raycurate.samples.videos import VideoOptions
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _INVISIBLE = re.compile("[\\s\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]*")
@@ -59,6 +61,8 @@ class ParseOptions:
     """Drop the assistant's turns before the first question (as LLaVA's trainer does), instead of refusing the row."""
     image_root: str | None = None
     """What absolute image paths are made relative to."""
+    video: VideoOptions | None = None
+    """How the frames of videos are read; None: rows with a video are refused."""
     max_turns: int = 256
     max_chars: int = 200_000
     max_images: int = 64
@@ -96,12 +100,23 @@ def parse_row(raw: RawRow, options: ParseOptions) -> Sample | Reject:
 def _sample(
     raw: RawRow, row: Mapping[str, Any], source_id: str | None, is_table: bool, options: ParseOptions
 ) -> Sample:
-    turns = collect_turns(row, max_turns=options.max_turns, drop_leading_answer=options.drop_leading_answer)
+    turns = collect_turns(
+        row,
+        max_turns=options.max_turns,
+        drop_leading_answer=options.drop_leading_answer,
+        videos=options.video is not None,
+    )
     _check_text(turns.messages, options.max_chars)
     marks = sum(message.text.count(IMAGE_MARK) for message in turns.messages)
     images = collect_images(row, turns.inline_images, options.max_images, marks, options.image_root)
     fill = options.insert_missing_marks or turns.marks_are_implied or is_table
-    messages = _with_marks(turns.messages, marks, len(images), fill)
+    messages = turns.messages
+    if turns.videos and options.video is not None:
+        messages, images = show_frames(
+            messages, images, turns.videos, options.video, max_images=options.max_images, fill=fill
+        )
+        marks = len(images)
+    messages = _with_marks(messages, marks, len(images), fill)
     task, task_from = _task(raw, row, messages, images, options)
     return Sample(
         messages=messages,

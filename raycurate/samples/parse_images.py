@@ -65,34 +65,40 @@ def collect_images(
 
 
 def check_path(path: str, root: str | None = None) -> str:
-    """The path below the root, with ``.`` and doubled slashes removed.
+    """The path of an image below the root, with ``.`` and doubled slashes removed.
 
     Raises:
-        FaultError: a path that leads out of the root, or a URL.
+        FaultError: a path that leads out of the root, a URL, or the name of another medium.
     """
-    if not path.strip():
-        raise FaultError(Reason.IMAGE_MISSING, "the image path is empty")
-    shown = repr(path[:100])
-    if len(path) > _MAX_PATH_CHARS:
-        raise FaultError(Reason.OVERLONG, f"the image path has {len(path)} characters")
-    if _CONTROL.search(path):
-        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image path {shown} holds a control character")
-    path = _below_root(path, shown, root)
-    parts = re.split(r"[/\\]", path)
-    if parts[0] == "" or (parts[0].startswith("~") and len(parts) > 1) or ".." in parts:
-        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image path {shown} leads out of the image root")
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        raise FaultError(Reason.INVALID_UTF8, f"the image path {shown} holds a lone surrogate") from None
-    normal = "/".join(part for part in path.split("/") if part not in ("", "."))
-    if not normal:
-        raise FaultError(Reason.IMAGE_MISSING, f"the image path {shown} names no file")
+    normal = below_root(path, root)
     refuse_path(normal)
     return normal
 
 
-def _below_root(path: str, shown: str, root: str | None) -> str:
+def below_root(path: str, root: str | None = None) -> str:
+    """The path of any file below the root, with ``.`` and doubled slashes removed. Raises ``FaultError``."""
+    if not path.strip():
+        raise FaultError(Reason.IMAGE_MISSING, "the path is empty")
+    shown = repr(path[:100])
+    if len(path) > _MAX_PATH_CHARS:
+        raise FaultError(Reason.OVERLONG, f"the path has {len(path)} characters")
+    if _CONTROL.search(path):
+        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} holds a control character")
+    path = _relative(path, shown, root)
+    parts = re.split(r"[/\\]", path)
+    if parts[0] == "" or (parts[0].startswith("~") and len(parts) > 1) or ".." in parts:
+        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} leads out of the image root")
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FaultError(Reason.INVALID_UTF8, f"the path {shown} holds a lone surrogate") from None
+    normal = "/".join(part for part in path.split("/") if part not in ("", "."))
+    if not normal:
+        raise FaultError(Reason.IMAGE_MISSING, f"the path {shown} names no file")
+    return normal
+
+
+def _relative(path: str, shown: str, root: str | None) -> str:
     """A path as it was, or relative to the root where it is absolute and lies below it."""
     if path.lower().startswith("file:"):
         path = unquote(urlsplit(path).path)
@@ -102,7 +108,7 @@ def _below_root(path: str, shown: str, root: str | None) -> str:
             return path[len(base) :]
         if path.startswith("/"):
             where = f"the image root {root}" if root else "the image root, which is not given"
-            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the image path {shown} lies outside of {where}")
+            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} lies outside of {where}")
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"{shown} is a URL or has a drive; images are paths below the root")
     return path
 

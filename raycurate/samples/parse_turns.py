@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycurate.samples.marks import Block, join_blocks, take_tags
+from raycurate.samples.marks import VIDEO_MARK, Block, join_blocks, take_tags
+from raycurate.samples.parse_videos import VIDEO_BLOCKS, VIDEO_COLUMNS, videos_of
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import Message
 from raycurate.samples.tables import TURN_FIELDS
@@ -33,23 +34,33 @@ _IMAGE_BLOCKS = ("image", "image_url")
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Messages, the image references that stand inside content blocks, and whether the format has no marks."""
+    """Messages, the references that stand inside content blocks, and whether the format has no marks."""
 
     messages: tuple[Message, ...]
     inline_images: tuple[Any, ...]
     marks_are_implied: bool
+    videos: tuple[Any, ...] = ()
+    """Of columns or content blocks, where videos are read."""
 
 
-def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer: bool) -> Turns:
-    """The conversation of a row. Raises ``FaultError``."""
-    refuse_columns(row, "the row")
+@dataclass(frozen=True, slots=True)
+class _Inline:
+    """References that stand inside content blocks, in their order; no list where videos are not read."""
+
+    images: list[Any]
+    videos: list[Any] | None
+
+
+def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer: bool, videos: bool = False) -> Turns:
+    """The conversation of a row. Raises ``FaultError``, also for a video unless ``videos`` are read."""
+    refuse_columns(row, "the row", VIDEO_COLUMNS if videos else ())
     name = next((field for field in TURN_FIELDS if row.get(field) is not None), None)
     if name is None:
         raise FaultError(Reason.MISSING_CONVERSATIONS, _what_is_there(row))
     raw_turns = _turn_list(row[name], name)
     if len(raw_turns) > max_turns:
         raise FaultError(Reason.OVERLONG, f"the row has {len(raw_turns)} turns; at most {max_turns} are accepted")
-    inline: list[Any] = []
+    inline = _Inline([], [] if videos else None)
     messages = [message for turn in raw_turns for message in _messages(turn, name, inline)]
     system = row.get("system")
     if system is not None and not isinstance(system, str):
@@ -59,10 +70,11 @@ def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer
     if drop_leading_answer:
         messages = _without_leading_answer(messages)
     _check_roles([message.role for message in messages])
-    refuse_marks(messages)
+    shown = videos_of(row, inline.videos) if inline.videos is not None else []
+    refuse_marks(messages, videos=bool(shown))
     if not any(message.train for message in messages if message.role == "assistant"):
         raise FaultError(Reason.NO_TRAINED_ANSWER, "every answer is marked as not trained on; nothing is left to learn")
-    return Turns(tuple(messages), tuple(inline), name == "texts")
+    return Turns(tuple(messages), tuple(inline.images), name == "texts", tuple(shown))
 
 
 def _what_is_there(row: Mapping[str, Any]) -> str:
@@ -93,7 +105,7 @@ def _turn_list(value: Any, name: str) -> list[Any]:
     return value
 
 
-def _messages(turn: Any, name: str, inline: list[Any]) -> list[Message]:
+def _messages(turn: Any, name: str, inline: _Inline) -> list[Message]:
     """One turn (two messages for a question with its answer, in ``texts``)."""
     if not isinstance(turn, dict):
         raise FaultError(Reason.WRONG_TYPE, f"a turn of '{name}' is not an object")
@@ -134,9 +146,9 @@ def _trained(turn: Mapping[str, Any], role: str) -> bool:
     return train or role != "assistant"
 
 
-def _text(content: Any, role: str, inline: list[Any]) -> str:
+def _text(content: Any, role: str, inline: _Inline) -> str:
     if isinstance(content, str):
-        return take_tags(content, inline) if role == "user" else content
+        return take_tags(content, inline.images) if role == "user" else content
     if isinstance(content, list) and len(content) > 1 and all(isinstance(each, str) for each in content):
         detail = f"a turn has a list of {len(content)} texts: which of them is meant is not said"
         raise FaultError(Reason.SEVERAL_ANSWERS, detail)
@@ -145,7 +157,7 @@ def _text(content: Any, role: str, inline: list[Any]) -> str:
     return join_blocks([_block(block, inline) for block in content])
 
 
-def _block(block: Any, inline: list[Any]) -> Block:
+def _block(block: Any, inline: _Inline) -> Block:
     """A content block as text, or None for an image; a reference inside it goes to ``inline``."""
     if isinstance(block, str):
         return block
@@ -155,17 +167,23 @@ def _block(block: Any, inline: list[Any]) -> Block:
         if not isinstance(text, str):
             raise FaultError(Reason.NON_STRING_TURN, "a text block has no text")
         return text
+    if inline.videos is not None and kind in VIDEO_BLOCKS:
+        inline.videos.append(_reference(block, VIDEO_BLOCKS))
+        return VIDEO_MARK
     refuse_block(kind)
     if kind not in _IMAGE_BLOCKS:
         raise FaultError(Reason.WRONG_TYPE, f"a content block has the type {str(kind)[:40]!r}; known are text, image")
-    reference = next(
-        (block[key] for key in ("image", "image_url", "path", "url", "value") if block.get(key) is not None), None
-    )
-    if isinstance(reference, dict) and "url" in reference:
-        reference = reference["url"]
+    reference = _reference(block, _IMAGE_BLOCKS)
     if reference is not None:
-        inline.append(reference)
+        inline.images.append(reference)
     return None
+
+
+def _reference(block: Mapping[str, Any], kinds: Sequence[str]) -> Any:
+    """What a block of one of these types shows; None where it does not say."""
+    names = (*kinds, "path", "url", "value")
+    reference = next((block[name] for name in names if block.get(name) is not None), None)
+    return reference["url"] if isinstance(reference, dict) and "url" in reference else reference
 
 
 def _without_leading_answer(messages: list[Message]) -> list[Message]:

@@ -63,6 +63,9 @@ class Reason(StrEnum):
     IMAGE_BOMB = "image_bomb"
     IMAGE_TOO_SMALL = "image_too_small"
     IMAGE_TOO_NARROW = "image_too_narrow"
+    VIDEO_MISSING = "video_missing"
+    VIDEO_TOO_LARGE = "video_too_large"
+    VIDEO_CORRUPT = "video_corrupt"
     FORGOTTEN = "forgotten"
 
 

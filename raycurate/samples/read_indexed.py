@@ -25,6 +25,8 @@ from raycurate.samples.sources import list_source
 from raycurate.samples.tables import as_turns
 
 LLAMA_FACTORY, INTERN_VL = "dataset_info.json", "meta.json"
+PATH_COLUMNS = ("image", "images", "video", "videos")
+"""Of rows, whose paths get a root in front."""
 _PLACES = frozenset({"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url"})
 _TAGS = {"user_tag": ("human", "user"), "assistant_tag": ("gpt", "assistant"), "system_tag": ("system", "system")}
 _OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -62,7 +64,7 @@ class DataSet:
         elif self.turns is not None and isinstance(row.get(self.turns), list):
             row["messages"] = [self._turn(turn) for turn in row.pop(self.turns)]
         if self.root:
-            for name in ("image", "images"):
+            for name in PATH_COLUMNS:
                 if name in row:
                     row[name] = below(self.root, row[name])
         return {"task": self.name, **{name: item for name, item in row.items() if name != "task" or item}}

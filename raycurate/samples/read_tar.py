@@ -201,7 +201,7 @@ class _Group:
         found: dict[str, Any] = {}
         for extension, name in self.others.items():
             column = media.get(SUFFIXES[extension]) if extension in SUFFIXES else None
-            found[column or f"{extension} members"] = name
+            found[column or f"{extension} members"] = {"member": name} if column == "video" else name
         return found
 
 

@@ -9,7 +9,7 @@ Cost: a few dictionary look-ups a row, one search for marks in the turns that ho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from raycurate.samples.marks import IMAGE_TAG
@@ -64,12 +64,12 @@ _MARKS = (
 )
 
 
-def refuse_columns(record: Mapping[str, Any], where: str) -> None:
-    """Raise ``FaultError`` for a row or a turn with a column of a medium that is not empty."""
+def refuse_columns(record: Mapping[str, Any], where: str, read: Collection[str] = ()) -> None:
+    """Raise ``FaultError`` for a row or a turn with a column of a medium that is not empty, but for those ``read``."""
     if COLUMNS.keys().isdisjoint(record):
         return
     for name, reason in COLUMNS.items():
-        if name in record and not is_nothing(record[name]):
+        if name in record and name not in read and not is_nothing(record[name]):
             raise FaultError(reason, f"{where} carries {WHAT[reason]} ('{name}'), which is not read")
 
 
@@ -93,12 +93,14 @@ def refuse_path(path: str) -> None:
         raise FaultError(reason, f"{path[-100:]!r} is named as an image and is {WHAT[reason]}, which is not read")
 
 
-def refuse_marks(messages: Iterable[Message]) -> None:
-    """Raise ``FaultError`` for a mark that stands for another medium than an image."""
+def refuse_marks(messages: Iterable[Message], *, videos: bool = False) -> None:
+    """Raise ``FaultError`` for a mark that stands for another medium than an image, or a video where they are read."""
     for turn, message in enumerate(messages):
         if message.text.count("<") == message.text.count(IMAGE_MARK):
             continue
         for pattern, reason in _MARKS:
+            if videos and reason is VIDEO and message.role == "user":
+                continue
             found = pattern.search(message.text)
             if found:
                 mark = found[0].strip()

@@ -77,6 +77,8 @@ MANY_ROWS = 1000
 """Rows of which not one can be used are enough to stop."""
 BYTES_HERE = 4 << 20
 """Of a source file that one process reads in the seconds that a cluster takes to start."""
+VIDEO_BYTES_HERE = 16 << 10
+"""The same where its rows, about a hundred, show videos."""
 log = logging.getLogger("raycurate")
 
 
@@ -89,7 +91,9 @@ def _is_small(_: Run, config: IngestConfig) -> bool:
     if any(is_missing(path) for path in named):
         return True
     paths = [path for name in named for path in glob.glob(name, recursive=True) or [name]]
-    return all(map(os.path.isfile, paths)) and sum(map(os.path.getsize, paths)) <= BYTES_HERE
+    return all(map(os.path.isfile, paths)) and sum(map(os.path.getsize, paths)) <= (
+        VIDEO_BYTES_HERE if config.video_frames else BYTES_HERE
+    )
 
 
 @in_session_unless(_is_small)
