@@ -141,6 +141,8 @@ def test_kill_9_in_an_append(data, tmp_path, where):
     made = [run.noun("samples").require("ingest") for run in runs]
     assert made[0].fingerprint == made[1].fingerprint
     assert made[0].metrics == made[1].metrics
+    counts = [(each.shards, each.rows_in, each.rows_out, each.quarantined) for each in made]
+    assert counts[0] == counts[1], "each part is counted, also one that was there without its record"
     assert [noun.label for noun in runs[0].nouns()] == ["main"]
 
 
