@@ -10,7 +10,8 @@ import click
 from rich.table import Table
 
 from raycurate.cli.results import show_table
-from raycurate.cli.support import ReadableCommand, out, plain, run_argument
+from raycurate.cli.support import ReadableCommand, err, out, plain, run_argument
+from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.samples.quarantine import printable
 
@@ -55,7 +56,8 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
     source = found.source
     yield "key", found.key or "none"
     task = f", task {source['task']}" if "task" in source else ""
-    yield "source", f"{source['source_file']}, row {source['source_row']}, id {source['source_id']}{task}"
+    reader = f", read as {source['reader']}" if source.get("reader") else ""
+    yield "source", f"{source['source_file']}, row {source['source_row']}, id {source['source_id']}{task}{reader}"
     if found.refused is not None:
         yield "refused", f"{found.refused['reason']}: {found.refused['detail']}"
         yield "excerpt", found.refused["excerpt"]
@@ -64,6 +66,8 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "image", image
     for turn in found.turns:
         yield turn["role"], " ".join(turn["text"].split())
+    for name, refusal in found.rejected.items():
+        yield "rejected", f"{name}: {refusal['reason']}: {refusal['detail']}"
     for label, values in found.features.items():
         yield "features", f"{label}: {values['dimension']:,} numbers, norm {values['norm']:.4g}"
     for label, values in found.clusters.items():
@@ -75,12 +79,16 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
             yield "score", f"{name}: {score['value']:.6g}, above {score['percentile']:.1f} % of the rows"
     for label, mark in found.marks.items():
         yield "marked", f"{label}: {_mark(mark)}"
+    for label, copies in found.copies.items():
+        yield "copies", f"{label}: {copies['rows']:,} rows are marked as like this one: {', '.join(copies['keys'])}"
     for label, selection in found.selections.items():
         first, *others = _selection(label, selection)
         yield "selection", first
         yield from (("", line) for line in others)
     for label, epochs in found.trainings.items():
         yield "training", f"models/{label}: " + (f"seen {epochs:.3g} times" if epochs else "not seen")
+    for why in found.stale.values():
+        yield "stale", why
 
 
 def _cluster(label: str, values: dict[str, Any]) -> str:
@@ -146,7 +154,7 @@ def _number(value: Any) -> str:
 @click.option("--quiet", is_flag=True, help="Print nothing: the exit code tells.")
 @AS_JSON
 def diff(first: str, second: str, quiet: bool, as_json: bool) -> None:
-    """Tell how two selections differ and what caused it. The exit code is 1 where they keep different rows.
+    """Tell how two selections differ and what caused it. Exit code: 0 the same rows, 1 different ones, 2 an error.
 
     \b
     Example:
@@ -154,7 +162,11 @@ def diff(first: str, second: str, quiet: bool, as_json: bool) -> None:
     """
     from raycurate.views.diff import diff_selections, lines_of
 
-    found = diff_selections(first, second)
+    try:
+        found = diff_selections(first, second)
+    except UserError as error:  # 1 is an answer
+        err.print(f"[bold red]error:[/] {plain(str(error))}")
+        raise click.exceptions.Exit(2) from None
     if as_json and not quiet:
         click.echo(json.dumps(found.to_json(), indent=2))
     elif not quiet:
@@ -242,8 +254,10 @@ def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:
     "--folder", help="Write a folder of pages instead: index.html and, for each cluster shown, many more rows."
 )
 @click.option("--relevancy-model", help="Another model than the one of the features, for the maps.")
+@click.option("--price-per-hour", type=click.FloatRange(0, min_open=True), help="Of the cluster: cost beside the time.")
 def report(
     run: str,
+    price_per_hour: float | None,
     label: str,
     place: str | None,
     clusters: int,
@@ -276,9 +290,9 @@ def report(
     if folder is not None:
         from raycurate.report.folder import write_folder
 
-        print_report_place(write_folder(Run(run), label, folder, sizes, maps))
+        print_report_place(write_folder(Run(run), label, folder, sizes, maps, price_per_hour))
         return
-    print_report_place(write_report(Run(run), label, place, sizes, maps))
+    print_report_place(write_report(Run(run), label, place, sizes, maps, price_per_hour))
 
 
 def print_report_place(place: str) -> None:

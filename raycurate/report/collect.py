@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 
 from raycurate.charts.marks import TaskBar
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import why_stale
+from raycurate.stages.engine.names import command_for
 from raycurate.views.find import refused_parts
 
 EXAMPLES = 3
@@ -93,9 +95,24 @@ def summary_of(run: Run, noun: Noun, manifest: Manifest) -> Summary:
             for name, rows in samples.metrics.get("sources", {}).items()
             if "kept_sources" in manifest.metrics
         ],
-        notes=list(manifest.metrics.get("notes", ())),
+        notes=[*_out_of_date(noun, manifest), *manifest.metrics.get("notes", ())],
         libraries=dict(manifest.libraries),
     )
+
+
+def _out_of_date(noun: Noun, manifest: Manifest) -> list[str]:
+    """Why the selection is not what a new one would be, and the command that makes it anew."""
+    stale = why_stale(noun, manifest)
+    return [] if stale is None else [f"Out of date: {stale}. `raycurate {command_for(noun)}` makes it again."]
+
+
+def most_telling(bars: Sequence[TaskBar], most: int) -> list[TaskBar]:
+    """The tasks of a table with room for so many: half of them the largest, half those furthest from their share."""
+    if len(bars) <= most:
+        return list(bars)
+    largest = list(bars[: most // 2])
+    rest = sorted(bars[most // 2 :], key=lambda bar: -abs(bar.kept - bar.fair))
+    return largest + rest[: most - len(largest)]
 
 
 def task_bars(noun: Noun) -> list[TaskBar]:

@@ -8,38 +8,61 @@ Cost: as of the report, with `MOST_ROWS` rows a side of each cluster, some 4 KB 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import pyarrow.fs as pafs
+
+from raycurate.errors import UserError
 from raycurate.report.gallery import Card, Shelf, Sizes
 from raycurate.report.page import fitting_page, report_parts
 from raycurate.report.relevancy_facts import RelevancyMaps
 from raycurate.report.rendering import render
-from raycurate.run.filesystem import absolute, resolve, write_bytes
+from raycurate.run.filesystem import absolute, list_files, resolve, write_bytes
 from raycurate.run.store import Run
 
 MOST_ROWS = 240
 PAGE_ROWS = 60
 INDEX = "index.html"
 SIDES = ("kept", "dropped")
+OWN_PAGE = re.compile(r"(cluster|task)-\d+-(kept|dropped)-\d+\.html")
 
 
-def write_folder(run: Run, label: str, folder: str, sizes: Sizes, maps: RelevancyMaps | None = None) -> str:
+def write_folder(
+    run: Run,
+    label: str,
+    folder: str,
+    sizes: Sizes,
+    maps: RelevancyMaps | None = None,
+    price_per_hour: float | None = None,
+) -> str:
     """Write the pages of a selection; where the index lies.
 
     Raises:
-        UserError: there is no finished selection with this label.
+        UserError: there is no finished selection with this label, or the place is a file.
     """
     filesystem, path = resolve(absolute(folder))
-    large = Sizes(sizes.per_kind, max(MOST_ROWS, sizes.per_side), sizes.seed)
-    parts, clusters = report_parts(run, label, large, maps)
+    if filesystem.get_file_info(path).is_file:
+        raise UserError(f"--folder {folder} is a file; give a new folder, or one that a report was written to before")
+    large = replace(sizes, per_side=max(MOST_ROWS, sizes.per_side))
+    parts, clusters = report_parts(run, label, large, maps, price_per_hour)
     shelves: Sequence[Shelf] = parts["shelves"]
     more = {shelf.anchor: [(side, _names(shelf, side)) for side in SIDES] for shelf in shelves}
+    _remove_pages(filesystem, path)
     for shelf in shelves:
         for name, page in _pages(shelf, run.uri, label):
             write_bytes(filesystem, f"{path}/{name}", page.encode())
     index = fitting_page(parts | {"more": more}, clusters, sizes)
     write_bytes(filesystem, f"{path}/{INDEX}", index.encode())
     return f"{absolute(folder).rstrip('/')}/{INDEX}"
+
+
+def _remove_pages(filesystem: pafs.FileSystem, folder: str) -> None:
+    """Take away the pages of an earlier report, by their names; other files stay."""
+    for info in list_files(filesystem, folder, ".html"):
+        if info.base_name == INDEX or OWN_PAGE.fullmatch(info.base_name):
+            filesystem.delete_file(info.path)
 
 
 def _cards(shelf: Shelf, side: str) -> list[Card]:

@@ -21,6 +21,7 @@ from raycurate.report.collect import (
     cluster_facts,
     counts_of,
     largest_tasks,
+    most_telling,
     quarantine_of,
     summary_of,
     task_bars,
@@ -36,6 +37,8 @@ from raycurate.views.diff import selection_at
 
 MOST_BYTES = 15 << 20
 MOST_TASKS = 60
+MOST_TABLE = 500
+"""Tasks of the table below the chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +60,20 @@ class Clusters:
     diversity: Diversity | None = None
 
 
-def build_report(run: Run, label: str = "main", sizes: Sizes | None = None, maps: RelevancyMaps | None = None) -> str:
-    """The report of a selection, with relevancy maps where they were made.
+def build_report(
+    run: Run,
+    label: str = "main",
+    sizes: Sizes | None = None,
+    maps: RelevancyMaps | None = None,
+    price_per_hour: float | None = None,
+) -> str:
+    """The report of a selection, with relevancy maps where they were made, and its cost where a price is given.
 
     Raises:
         UserError: there is no finished selection with this label.
     """
     sizes = sizes or Sizes()
-    parts, clusters = report_parts(run, label, sizes, maps)
+    parts, clusters = report_parts(run, label, sizes, maps, price_per_hour)
     return fitting_page(parts, clusters, sizes)
 
 
@@ -73,7 +82,7 @@ def fitting_page(parts: dict[str, Any], clusters: Clusters, sizes: Sizes) -> str
     shelves = smaller(parts["shelves"], clusters.facts, sizes)
     page = render("page.html", parts | _gallery(shelves, clusters, sizes))
     while len(page.encode()) > MOST_BYTES and (sizes.per_kind > 1 or sizes.per_side > 1):
-        sizes = Sizes(max(1, sizes.per_kind // 2), max(1, sizes.per_side // 2), sizes.seed)
+        sizes = dataclasses.replace(sizes, per_kind=max(1, sizes.per_kind // 2), per_side=max(1, sizes.per_side // 2))
         shelves = smaller(shelves, clusters.facts, sizes)
         page = render("page.html", parts | _gallery(shelves, clusters, sizes))
     return page
@@ -85,17 +94,20 @@ def write_report(
     out: str | None = None,
     sizes: Sizes | None = None,
     maps: RelevancyMaps | None = None,
+    price_per_hour: float | None = None,
 ) -> str:
     """Write the report of a selection to a file or URI, by default into the run directory; where it lies."""
     name = "report.html" if label == "main" else f"report-{label}.html"
     place = absolute(out) if out is not None else f"{run.uri.rstrip('/')}/{name}"
-    page = build_report(run, label, sizes, maps)
+    page = build_report(run, label, sizes, maps, price_per_hour)
     filesystem, path = resolve(place)
     write_bytes(filesystem, path, page.encode())
     return place
 
 
-def report_parts(run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None) -> tuple[dict[str, Any], Clusters]:
+def report_parts(
+    run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None, price_per_hour: float | None
+) -> tuple[dict[str, Any], Clusters]:
     """What the template shows whatever the size of its gallery, and what that is made from."""
     noun, manifest = selection_at(f"{run.uri}:{label}")
     config = manifest.description["config"]
@@ -111,6 +123,8 @@ def report_parts(run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None)
     parts = {
         "summary": summary,
         "bars": bars,
+        "table_bars": most_telling(bars, MOST_TABLE),
+        "price": price_per_hour,
         "task_chart": task_chart(bars[:MOST_TASKS]),
         "most_tasks": MOST_TASKS,
         "agreement": agreement(clusters.counts) if clusters.counts else None,

@@ -9,27 +9,34 @@ cluster for its neighbours where the features are at most `FEATURE_BYTES`. One s
 
 from __future__ import annotations
 
+import io
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.samples.images import ImageRoot
+from raycurate.samples.quarantine import FaultError
+from raycurate.samples.schema import ImageRef
 from raycurate.settings import make_config
+from raycurate.stages.engine.lineage import why_stale
 from raycurate.stages.engine.names import ROW_SCORES
 from raycurate.stages.selecting.what_if import first_ratio, keeps_at
-from raycurate.views.find import find_row, row_of
+from raycurate.views.find import find_row, refused_parts, row_of
 
 FEATURE_BYTES = 4 << 30
 """Features that are read for the neighbours of one row."""
 RATIO_ROWS = 200_000
 """Rows up to which the ratio that would keep a row is searched unasked: ten plans over all of them."""
 NEIGHBOURS = 3
+MOST_COPIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class Explanation:
         key: None for a row that was refused before it had one.
         source: file, row, id and task.
         turns: role and text of each.
-        images: path, or size in bytes of one that came with the row.
+        images: path, or size in bytes of one that came with the row; kind, width and height where it can be read.
         refused: reason, detail and excerpt of a row in quarantine.
         features: label -> dimension and norm.
         clusters: label -> cluster, its size, similarity to its centroid, nearest rows.
@@ -48,6 +55,9 @@ class Explanation:
         marks: label -> why it is marked, and the row that it is like.
         selections: label -> kept, reason, rank and what its group was given.
         trainings: label -> how often a training saw the row.
+        rejected: noun/label -> why a stage that came later refused the row.
+        copies: label of marks -> rows that are marked as like this one, which stays: how many, and the first keys.
+        stale: noun/label -> why what is told of it is out of date.
     """
 
     key: str | None
@@ -61,6 +71,9 @@ class Explanation:
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     selections: dict[str, dict[str, Any]] = field(default_factory=dict)
     trainings: dict[str, float] = field(default_factory=dict)
+    rejected: dict[str, dict[str, str]] = field(default_factory=dict)
+    copies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stale: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -92,16 +105,70 @@ def explain_row(run: Run, name: str, samples: str = "main", *, search_ratio: boo
     search = manifest.rows_out <= RATIO_ROWS if search_ratio is None else search_ratio
     return Explanation(
         key=key,
-        source={column: row[column] for column in ("source_file", "source_row", "source_id", "task")},
+        source={column: row[column] for column in ("source_file", "source_row", "source_id", "task")}
+        | {"reader": manifest.description["config"].get("format")},
         turns=[{"role": turn["role"], "text": turn["text"]} for turn in row["messages"]],
-        images=[image["path"] or f"{len(image['data'] or b''):,} bytes in the row" for image in row["images"]],
+        images=[_image(image, manifest) for image in row["images"]],
         features=_features(run, key, place.shard),
         clusters=_clusters(run, key, place.shard),
         scores=_scores(run, key, place.shard),
         marks=_marks(run, key, place.shard, samples),
         selections=_selections(run, key, place.shard, manifest, search=search),
         trainings=_trainings(run, key, manifest),
+        rejected=_rejected(run, key),
+        copies=_copies(run, key, samples),
+        stale=_stale(run),
     )
+
+
+def _image(image: dict[str, Any], samples: Manifest) -> str:
+    """Where an image lies, and what its header says."""
+    place = image["path"] or f"{len(image['data'] or b''):,} bytes in the row"
+    try:
+        data = ImageRoot.of(samples.description["config"].get("images")).read(ImageRef(image["path"], image["data"]))
+        with Image.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            return f"{place}: {opened.format} of {width} x {height}, {opened.mode}, {len(data):,} bytes"
+    except (UserError, FaultError, OSError, ValueError, Image.DecompressionBombError) as error:
+        return f"{place}: cannot be read ({error})"
+
+
+def _rejected(run: Run, key: str) -> dict[str, dict[str, str]]:
+    """Reason and detail of each stage that refused the row after it was ingested."""
+    found: dict[str, dict[str, str]] = {}
+    for noun in run.nouns():
+        if noun.noun == "samples":
+            continue
+        for rows in refused_parts(noun):
+            own = rows.filter(pc.fill_null(pc.equal(rows["key"], key), False))
+            if own.num_rows:
+                row = own.slice(0, 1).to_pylist()[0]
+                found[f"{noun.noun}/{noun.label}"] = {name: row[name] for name in ("reason", "detail")}
+    return found
+
+
+def _copies(run: Run, key: str, samples: str) -> dict[str, dict[str, Any]]:
+    """Rows that are marked as like this one."""
+    found: dict[str, dict[str, Any]] = {}
+    for noun, manifest in _nouns(run, "marks"):
+        if manifest.description["config"].get("samples") != samples:
+            continue
+        keys = [
+            rows.filter(pc.and_(pc.is_valid(rows["reason"]), pc.fill_null(pc.equal(rows["like"], key), False)))
+            for rows in noun.iter_parts(["key", "like", "reason"])
+        ]
+        copies = [each for rows in keys for each in rows["key"].to_pylist()]
+        if copies:
+            found[noun.label] = {"rows": len(copies), "keys": copies[:MOST_COPIES]}
+    return found
+
+
+def _stale(run: Run) -> dict[str, str]:
+    """Why each finished noun that is told of is out of date."""
+    kinds = ("features", "clusters", ROW_SCORES, "marks", "selection", "models")
+    made = ((noun, noun.manifest()) for noun in run.nouns() if noun.noun in kinds)
+    stale = {f"{n.noun}/{n.label}": why_stale(n, m) for n, m in made if m is not None}
+    return {name: str(found) for name, found in stale.items() if found is not None}
 
 
 def _nouns(run: Run, kind: str) -> list[tuple[Noun, Manifest]]:

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.run.store import Run
+from raycurate.run.store import Noun, Run
 from raycurate.samples.schema import IMAGE_MARK
+from raycurate.selection.base import REASONS
 from raycurate.selection.keys import key_array, key_hashes
 from raycurate.views.diff import selection_at
 
@@ -39,12 +40,16 @@ def chosen_rows(run: Run, label: str, wanted: Wanted) -> tuple[int, list[dict[st
     """How many rows there are of the kind that is asked for, and a sample of them with their turns and images.
 
     Raises:
-        UserError: no such selection or task.
+        UserError: no such selection, task, reason or cluster.
     """
     noun, manifest = selection_at(f"{run.uri}:{label}")
     tasks = noun.read_table("tasks.parquet", ["task"])["task"].to_pylist()
     if wanted.task is not None and wanted.task not in tasks:
         raise unknown_name("task", wanted.task, tasks)
+    if wanted.reason is not None and wanted.reason not in REASONS:
+        raise unknown_name("reason", wanted.reason, REASONS)
+    if wanted.cluster is not None:
+        _check_cluster(noun, wanted.cluster)
     if wanted.limit < 1:
         raise UserError(f"limit is {wanted.limit}; it must be 1 or more")
     total = 0
@@ -64,6 +69,15 @@ def chosen_rows(run: Run, label: str, wanted: Wanted) -> tuple[int, list[dict[st
         sample = part.slice(pc.index(part["key"], key).as_py(), 1).to_pylist()[0]
         found.append({**row, "messages": sample["messages"], "images": sample["images"]})
     return total, found
+
+
+def _check_cluster(noun: Noun, cluster: int) -> None:
+    """Raise `UserError` for a cluster that the selection does not have."""
+    if not noun.filesystem.get_file_info(f"{noun.folder}/clusters.parquet").is_file:
+        raise UserError(f"the method of selection '{noun.label}' has no clusters; leave cluster {cluster} out")
+    known = noun.read_table("clusters.parquet", ["cluster"])["cluster"].to_pylist()
+    if cluster not in known:
+        raise UserError(f"there is no cluster {cluster}; those of '{noun.label}' go from {min(known)} to {max(known)}")
 
 
 def _mask(rows: pa.Table, wanted: Wanted) -> pa.ChunkedArray:

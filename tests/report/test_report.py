@@ -25,7 +25,7 @@ from raycurate.errors import UserError
 from raycurate.models.adapter import auto_layers
 from raycurate.report import folder
 from raycurate.report import page as pages
-from raycurate.report.collect import ClusterFacts, agreement, cluster_facts, task_bars
+from raycurate.report.collect import STEPS, ClusterFacts, agreement, cluster_facts, most_telling, task_bars
 from raycurate.report.folder import write_folder
 from raycurate.report.gallery import Sizes, chosen_clusters, shelves_of, smaller
 from raycurate.report.page import build_report, write_report
@@ -278,6 +278,35 @@ def test_charts_hold_for_empty_tasks_one_cluster_and_missing_intervals():
     assert "cluster 4: 0 of 3 rows kept (0%)" in cluster_map([Dot(4, 0.0, 0.0, 3, 0, "x")], 0.1, frozenset({4}))
     assert cluster_map([], 0.1) == interval_chart([], "x") == ""
     assert "+1.0 %, no interval" in interval_chart([Interval("m", 1.0, None, None)], "stratified")
+
+
+def test_the_table_of_many_tasks_has_the_largest_and_those_furthest_from_their_share():
+    """So many of them; few tasks are all there."""
+    bars = [TaskBar(f"t{i}", 1000 - i, 5, 5.0) for i in range(900)]
+    bars[700] = TaskBar("starved", 300, 0, 150.0)
+    told = most_telling(bars, 10)
+    assert [bar.task for bar in told[:6]] == ["t0", "t1", "t2", "t3", "t4", "starved"]
+    assert len(told) == 10
+    assert most_telling(bars[:10], 10) == bars[:10]
+
+
+def test_a_price_gives_the_money_beside_the_time(hostile):
+    seconds = sum(each.manifest().seconds for each in hostile.nouns() if each.noun in STEPS)
+    assert f"{seconds * 7200 / 3600:,.2f} at 7,200.00 an hour" in build_report(hostile, price_per_hour=7200.0)
+    assert "an hour" not in build_report(hostile)
+
+
+def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile, tmp_path):
+    """And a file is no folder."""
+    place = tmp_path / "pages"
+    place.mkdir()
+    for name in ("cluster-77-kept-3.html", "task-9-dropped-1.html", "mine.html", "notes.txt"):
+        (place / name).write_text("old")
+    write_folder(hostile, "main", str(place), Sizes())
+    left = {path.name for path in place.iterdir() if path.read_text() == "old"}
+    assert left == {"mine.html", "notes.txt"}
+    with pytest.raises(UserError, match="is a file; give a new folder"):
+        write_folder(hostile, "main", str(place / "notes.txt"), Sizes())
 
 
 @needs_browser

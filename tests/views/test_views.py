@@ -8,13 +8,17 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from raycurate.cli.main import main
 from raycurate.cli.support import out, plain
 from raycurate.config import IngestConfig, SelectConfig
 from raycurate.errors import UserError
+from raycurate.report.page import build_report
 from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
@@ -72,7 +76,8 @@ def test_a_row_is_explained_by_what_its_nouns_say(run):
     """Norm, cluster, its nearest rows, rank and the numbers of its groups."""
     case = clustered_case(5, rows=ROWS, clusters=6)
     found = explain_row(run, "row 17", search_ratio=False)
-    assert found.source == {"source_file": "made", "source_row": 17, "source_id": "row 17", "task": "task 2"}
+    source = {"source_file": "made", "source_row": 17, "source_id": "row 17", "task": "task 2", "reader": None}
+    assert found.source == source
     values = case.features.astype(np.float16).astype(np.float64)
     assert found.features["main"]["norm"] == pytest.approx(np.linalg.norm(values[17]))
     members = np.flatnonzero(case.labels == case.labels[17])
@@ -163,8 +168,15 @@ def test_rows_that_are_shown_are_a_stated_sample_of_those_asked_for(run):
     assert [row["key"] for row in again[:5]] == [row["key"] for row in rows]
     other = chosen_rows(run, "coincide", Wanted(task="task 2", kept=False, limit=5, seed=1))[1]
     assert [row["key"] for row in other] != [row["key"] for row in rows]
-    with pytest.raises(UserError, match="task 3"):
-        chosen_rows(run, "coincide", Wanted(task="task 3"))
+    for wanted, told in (
+        (Wanted(task="task 3"), "task 3"),
+        (Wanted(reason="over_quotas"), "Did you mean 'over_quota'"),
+        (Wanted(cluster=99), "no cluster 99; those of 'coincide' go from 0 to 5"),
+    ):
+        with pytest.raises(UserError, match=told):
+            chosen_rows(run, "coincide", wanted)
+    with pytest.raises(UserError, match="'random' has no clusters; leave cluster 1 out"):
+        chosen_rows(run, "random", Wanted(cluster=1))
 
 
 def test_commands_print_and_tell_by_their_exit_code(run):
@@ -182,7 +194,8 @@ def test_commands_print_and_tell_by_their_exit_code(run):
         ask(main, ["diff", same, other, "--quiet"]).output,
         json.loads(ask(main, ["diff", same, other, "--json"]).output)["same"],
     ) == ("", False)
-    assert ask(main, ["diff", same, f"{run.uri}:none"]).exit_code == 1
+    failed = ask(main, ["diff", same, f"{run.uri}:none"])
+    assert (failed.exit_code, "has no finished selection 'none'" in failed.output) == (2, True)
     assert "3 of " in ask(main, ["show", run.uri, "--label", "random", "--limit", "3"]).output
 
 
@@ -219,6 +232,52 @@ def test_a_marked_row_says_what_it_is_like(run, tmp_path):
     told = CliRunner().invoke(main, ["explain", copied.uri, second, "--no-ratio"]).output
     assert f"dedup: exact_copy, like {first}" in " ".join(told.split())
     assert "its task:" in told
+    assert explain_row(copied, first).copies == {"dedup": {"rows": 1, "keys": [second]}}
+    told = CliRunner().invoke(main, ["explain", copied.uri, first, "--no-ratio"]).output
+    assert f"dedup: 1 rows are marked as like this one: {second}" in " ".join(told.split())
+
+
+def test_what_was_made_before_the_samples_changed_is_said_to_be_out_of_date(tmp_path):
+    """Beside the row's image and its reader; the report says it too, with the command that makes it anew."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "shown.png")
+    rows = [
+        {
+            "id": f"r{i}",
+            "image": "shown.png",
+            "conversations": [{"from": "human", "value": f"<image>\n{i}?"}, {"from": "gpt", "value": "a"}],
+        }
+        for i in range(8)
+    ]
+    (tmp_path / "first.json").write_text(json.dumps(rows[:5]))
+    (tmp_path / "more.json").write_text(json.dumps(rows[5:]))
+    run = Run(str(tmp_path / "run"))
+    values = {"images": str(tmp_path), "format": "llava"}
+    ingest(run, make_config(IngestConfig, {**values, "source": str(tmp_path / "first.json")}))
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 0.5}))
+    assert explain_row(run, "r0").stale == {}
+    ingest(run, make_config(IngestConfig, {**values, "source": str(tmp_path / "more.json"), "append": True}))
+    found = explain_row(run, "r0", search_ratio=False)
+    assert found.source["reader"] == "llava"
+    assert found.images[0].startswith("shown.png: PNG of 40 x 30, RGB, ")
+    assert "'samples/main', which has grown since" in found.stale["selection/main"]
+    assert "has grown since" in CliRunner().invoke(main, ["explain", run.uri, "r7", "--no-ratio"]).output
+    page = build_report(run)
+    assert "Out of date: &#39;selection/main&#39; was made from an earlier" in page
+    assert "`raycurate select` makes it again" in page
+    (tmp_path / "shown.png").unlink()
+    assert "cannot be read" in explain_row(run, "r0", search_ratio=False).images[0]
+
+
+def test_a_row_that_a_later_stage_refused_says_why(run, tmp_path):
+    copied = Run(str(shutil.copytree(run.uri, tmp_path / "run")))
+    key = sorted(kept(run, "random"))[0]
+    row = {"key": key, "source_file": "made", "source_row": 0, "source_id": "x", "reason": "out_of_memory"}
+    folder = Path(copied.noun("features").quarantine_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([{**row, "detail": "too long", "excerpt": ""}]), folder / "part-00000.parquet")
+    assert explain_row(copied, key, search_ratio=False).rejected == {
+        "features/main": {"reason": "out_of_memory", "detail": "too long"}
+    }
 
 
 def test_words_between_colons_are_printed_as_they_are():
