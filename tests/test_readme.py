@@ -24,6 +24,7 @@ from raycurate.cli import support
 from raycurate.cli.main import main
 from raycurate.cli.options import StageCommand
 from raycurate.run.store import Run
+from raycurate.samples.quarantine import Reason
 
 ROOT = Path(__file__).parents[1]
 LINE = re.compile(r"^ +(?:\w+=\S+ )?(raycurate [a-z-]+ .*?)$", re.MULTILINE)
@@ -186,6 +187,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, ray_cluster):
     exec(compile(code, "README.md", "exec"), {})
     kept = pa.concat_tables(Run("runs/mine").noun("selection").iter_parts(["kept"]))["kept"]
     assert (len(kept), pc.sum(kept).as_py()) == (120, 24)
+
+
+def test_the_face_counts_the_reasons_of_the_quarantine():
+    assert f"({len(Reason)} kinds)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_face_fits_two_screens_and_leads_on():
