@@ -30,6 +30,8 @@ from raycurate.run.store import ShardRecord
 from raycurate.stages.engine.shards import count_record, get_result, pending_tasks
 
 BLOCK_BYTES = 8 << 20
+CALLS = 2
+"""Batches that an actor has in hand: one in its model, one that is unpacked or written (`fragments.ModelThread`)."""
 _USER_ERROR = re.compile(r"^raycurate\.errors\.UserError: (.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
 PLACE = ("shard", "window", "batch", "batches", "windows")
 """Where a batch belongs: its number and how many there are in its window, its window and how many in its shard."""
@@ -82,6 +84,7 @@ def pool_dataset(
         max_size=most,
         initial_size=max(least, min(most, slots)),
         max_tasks_in_flight_per_actor=4,
+        max_concurrent_calls_per_actor=CALLS,
     )
     dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     context = dataset.context

@@ -19,7 +19,7 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, ShardRecord
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.engine.checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, processor_source
-from raycurate.stages.workers.fragments import EXCERPT, actor_device, lines_of, loaded_windows
+from raycurate.stages.workers.fragments import EXCERPT, ModelThread, lines_of, loaded_windows
 from raycurate.stages.workers.preparers import preparer_of
 
 if TYPE_CHECKING:
@@ -126,9 +126,11 @@ class AnsweringActor:
     def __init__(self, checkpoint: Checkpoint, facts: CheckpointFacts, config: EvaluateConfig, on_gpu: bool) -> None:
         from raycurate.evaluation.generate import Generator
 
-        vlm = load_checkpoint(
+        self.thread = ModelThread("evaluate", on_gpu, config.threads)
+        vlm = self.thread.run(
+            load_checkpoint,
             checkpoint,
-            device=actor_device("evaluate", on_gpu, config.threads),
+            device=self.thread.device,
             dtype=facts[1],
             trust_remote_code=config.trust_remote_code,
         )
@@ -142,7 +144,7 @@ class AnsweringActor:
 
         answers: list[list[Any]] = []
         if row["payload"] is not None:
-            given = self.generator.answer(PreparedBatch.from_bytes(row["payload"]))
+            given = self.thread.run(self.generator.answer, PreparedBatch.from_bytes(row["payload"]))
             for (position, turn), a in zip(json.loads(row["questions"]), given, strict=True):
                 answers.append([position, turn, a and a.text, a and a.num_tokens, a and a.finished])
         return {**{name: row[name] for name in COUNTS}, "answers": json.dumps(answers)}

@@ -22,7 +22,7 @@ from raycurate.stages.engine.model_facts import ModelFacts
 from raycurate.stages.engine.rejects import check_some_good
 from raycurate.stages.workers.fragments import (
     SOURCE_COLUMNS,
-    actor_device,
+    ModelThread,
     delete_fragments,
     lines_of,
     loaded_windows,
@@ -77,9 +77,11 @@ class ExtractionActor:
         from raycurate.features.extractor import ActivationExtractor
         from raycurate.models.adapter import load_vlm
 
-        vlm = load_vlm(
+        self.thread = ModelThread("extract", on_gpu, config.threads)
+        vlm = self.thread.run(
+            load_vlm,
             config.model,
-            device=actor_device("extract", on_gpu, config.threads),
+            device=self.thread.device,
             dtype=facts.dtype.removeprefix("torch."),
             trust_remote_code=config.trust_remote_code,
         )
@@ -100,7 +102,7 @@ class ExtractionActor:
         details: list[str | None] = []
         features_ND = np.zeros((0, dimension), dtype=np.float16)
         if row["payload"] is not None:
-            result = self.extractor.extract(PreparedBatch.from_bytes(row["payload"]))
+            result = self.thread.run(self.extractor.extract, PreparedBatch.from_bytes(row["payload"]))
             start = row["start"]
             positions += [start + r for r in result.rows]
             keys += result.keys

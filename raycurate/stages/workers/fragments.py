@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from raycurate.samples.images import ImageLimits
 
 Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 ReadShard = Callable[[Noun, int], pa.Table]
 
 
@@ -129,7 +131,23 @@ def lines_of(
         yield pa.Table.from_pylist([line], schema=schema)
 
 
-def actor_device(stage: str, on_gpu: bool, threads: int) -> str:
+class ModelThread:
+    """The thread of an actor in which its model runs, one batch after the other.
+
+    An actor has `CALLS` calls under way: while one batch goes through the model, the next is unpacked and the numbers
+    of the one before are written. What torch keeps for each thread, as their number on a processor, is set here.
+    """
+
+    def __init__(self, stage: str, on_gpu: bool, threads: int) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self.device = self.run(_actor_device, stage, on_gpu, threads)
+
+    def run(self, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Call a function there, when those before it are done; its result, or its error."""
+        return self._thread.submit(function, *args, **kwargs).result()
+
+
+def _actor_device(stage: str, on_gpu: bool, threads: int) -> str:
     """Where an actor of a stage puts its model; a processor is set up for so many threads."""
     from raycurate.device import use_device
     from raycurate.models.cpu import prepare_cpu

@@ -24,7 +24,7 @@ from raycurate.stages.engine.model_facts import ModelFacts
 from raycurate.stages.engine.rejects import check_some_good
 from raycurate.stages.workers.fragments import (
     SOURCE_COLUMNS,
-    actor_device,
+    ModelThread,
     delete_fragments,
     lines_of,
     loaded_windows,
@@ -128,7 +128,7 @@ class _Actor(abc.ABC):
     def __init__(self, nouns: Nouns, config: ScoreConfig, on_gpu: bool) -> None:
         self.fragments = next(iter(nouns.values()))
         self.config = config
-        self.device = actor_device("score", on_gpu, config.threads)
+        self.thread = ModelThread("score", on_gpu, config.threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._make(row) for row in table.to_pylist()])
@@ -177,9 +177,10 @@ class ScoringActor(_Actor):
         from raycurate.features.token_scores import TokenScorer
         from raycurate.models.adapter import load_vlm
 
-        vlm = load_vlm(
+        vlm = self.thread.run(
+            load_vlm,
             config.model,
-            device=self.device,
+            device=self.thread.device,
             dtype=facts.dtype.removeprefix("torch."),
             trust_remote_code=config.trust_remote_code,
         )
@@ -199,7 +200,7 @@ class ScoringActor(_Actor):
         from raycurate.encoding.batch import PreparedBatch
 
         batch = PreparedBatch.from_bytes(payload)
-        made = self.scorers[blind].score(batch)
+        made = self.thread.run(self.scorers[blind].score, batch)
         return batch.rows, made.columns, made.reasons, made.details
 
 
@@ -211,9 +212,10 @@ class ClipActor(_Actor):
         from raycurate.features.clip import ClipScorer
 
         assert config.clip is not None, "checked by the stage"
-        self.scorer = ClipScorer(
+        self.scorer = self.thread.run(
+            ClipScorer,
             config.clip,
-            device=self.device,
+            device=self.thread.device,
             dtype=facts.dtype.removeprefix("torch."),
             trust_remote_code=config.trust_remote_code,
         )
@@ -226,7 +228,7 @@ class ClipActor(_Actor):
 
         assert not blind, "CLIP has no blind batches"
         batch = ClipBatch.from_bytes(payload)
-        return batch.rows, self.scorer.score(batch), [None] * len(batch.rows), [None] * len(batch.rows)
+        return batch.rows, self.thread.run(self.scorer.score, batch), [None] * len(batch.rows), [None] * len(batch.rows)
 
 
 # merges
