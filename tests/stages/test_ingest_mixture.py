@@ -164,7 +164,7 @@ def test_the_command_takes_named_sources_and_a_recipe_the_same(data):
     made = Run(str(data / "run")).noun("samples").require("ingest")
     assert ingest(Run(str(data / "run")), config) == made
     assert made.rows_out == 24
-    assert read_source(config).rows == 60
+    assert read_source(config).rows == 24
 
 
 def test_a_source_without_a_usable_row_is_named(data):
