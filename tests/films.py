@@ -13,9 +13,15 @@ STEP = 12
 
 
 def write_film(
-    path: Path, frames: int = 16, fps: int = 8, group: int = 8, size: tuple[int, int] = (64, 48), codec: str = "libx264"
+    path: Path,
+    frames: int = 16,
+    fps: int = 8,
+    group: int = 8,
+    size: tuple[int, int] = (64, 48),
+    codec: str = "libx264",
+    lit: bool = False,
 ) -> Path:
-    """Write a video of grey frames, the brightness of the i-th of which is ``(i % 20) * STEP``."""
+    """Write a video of grey frames, the i-th of brightness ``(i % 20) * STEP``; ``lit``: white in the upper half."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,6 +31,7 @@ def write_film(
         stream.pix_fmt, stream.gop_size = "yuv420p", group
         for number in range(frames):
             grey = np.full((size[1], size[0], 3), number % 20 * STEP, np.uint8)
+            grey[: size[1] // 2 * lit] = 255
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         container.mux(stream.encode())
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import pytest
 from PIL import Image
@@ -42,6 +43,18 @@ def test_a_path_and_its_bytes_are_the_same_images(tmp_path):
     videos._of_file.cache_clear()
     assert frames_of("a.mp4", options(tmp_path)) == first == frames_of(path.read_bytes(), options(tmp_path))
     assert [Image.open(io.BytesIO(ref.data)).size for ref in first] == [(64, 48)] * 4
+
+
+def test_frames_are_turned_as_the_file_says(tmp_path):
+    """A telephone held upright stores its films lying, with a quarter turn clockwise in the header of the track."""
+    path = write_film(tmp_path / "a.mp4", frames=2, lit=True)
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    data = path.read_bytes()
+    at = data.index(b"tkhd") + 44
+    shown = frames_of(data[:at] + quarter + data[at + 36 :], options(tmp_path, 1))
+    picture = Image.open(io.BytesIO(shown[0].data)).convert("L")
+    assert picture.size == (48, 64)
+    assert picture.getpixel((44, 32)) > 200 > 50 > picture.getpixel((4, 32))
 
 
 def test_a_file_that_changed_is_read_again(tmp_path):
