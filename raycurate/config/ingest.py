@@ -70,6 +70,7 @@ class IngestConfig(NounConfig):
     video_frames: int | None = Field(None, ge=0, description="show videos as so many frames; 0: refuse their rows")
     video_max_mb: int | None = Field(None, ge=1, description="largest video that is opened; default: 1024")
     video_max_seconds: float | None = Field(None, gt=0, description="longest video that is read; default: 7200")
+    video_max_side: int | None = Field(None, ge=16, description="longest side of a frame in pixels; default: 768")
     insert_missing_marks: bool = Field(False, description="put a missing <image> mark first, instead of a reject")
     drop_leading_answer: bool = Field(False, description="drop answers before the first question, as LLaVA's trainer")
     split: str | None = Field(None, description="which split of a Hugging Face DatasetDict")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from raycurate.config import IngestConfig, SourceConfig
 from raycurate.samples.images import ImageRoot
@@ -63,10 +64,13 @@ def video_options(config: IngestConfig, root: ImageRoot) -> VideoOptions:
     """How videos are read. Raises `UserError` where the decoder is not installed."""
     need_decoder()
     assert config.video_frames is not None
+    asked: dict[str, Any] = {
+        "max_bytes": None if config.video_max_mb is None else config.video_max_mb << 20,
+        "max_seconds": config.video_max_seconds,
+        "max_side": config.video_max_side,
+    }
     bounds = VideoOptions(frames=config.video_frames, root=root, max_pixels=config.max_pixels)
-    if config.video_max_mb is not None:
-        bounds = replace(bounds, max_bytes=config.video_max_mb << 20)
-    return bounds if config.video_max_seconds is None else replace(bounds, max_seconds=config.video_max_seconds)
+    return replace(bounds, **{name: value for name, value in asked.items() if value is not None})
 
 
 def parse_options(config: IngestConfig, reader: Reader) -> ParseOptions:

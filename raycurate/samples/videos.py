@@ -3,7 +3,8 @@
     t_i = start + duration (i + 1/2) / n,  i = 0 .. n - 1;  frame i = the last one that begins at or before t_i
 
 are n frames at equal distances in time. A frame that is the last one before several t_i is taken once, so a video of
-few frames gives fewer than n. Frames are turned upright as the file says, and stored as JPEG (quality 90).
+few frames gives fewer than n. Frames are turned upright as the file says, made smaller where a side is longer than
+`max_side`, as each row holds all its frames, and stored as JPEG (quality 90).
 
 The decoder (PyAV, FFmpeg inside) jumps to the key frame in front of t_i where that is further than it has to decode
 anyway: an hour costs about n groups of pictures. It runs on one thread, and the same file gives the same bytes in any
@@ -54,6 +55,7 @@ class VideoOptions:
         max_bytes: of a file.
         max_seconds: of a file's duration.
         max_pixels: of a frame.
+        max_side: of a frame that is kept, in pixels; a larger one is made smaller in its proportions.
     """
 
     frames: int
@@ -61,6 +63,7 @@ class VideoOptions:
     max_bytes: int = 1024 << 20
     max_seconds: float = 7200.0
     max_pixels: int = 50_000_000
+    max_side: int = 768
 
 
 def need_decoder() -> Any:
@@ -213,6 +216,7 @@ def _encoded(frame: Any, options: VideoOptions) -> ImageRef:
     image: Image.Image = frame.to_image()
     if frame.rotation:
         image = image.rotate(frame.rotation, expand=True)
+    image.thumbnail((options.max_side, options.max_side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=QUALITY)
     data = out.getvalue()

@@ -57,6 +57,14 @@ def test_frames_are_turned_as_the_file_says(tmp_path):
     assert picture.getpixel((44, 32)) > 200 > 50 > picture.getpixel((4, 32))
 
 
+def test_large_frames_are_made_smaller_in_their_proportions(tmp_path):
+    """Up to the longest side; smaller ones stay."""
+    write_film(tmp_path / "a.mp4", frames=2, size=(96, 48))
+    for side, size in ((32, (32, 16)), (768, (96, 48))):
+        shown = frames_of("a.mp4", options(tmp_path, 1, max_side=side))
+        assert Image.open(io.BytesIO(shown[0].data)).size == size
+
+
 def test_a_file_that_changed_is_read_again(tmp_path):
     """Though the frames of the last files are kept."""
     write_film(tmp_path / "a.mp4", frames=4)

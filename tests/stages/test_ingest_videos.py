@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from PIL import Image
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
@@ -69,9 +71,11 @@ def test_without_the_setting_rows_with_videos_are_refused(data, tmp_path):
 
 
 def test_the_bounds_are_those_of_the_settings(data, tmp_path):
-    """The films last 0.5, 1, 1.5 and 2 seconds."""
-    _, manifest = _ingest(tmp_path / "short", data, video_frames=2, video_max_seconds=1.2)
+    """The films last 0.5, 1, 1.5 and 2 seconds and have 64 x 48 pixels."""
+    noun, manifest = _ingest(tmp_path / "short", data, video_frames=2, video_max_seconds=1.2, video_max_side=32)
     assert manifest.quarantined["video_too_large"] == 4
+    shown = [image["data"] for row in read_all(noun).to_pylist() for image in row["images"]]
+    assert {Image.open(io.BytesIO(data)).size for data in shown} == {(32, 24)}
 
 
 def test_videos_of_a_mixture_lie_below_the_root_of_their_source(data, tmp_path):
