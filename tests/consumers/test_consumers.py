@@ -51,6 +51,13 @@ def folder(tmp_path, name, options):
     return out
 
 
+def file(tmp_path, name, options):
+    """A file of JSON Lines with its README; whoever reads it stands somewhere else."""
+    out = tmp_path / "out" / "rows.jsonl"
+    export_file(ROWS, str(out), name, options, ExportFacts("runs/mine", "abc"))
+    return out
+
+
 def test_webdataset_reads_the_tars(tmp_path, options):
     """Every row with its images decoded, in order."""
     webdataset = pytest.importorskip("webdataset")
@@ -163,8 +170,9 @@ def test_ms_swift_collates_the_parts_with_their_loss_scales(tmp_path, options, m
     assert "loss_scale" not in _swift_template(tmp_path / "plain").encode(rows[0])
 
 
-def test_llama_factory_collates_the_parts(tmp_path, options, monkeypatch):
-    """Its own loader from the index on, its template and its collator: answers trained, every image's pixels."""
+@pytest.mark.parametrize("name", ["llamafactory", "sharegpt"])
+def test_llama_factory_collates_a_folder_and_a_file(tmp_path, options, monkeypatch, name):
+    """Its own loader from the index on, which a file's README gives: answers trained, every image's pixels."""
     monkeypatch.setenv("DISABLE_VERSION_CHECK", "1")
     monkeypatch.setitem(sys.modules, "torchaudio", types.ModuleType("torchaudio"))
     collators = pytest.importorskip("llamafactory.data.collator", exc_type=ImportError)
@@ -172,7 +180,10 @@ def test_llama_factory_collates_the_parts(tmp_path, options, monkeypatch):
     from llamafactory.hparams import DataArguments, ModelArguments
     from transformers import Seq2SeqTrainingArguments
 
-    out = folder(tmp_path, "llamafactory", options)
+    if name == "sharegpt":
+        text = file(tmp_path, name, options).with_suffix(f".jsonl{SUFFIX}").read_text()
+        (tmp_path / "out" / "dataset_info.json").write_text("{" + text[text.index('"coreset": {') :] + "}")
+    out = tmp_path / "out" if name == "sharegpt" else folder(tmp_path, name, options)
     names = ",".join(json.loads((out / "dataset_info.json").read_text()))
     settings = DataArguments(
         template="llava", dataset=names, dataset_dir=str(out), media_dir=str(out), overwrite_cache=True
@@ -193,6 +204,19 @@ def test_llama_factory_collates_the_parts(tmp_path, options, monkeypatch):
     assert len(batch["pixel_values"]) == sum(len(sample.images) for sample in ROWS)
     for labels in batch["labels"]:
         assert processor.tokenizer.decode(labels[labels != -100]).startswith("ü")
+
+
+def test_ms_swift_finds_the_images_of_a_file(tmp_path, options, monkeypatch):
+    """Those that it names, and with the root of its README those beside it."""
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    swift = pytest.importorskip("swift.dataset")
+    out = file(tmp_path, "swift", options)
+    command = out.with_suffix(f".jsonl{SUFFIX}").read_text().partition("    ROOT_IMAGE_DIR=")[2]
+    monkeypatch.setenv("ROOT_IMAGE_DIR", command.split("'")[1])
+    rows, _ = swift.load_dataset([command.split("'")[-2]], strict=True)
+    template = _swift_template(tmp_path / "model")
+    shown = [len(template.encode(row).get("pixel_values", ())) for row in rows]
+    assert shown == [len(sample.images) for sample in ROWS]
 
 
 @pytest.mark.parametrize("name", ["messages", "parquet"])
