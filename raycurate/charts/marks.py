@@ -18,6 +18,8 @@ BOUND = 16.0
 """Shares that are further from the fair one than this many times are drawn at the edge."""
 MAP, NARROW_MAP = (1040, 560, 16), (336, 300, 9)
 """Width, height and the largest radius."""
+MOST_NAME = 200
+"""Characters of a name in a title; the data may have ones of any length."""
 STEPS = (0.5, 1.0, 2.0)
 """Shades of the map begin at these multiples of the average part that is kept."""
 
@@ -137,7 +139,7 @@ def _task_line(bar: TaskBar, y: int, rows: Rows) -> str:
     factor = bar.kept / bar.fair if bar.fair > 0 else 1.0
     x, one = _log_place(factor, rows), _log_place(1.0, rows)
     kind = "low" if factor < 0.5 else "mark"
-    title = f"{bar.task}: {bar.kept:,} of {bar.rows:,} rows, {factor:.2f} of its share {bar.fair:,.0f}"
+    title = f"{cut(bar.task, MOST_NAME)}: {bar.kept:,} of {bar.rows:,} rows, {factor:.2f} of its share {bar.fair:,.0f}"
     title += f" ({bar.note})" if bar.note else ""
     shape = f'<circle class="{kind}" cx="{x:.1f}" cy="{y}" r="5"/>'
     if bar.kept == 0:
@@ -179,7 +181,9 @@ def _map(dots: Sequence[Dot], average: float, shown: frozenset[int], size: tuple
         radius = 2.0 + (radius_most - 2) * math.sqrt(dot.size / largest)
         part = dot.kept / max(dot.size, 1)
         step = 0 if dot.kept == 0 else 1 + sum(part >= bound * average for bound in STEPS)
-        title = f"cluster {dot.cluster}: {dot.kept:,} of {dot.size:,} rows kept ({part:.0%}); {dot.label}"
+        title = (
+            f"cluster {dot.cluster}: {dot.kept:,} of {dot.size:,} rows kept ({part:.0%}); {cut(dot.label, MOST_NAME)}"
+        )
         mark = f'<circle class="dot step{step}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}">'
         mark += f"<title>{escape(title)}</title></circle>"
         link = f'<a href="#cluster-{dot.cluster}" aria-label="{escape(title)}">{mark}</a>'

@@ -10,12 +10,14 @@ from raycurate.report.diversity import Alike, Diversity
 from raycurate.report.geometry import TaskTransfer
 
 
-def transfer_figure(tasks: Sequence[TaskTransfer]) -> Figure:
-    """S of each task, the highest first."""
+def transfer_figure(tasks: Sequence[TaskTransfer], of: int) -> Figure:
+    """S of each task, the highest first, out of so many."""
     text = (
         "Transferability of each task: the mean cosine of its rows' clusters with all clusters, and the middle 80 % of "
         "its rows. What lies high resembles much of the data."
     )
+    if len(tasks) < of:
+        text += f" The {len(tasks)} highest of {of:,} tasks."
     rows = [Ranged(each.task, each.mean, each.low, each.high, f"{each.mean:.3f}") for each in tasks]
     return Figure("transferability", text, range_chart(rows, text, "mean cosine with all clusters"))
 

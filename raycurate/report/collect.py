@@ -90,14 +90,19 @@ def summary_of(run: Run, noun: Noun, manifest: Manifest) -> Summary:
         tasks=len(samples.metrics["tasks"]),
         seconds=seconds,
         refused=dict(samples.quarantined),
-        sources=[
-            (name, rows, manifest.metrics["kept_sources"].get(name, 0))
-            for name, rows in samples.metrics.get("sources", {}).items()
-            if "kept_sources" in manifest.metrics
-        ],
+        sources=_sources(samples, manifest),
         notes=[*_out_of_date(noun, manifest), *manifest.metrics.get("notes", ())],
         libraries=dict(manifest.libraries),
     )
+
+
+def _sources(samples: Manifest, selection: Manifest) -> list[tuple[str, int, int]]:
+    """Name, rows and kept rows of each source, the largest first; none where rows are of one."""
+    kept = selection.metrics.get("kept_sources")
+    if kept is None:
+        return []
+    found = [(name, rows, kept.get(name, 0)) for name, rows in samples.metrics.get("sources", {}).items()]
+    return sorted(found, key=lambda source: (-source[1], source[0]))
 
 
 def _out_of_date(noun: Noun, manifest: Manifest) -> list[str]:

@@ -104,7 +104,7 @@ def shelves_of(run: Run, noun: Noun, facts: Sequence[ClusterFacts], tasks: Seque
     else:
         shown = list(tasks)[: TASKS_PER_KIND * sizes.per_kind]
         found = _first_rows(noun, "task", shown, sizes)
-        names = [(task, task, f"task-{place}", "", None) for place, task in enumerate(shown)]
+        names = [(task, task[:CHARS], f"task-{place}", "", None) for place, task in enumerate(shown)]
     cards = _cards(run, noun, [row for rows in found.values() for row in rows])
     shelves = []
     for value, name, anchor, text, own in names:
@@ -185,8 +185,8 @@ def card_of(row: dict[str, Any], sample: dict[str, Any], pictures: Pictures) -> 
     picture = thumbnail(sample["images"][0], pictures.root, pictures.limits) if sample["images"] else None
     return Card(
         key=row["key"],
-        source_id=row["source_id"],
-        task=row["task"],
+        source_id=(row["source_id"] or "no id")[:CHARS],
+        task=row["task"][:CHARS],
         rank=row["rank"],
         reason=row["reason"],
         question=question[:CHARS],

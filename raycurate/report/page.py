@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.charts.figures import Figure
-from raycurate.charts.marks import cluster_map, interval_chart, task_chart
+from raycurate.charts.marks import MOST_NAME, cluster_map, interval_chart, task_chart
 from raycurate.report.boards import boards_of, missing_of
 from raycurate.report.cluster_figures import diversity_figures, transfer_figure
 from raycurate.report.collect import (
@@ -38,7 +38,9 @@ from raycurate.views.diff import selection_at
 MOST_BYTES = 15 << 20
 MOST_TASKS = 60
 MOST_TABLE = 500
-"""Tasks of the table below the chart."""
+"""Tasks of the table below the chart, and sources."""
+MOST_SETTING = 2_000
+"""Characters of a setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,9 @@ def report_parts(
         "price": price_per_hour,
         "task_chart": task_chart(bars[:MOST_TASKS]),
         "most_tasks": MOST_TASKS,
+        "most_table": MOST_TABLE,
+        "most_name": MOST_NAME,
+        "most_setting": MOST_SETTING,
         "agreement": agreement(clusters.counts) if clusters.counts else None,
         "clusters": len(clusters.facts),
         "pairs": clusters.geometry.pairs,
@@ -178,8 +183,8 @@ def _insights(clusters: Clusters, shown: Sequence[int]) -> list[Figure]:
     """The figures of the clusters: transferability of tasks, and how alike the kept rows are."""
     if not clusters.counts or not clusters.geometry.transferability:
         return []
-    transfers = transfer_of_tasks(clusters.counts, clusters.geometry.transferability)[:MOST_TASKS]
-    figures = [transfer_figure(transfers)]
+    transfers = transfer_of_tasks(clusters.counts, clusters.geometry.transferability)
+    figures = [transfer_figure(transfers[:MOST_TASKS], len(transfers))]
     if clusters.diversity is None:
         return figures
     within = {cluster: clusters.diversity.within[cluster] for cluster in shown}

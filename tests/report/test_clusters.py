@@ -165,5 +165,5 @@ def test_figures_of_clusters_hold_for_single_rows():
     (figure,) = diversity_figures(Diversity(3, 3, Alike(0.25, 0.5, 3), {3: Alike(0.1, 0.4, 3)}))
     assert "0.250 beside 0.500" in figure.text
     assert "cluster 3: -0.3" in figure.chart
-    assert transfer_figure([]).chart == ""
+    assert transfer_figure([], 0).chart == ""
     assert PairSums(1, 2).mean(0) is None

@@ -290,6 +290,17 @@ def test_the_table_of_many_tasks_has_the_largest_and_those_furthest_from_their_s
     assert most_telling(bars[:10], 10) == bars[:10]
 
 
+def test_a_hundred_thousand_tasks_of_long_names_fit(hostile, monkeypatch):
+    """Below the bound of the file with room for the gallery; what the table leaves out is counted."""
+    bars = [TaskBar(f"{i} {'long ' * 100}", 100_000 - i, i % 7, 3.0) for i in range(100_000)]
+    own = task_bars(hostile.noun("selection", "main"))
+    monkeypatch.setattr(pages, "task_bars", lambda noun: bars + own)
+    page = build_report(hostile)
+    assert len(page.encode()) < pages.MOST_BYTES // 10
+    assert "500 of 100,003 tasks, 99,503 are left out" in page
+    assert "the first 6 kept and the first 6 dropped" in page
+
+
 def test_a_price_gives_the_money_beside_the_time(hostile):
     seconds = sum(each.manifest().seconds for each in hostile.nouns() if each.noun in STEPS)
     assert f"{seconds * 7200 / 3600:,.2f} at 7,200.00 an hour" in build_report(hostile, price_per_hour=7200.0)
