@@ -3,7 +3,10 @@
 The model runs with plain attention, which hands its weights out; a hook on each layer's weights gets their gradient as
 the backward pass reaches them, so that a layer's E is made and given up before the next one's. The backward pass ends
 at what goes into the first decoder layer, or, for a row of one image and a tower like CLIP's or SigLIP's that has a
-position for each visual token (LLaVA and its like), at what goes into the tower's first layer.
+position for each visual token (LLaVA and its like), at what goes into the tower's first layer. Other towers are not
+followed, and it is said why: Qwen-VL, InternVL and SmolVLM lay the features of m x m patches side by side and make a
+token of them by an MLP. There is no attention in that step, so Eq. 8 does not say which part of a token's relevancy is
+which patch's, and an even split would be an assumption that the map does not show.
 
 Cost: about three forward passes. Memory: activations and 4 H T^2 bytes of weights a layer (bfloat16), as one row at a
 time is looked at: 1,000 tokens, 32 heads and 32 layers take 4 GB.
@@ -30,6 +33,13 @@ if TYPE_CHECKING:
     from raycurate.encoding.batch import PreparedBatch
     from raycurate.models.adapter import VLM
 
+MERGES = ("spatial_merge_size", "downsample_ratio", "scale_factor")
+"""Settings of models that merge patches to tokens: of Qwen-VL, of InternVL, of SmolVLM and Idefics 3."""
+MERGED = "its tower merges patches to tokens, and attention does not say which part of a token is which patch's"
+OTHER_TOWER = "its tower is of a kind whose attention is not known here"
+OTHER_POSITIONS = "its tower has other positions than the picture has tokens"
+SEVERAL = "the row has several pictures"
+
 
 @dataclass(frozen=True, eq=False)
 class Relevancy:
@@ -39,12 +49,14 @@ class Relevancy:
         layers: layer -> its m, float32 [T].
         total_T: e R over all layers.
         tower_V: t of each visual token's patch; None where the tower is not followed.
+        not_followed: why the tower is not, else empty.
         probability: of a token of the answer, geometric mean.
     """
 
     layers: dict[int, NDArray[np.float32]]
     total_T: NDArray[np.float32]
     tower_V: NDArray[np.float32] | None
+    not_followed: str
     probability: float
 
 
@@ -91,6 +103,7 @@ class RelevancyPass:
         self._vlm, self._wanted = vlm, frozenset(layers)
         self._inputs = ModelInputs(vlm)
         self._tower = _tower_of(vlm.model)
+        self._why_not = "" if self._tower else _why_not(vlm.model.config)
         vlm.model.requires_grad_(False)
 
     def look(self, batch: PreparedBatch) -> Relevancy:
@@ -107,7 +120,8 @@ class RelevancyPass:
         labels_P = batch.input_ids_BT[0].long()[answer_T].to(self._vlm.device)
         visual_T = (batch.input_ids_BT[0] == self._vlm.image_token_id).to(self._vlm.device)
         seen = _Seen(Rollout(asking_T.float() / asking_T.sum(), self._wanted), visual_T)
-        followed = self._tower if len(batch.image_index_S) == 1 else []
+        alone = len(batch.image_index_S) == 1
+        followed = self._tower if alone else []
         with torch.enable_grad(), self._listening(seen, followed) as leaf:
             logits_PV = self._vlm.model(**self._inputs(batch)).logits[0][asking_T].float()
             chosen_P = logits_PV.gather(1, labels_P[:, None])[:, 0]
@@ -119,6 +133,7 @@ class RelevancyPass:
             layers=layers,
             total_T=seen.decoder.total_T.cpu().numpy(),
             tower_V=None if tower_V is None else tower_V.cpu().numpy(),
+            not_followed="" if tower_V is not None else self._why_not or (OTHER_POSITIONS if alone else SEVERAL),
             probability=float(log_P.mean().exp()),
         )
 
@@ -157,6 +172,13 @@ class RelevancyPass:
             rollout.add(layer, layer_relevancy(weights.detach()[0], gradient_1HTT[0]))
 
         weights.register_hook(arrived)
+
+
+def _why_not(config: Any) -> str:
+    """Why the tower of such a model is not followed, by what its config says of it."""
+    parts = (config, getattr(config, "vision_config", None))
+    merged = any(getattr(part, name, None) not in (None, 1) for part in parts for name in MERGES)
+    return MERGED if merged else OTHER_TOWER
 
 
 def _tower_of(network: Any) -> list[nn.Module]:

@@ -56,7 +56,7 @@ def relevancy_maps(run: Run, label: str, asked: AskedMaps) -> RelevancyMaps:
     preparer = AnswerPreparer(vlm.processor, max_length=longest, token_budget=longest, max_rows=1)
     usable = [layer for layer in auto_layers(vlm.num_layers) if layer in vlm.attention_layers]
     looking = RelevancyPass(vlm, usable)
-    pictures, found, passed = pictures_of(samples), [], Counter[str]()
+    pictures, found, passed, cut_off = pictures_of(samples), [], Counter[str](), Counter[str]()
     loaded = as_samples(rows, pictures.root.root, pictures.limits)
     for row, sample in zip(rows, loaded, strict=True):
         batches, rejects = preparer.prepare_answers([sample])
@@ -64,8 +64,10 @@ def relevancy_maps(run: Run, label: str, asked: AskedMaps) -> RelevancyMaps:
         if looked is None:
             passed[rejects[0].reason if rejects else "unknown_layout"] += 1
         else:
-            found.append(Looked(card_of(row, row, pictures), *looked))
-    return RelevancyMaps(model, asked.seed, found, dict(passed))
+            probability, share, maps, not_followed = looked
+            found.append(Looked(card_of(row, row, pictures), probability, share, maps))
+            cut_off.update([not_followed] if not_followed else [])
+    return RelevancyMaps(model, asked.seed, found, dict(passed), dict(cut_off))
 
 
 def _model_of(run: Run, samples: str) -> tuple[str, bool]:
@@ -89,8 +91,10 @@ def _rows_with_pictures(run: Run, label: str, asked: AskedMaps) -> list[dict[str
         limit *= 4
 
 
-def _looked(looking: RelevancyPass, vlm: VLM, batch: PreparedBatch, load: Any) -> tuple[float, float, list[Map]] | None:
-    """Probability, share and maps of one row; None where the layout of its picture's tokens is not known."""
+def _looked(
+    looking: RelevancyPass, vlm: VLM, batch: PreparedBatch, load: Any
+) -> tuple[float, float, list[Map], str] | None:
+    """Probability, share, maps and `not_followed` of one row; None where the layout of its tokens is not known."""
     seen = looking.look(batch)
     visual_T = (batch.input_ids_BT[0] == vlm.image_token_id).numpy()
     first = int(batch.image_index_S[0])
@@ -110,7 +114,7 @@ def _looked(looking: RelevancyPass, vlm: VLM, batch: PreparedBatch, load: Any) -
     asking_T = np.roll(batch.text_mask_BT[0].numpy().astype(bool), -1)
     elsewhere = float(seen.total_T.sum() - seen.total_T[asking_T].sum())
     share = float(seen.total_T[visual_T].sum()) / elsewhere if elsewhere > 0 else 0.0
-    return seen.probability, share, maps
+    return seen.probability, share, maps, seen.not_followed
 
 
 def _as_seen(picture: Image.Image, vlm: VLM) -> Image.Image:

@@ -44,9 +44,18 @@ class Looked:
 
 @dataclass(frozen=True, slots=True)
 class RelevancyMaps:
-    """The section of a report."""
+    """The section of a report.
+
+    Attributes:
+        model: that looked.
+        seed: of the sample.
+        rows: with their maps.
+        passed_over: rows without a map, by reason.
+        not_followed: rows without a map through the tower, by reason.
+    """
 
     model: str
     seed: int
     rows: list[Looked] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
+    not_followed: dict[str, int] = field(default_factory=dict)

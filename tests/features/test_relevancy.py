@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from raycurate.encoding.token_batches import AnswerPreparer
 from raycurate.features.patches import patch_map, tile_grid
 from raycurate.features.relevancy import Rollout, layer_relevancy
-from raycurate.features.relevancy_pass import RelevancyPass
+from raycurate.features.relevancy_pass import MERGED, RelevancyPass
 from raycurate.models.adapter import load_vlm
 from raycurate.models.tiny.scenes import shapes_scene
 from tests.features.conftest import make_image
@@ -97,7 +97,8 @@ def test_every_family_gives_what_transformers_own_attentions_give(family, tmp_pa
     assert found.total_T == pytest.approx(whole[at].mean(axis=0), rel=1e-3, abs=1e-9)
     assert (found.total_T[at[-1] + 1 :] == 0).all()
     assert 0 < found.probability < 1
-    assert (found.tower_V is not None) == (family in ("tiny", "llava"))
+    followed = family in ("tiny", "llava")
+    assert (found.tower_V is not None, found.not_followed) == (followed, "" if followed else MERGED)
 
 
 def test_the_tower_is_followed_as_transformers_own_weights_say():

@@ -9,6 +9,7 @@ import os
 import re
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -196,6 +197,9 @@ def test_relevancy_maps_are_of_a_stated_sample_and_as_harmless(hostile, tmp_path
     assert all(attributes["src"].startswith("data:image/webp;base64,") for attributes in pictures)
     assert all(attributes["alt"] for attributes in pictures)
     maps = relevancy_maps(hostile, "main", AskedMaps(2, "tiny", 3))
+    assert maps.not_followed == {}
+    told = build_report(hostile, maps=replace(maps, not_followed={"a reason": 2}))
+    assert "Without a map through the tower, as a reason: 2." in told
     assert all(each.picture in page for row in maps.rows for each in row.maps)
     with pytest.raises(UserError, match="no features that name a model"):
         relevancy_maps(hostile, "main", AskedMaps(2))
