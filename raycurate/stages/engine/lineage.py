@@ -232,7 +232,7 @@ def keep_table(noun: Noun, config: NounConfig, grows: Sequence[str] = ()) -> Non
         if _holds(new.get(name), old.get(name)):
             old[name] = new.get(name)
     if lost := differences({name: value for name, value in old.items() if value is not None}, new):
-        _refuse_what_took_long(noun, lost)
+        _refuse_what_took_long(noun, lost, "its tables would be written over, while trainings that both have stay")
 
 
 def _holds(asked: Any, held: Any) -> bool:
@@ -242,7 +242,7 @@ def _holds(asked: Any, held: Any) -> bool:
     return asked is None or (held is not None and held <= asked)
 
 
-def _refuse_what_took_long(noun: Noun, settings: Sequence[str]) -> None:
+def _refuse_what_took_long(noun: Noun, settings: Sequence[str], loss: str = "it would be deleted") -> None:
     manifest = noun.manifest()
     if manifest is not None:
         held = f"has {manifest.rows_out:,} rows, " if manifest.rows_out else ""
@@ -254,7 +254,7 @@ def _refuse_what_took_long(noun: Noun, settings: Sequence[str]) -> None:
         rows = sum(record.rows_out for record in noun.records().values())
         lost = f"It is not finished and has {rows:,} rows, which took {seconds:,.0f} s"
     raise UserError(
-        f"'{_name(noun)}' is there with other settings: {'; '.join(settings)}. {lost}; it would be deleted. Give the "
+        f"'{_name(noun)}' is there with other settings: {'; '.join(settings)}. {lost}; {loss}. Give the "
         "new one a name of its own (--label NAME), or say that it replaces the old one (--replace; with "
         "--set or in a recipe: replace=true)."
     )

@@ -316,7 +316,9 @@ def test_another_sweep_under_one_label_does_not_write_over_the_table_of_the_firs
     noun.finish(metrics={"trials": 2, "config": first.determining()})
     keep_table(noun, first, GRID)
     keep_table(noun, first.model_copy(update={"ratios": (0.1, 0.2, 0.4), "max_concurrent": 2}), GRID)
-    with pytest.raises(UserError, match=r"'sweeps/main' is there with other settings: ratios .*--label NAME"):
+    with pytest.raises(
+        UserError, match=r"'sweeps/main' is there with other settings: ratios .*; its tables .*--label NAME"
+    ):
         keep_table(noun, first.model_copy(update={"ratios": (0.4,)}), GRID)
     with pytest.raises(UserError, match="finetune"):
         keep_table(noun, first.model_copy(update={"finetune": {"model": "X"}}), GRID)
