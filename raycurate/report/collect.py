@@ -15,12 +15,10 @@ import pyarrow.compute as pc
 
 from raycurate.charts.marks import TaskBar
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.stages.engine.lineage import why_stale
-from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.lineage import nouns_behind, why_stale
 from raycurate.views.find import refused_parts
 
 EXAMPLES = 3
-STEPS = ("samples", "features", "row_scores", "clusters", "ranking", "selection")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +74,6 @@ def summary_of(run: Run, noun: Noun, manifest: Manifest) -> Summary:
     """The head of the report."""
     config = manifest.description["config"]
     samples = run.noun("samples", config["samples"]).require("ingest")
-    made = [(each, found) for each in run.nouns() if (found := each.manifest()) is not None]
-    seconds = [(f"{n.noun}/{n.label}", m.seconds) for step in STEPS for n, m in made if n.noun == step]
     shown = {k: v for k, v in config.items() if v not in (None, {}, []) and k not in ("method", "ratio", "samples")}
     return Summary(
         run=run.uri,
@@ -88,7 +84,7 @@ def summary_of(run: Run, noun: Noun, manifest: Manifest) -> Summary:
         kept=int(manifest.metrics["kept"]),
         target=int(manifest.metrics["target"]),
         tasks=len(samples.metrics["tasks"]),
-        seconds=seconds,
+        seconds=[(name, each.seconds) for name, each in nouns_behind(noun, manifest).items()],
         refused=dict(samples.quarantined),
         sources=_sources(samples, manifest),
         notes=[*_out_of_date(noun, manifest), *manifest.metrics.get("notes", ())],
@@ -108,7 +104,7 @@ def _sources(samples: Manifest, selection: Manifest) -> list[tuple[str, int, int
 def _out_of_date(noun: Noun, manifest: Manifest) -> list[str]:
     """Why the selection is not what a new one would be, and the command that makes it anew."""
     stale = why_stale(noun, manifest)
-    return [] if stale is None else [f"Out of date: {stale}. `raycurate {command_for(noun)}` makes it again."]
+    return [] if stale is None else [f"Out of date: {stale}; {stale.remedy} makes it again."]
 
 
 def most_telling(bars: Sequence[TaskBar], most: int) -> list[TaskBar]:

@@ -6,6 +6,7 @@ file is built in memory and written in one call. Either way a half-written file 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -90,9 +91,14 @@ def write_bytes(filesystem: pafs.FileSystem, path: str, data: bytes | pa.Buffer)
         return
     filesystem.create_dir(folder, recursive=True)
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
-    with filesystem.open_output_stream(temporary) as stream:
-        stream.write(data)
-    os.replace(temporary, path)
+    try:
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        os.replace(temporary, path)
+    except OSError:  # a full disk, or a folder of this name
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def read_bytes(filesystem: pafs.FileSystem, path: str) -> bytes:

@@ -128,7 +128,7 @@ def left_out(source: str | Sequence[str], reader: Reader) -> list[str]:
 
 def _detect(files: tuple[SourceFile, ...], source: str | Sequence[str]) -> tuple[str, tuple[SourceFile, ...]]:
     """The one format of the files, and the files that have it; other files (images) are left out."""
-    known = {file: _format_by_name(file.name) for file in files}
+    known = {file: format_by_name(file.name) for file in files}
     formats = sorted({name for name in known.values() if name})
     if len(formats) > 1 and set(formats) != {"jsonl", "llava"}:
         raise UserError(
@@ -146,13 +146,14 @@ def _detect(files: tuple[SourceFile, ...], source: str | Sequence[str]) -> tuple
 def _of_format(files: tuple[SourceFile, ...], format: str, source: str | Sequence[str]) -> tuple[SourceFile, ...]:
     """The files of a folder that may have the format the user named, by their names."""
     wanted = {"llava", "jsonl"} if format in ("llava", "jsonl") else {format}
-    matching = tuple(file for file in files if _format_by_name(file.name) in wanted)
+    matching = tuple(file for file in files if format_by_name(file.name) in wanted)
     if not matching:
         raise UserError(f"none of the {len(files)} files of the source {source} looks like {format}. {_SUPPORTED}")
     return matching
 
 
-def _format_by_name(name: str) -> str | None:
+def format_by_name(name: str) -> str | None:
+    """The format that the end of a file's name says, None where it says none."""
     lowered = name.lower()
     if lowered.rpartition("/")[2] in _INDEX_FILES:
         return None

@@ -170,6 +170,10 @@ def _movers(first: Mapping[Any, int], second: Mapping[Any, int]) -> dict[str, tu
     return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
 
 
+def _told(value: Any) -> Any:
+    return "none" if value in (None, "") else value
+
+
 def lines_of(found: Difference) -> Iterator[str]:
     """The difference in words, for a terminal."""
     a, b = found.names
@@ -180,7 +184,7 @@ def lines_of(found: Difference) -> Iterator[str]:
     groups = (("setting", found.settings), ("made from", found.inputs), ("version", found.versions))
     for title, values in groups:
         for name, (left, right) in values.items():
-            yield f"{title} {name}: {left} -> {right}"
+            yield f"{title} {name}: {_told(left)} -> {_told(right)}"
     for title, kept in (("task", found.tasks), ("cluster", found.clusters)):
         for name, (mine, theirs) in list(kept.items())[:MOST]:
             yield f"{title} {name}: {mine:,} -> {theirs:,}"

@@ -23,7 +23,9 @@ from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.samples.images import ImageRoot
+from raycurate.samples.mixture import source_name
 from raycurate.samples.quarantine import FaultError
+from raycurate.samples.readers import format_by_name
 from raycurate.samples.schema import ImageRef
 from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import why_stale
@@ -98,15 +100,15 @@ def explain_row(run: Run, name: str, samples: str = "main", *, search_ratio: boo
         source = {column: gone[column] for column in ("source_file", "source_row", "source_id")}
         return Explanation(place.key, source, refused={c: gone[c] for c in ("reason", "detail", "excerpt")})
     noun = run.noun("samples", samples)
+    manifest = noun.require("ingest")
     row, key = row_of(noun, place.key or "", place.shard), place.key
     assert row is not None, "it was found there"
     assert key is not None, "samples have keys"
-    manifest = noun.require("ingest")
     search = manifest.rows_out <= RATIO_ROWS if search_ratio is None else search_ratio
     return Explanation(
         key=key,
         source={column: row[column] for column in ("source_file", "source_row", "source_id", "task")}
-        | {"reader": manifest.description["config"].get("format")},
+        | {"reader": reader_of(manifest.description["config"], row["source_file"])},
         turns=[{"role": turn["role"], "text": turn["text"]} for turn in row["messages"]],
         images=[_image(image, manifest) for image in row["images"]],
         features=_features(run, key, place.shard),
@@ -119,6 +121,16 @@ def explain_row(run: Run, name: str, samples: str = "main", *, search_ratio: boo
         copies=_copies(run, key, samples),
         stale=_stale(run),
     )
+
+
+def reader_of(config: dict[str, Any], file: str) -> str | None:
+    """The format that a file was read as, and the user's function that its rows went through."""
+    sources = config.get("sources") or {}
+    name = (sources.get(source_name(file)) or config).get("format")
+    if name in ("auto", "hub"):
+        name = format_by_name(file) or "its first bytes tell"
+    function = config.get("row_function")
+    return f"{name}, then {function}" if function else name
 
 
 def _image(image: dict[str, Any], samples: Manifest) -> str:
@@ -168,7 +180,7 @@ def _stale(run: Run) -> dict[str, str]:
     kinds = ("features", "clusters", ROW_SCORES, "marks", "selection", "models")
     made = ((noun, noun.manifest()) for noun in run.nouns() if noun.noun in kinds)
     stale = {f"{n.noun}/{n.label}": why_stale(n, m) for n, m in made if m is not None}
-    return {name: str(found) for name, found in stale.items() if found is not None}
+    return {name: f"{found}; {found.remedy} makes it again" for name, found in stale.items() if found is not None}
 
 
 def _nouns(run: Run, kind: str) -> list[tuple[Noun, Manifest]]:

@@ -40,19 +40,30 @@ def find_row(run: Run, name: str, label: str = "main") -> Place:
     """The row of this key or source id.
 
     Raises:
-        UserError: no such row, or several with this id.
+        UserError: no such row, or several with this id; no samples.
     """
     noun = run.noun("samples", label)
-    found = [*_samples(noun, name), *_refused(noun, name)]
+    made = noun.manifest() is not None
+    found = [*(_samples(noun, name) if made else ()), *_refused(noun, name)]
+    if not found and not made:
+        noun.require("ingest")
     if not found:
         raise UserError(
             f"no row of samples/{label} has the key or the id '{name}'. Keys are the first column of "
             f"`raycurate show {run.uri}`; ids are those of the source"
         )
     if len(found) > 1:
-        keys = ", ".join(str(each.key) for each in found[:MOST])
-        raise UserError(f"{len(found)} rows have the id '{name}'; name one by its key: {keys}")
+        named = ", ".join(_told(each) for each in found[:MOST])
+        raise UserError(f"{len(found)} rows have the id '{name}'; name one by its key: {named}")
     return found[0]
+
+
+def _told(place: Place) -> str:
+    """The key of a row; where one was refused before it had a key, all that is known of it."""
+    gone = place.refused
+    if gone is None or place.key is not None:
+        return str(place.key)
+    return f"{gone['source_file']}, row {gone['source_row']}, was refused ({gone['reason']}: {gone['detail']})"
 
 
 def _samples(noun: Noun, name: str) -> Iterator[Place]:

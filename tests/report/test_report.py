@@ -26,7 +26,7 @@ from raycurate.errors import UserError
 from raycurate.models.adapter import auto_layers
 from raycurate.report import folder
 from raycurate.report import page as pages
-from raycurate.report.collect import STEPS, ClusterFacts, agreement, cluster_facts, most_telling, task_bars
+from raycurate.report.collect import ClusterFacts, agreement, cluster_facts, most_telling, summary_of, task_bars
 from raycurate.report.folder import write_folder
 from raycurate.report.gallery import Sizes, chosen_clusters, shelves_of, smaller
 from raycurate.report.page import build_report, write_report
@@ -242,8 +242,9 @@ def test_a_finished_run_shows_all_of_its_parts(tmp_path):
         archive.extractall(tmp_path, filter="data")
     run = Run(str(tmp_path / "run"))
     page = build_report(run)
-    for text in ("scoreboard/main", "12 of 24 rows, chosen by coincide", "No row was refused", "features/mean_token"):
+    for text in ("scoreboard/main", "12 of 24 rows, chosen by coincide", "No row was refused", "features/main"):
         assert text in page
+    assert "features/mean_token" not in page, "it was made from other features"
     with pytest.raises(UserError, match="no finished selection 'other'; there are main, random-s0"):
         build_report(run, "other")
 
@@ -306,8 +307,13 @@ def test_a_hundred_thousand_tasks_of_long_names_fit(hostile, monkeypatch):
 
 
 def test_a_price_gives_the_money_beside_the_time(hostile):
-    seconds = sum(each.manifest().seconds for each in hostile.nouns() if each.noun in STEPS)
-    assert f"{seconds * 7200 / 3600:,.2f} at 7,200.00 an hour" in build_report(hostile, price_per_hour=7200.0)
+    """Of what the selection was made from; what was made beside it costs nothing."""
+    behind = ["samples/main", "features/main", "clusters/main", "ranking/main", "selection/main"]
+    noun, manifest = selection_at(hostile.uri)
+    summary = summary_of(hostile, noun, manifest)
+    assert [name for name, _ in summary.seconds] == behind
+    seconds = sum(hostile.noun(*name.split("/")).manifest().seconds for name in behind)
+    assert f"costs {seconds * 7200 / 3600:,.2f} at 7,200.00 an hour" in build_report(hostile, price_per_hour=7200.0)
     assert "an hour" not in build_report(hostile)
 
 

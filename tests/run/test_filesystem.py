@@ -42,6 +42,14 @@ def test_a_small_file_is_written_in_one_request_and_read_in_two(s3):
     assert [line.split()[0] for line in s3.requests] == ["HEAD"]
 
 
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
+    """A folder has the name of the file."""
+    (tmp_path / "taken" / "by").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        write_bytes(*resolve(str(tmp_path / "taken")), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_what_lies_below_a_file_is_not_there(tmp_path):
     """A path through a file names nothing, which is no error of reading."""
     filesystem, path = resolve(str(tmp_path / "file"))

@@ -24,7 +24,7 @@ from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
 from raycurate.views.diff import diff_selections
-from raycurate.views.explain import explain_row
+from raycurate.views.explain import explain_row, reader_of
 from raycurate.views.find import find_row
 from raycurate.views.rows import Wanted, chosen_rows
 from tests.nouns import read_all, write_clusters, write_features, write_samples
@@ -120,6 +120,37 @@ def test_a_refused_row_says_why_and_two_of_one_id_are_told_apart(tmp_path, ray_c
         find_row(run, "x")
     with pytest.raises(UserError, match="no row of samples/main has the key or the id 'y'"):
         find_row(run, "y")
+
+
+def test_refused_rows_are_explained_where_an_ingest_gave_up(tmp_path, ray_cluster):
+    """There are no samples then, and the refused are what is asked for; those of one id are told by where they lie."""
+    rows = [{"id": name, "conversations": []} for name in ("bad", "twice", "twice")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    run = Run(str(tmp_path / "run"))
+    with pytest.raises(UserError, match="could be used"):
+        ingest(run, make_config(IngestConfig, {"source": str(tmp_path / "rows.json")}))
+    assert (explain_row(run, "bad").refused or {})["reason"] == "missing_conversations"
+    with pytest.raises(
+        UserError, match=r"2 rows .* rows.json, row 1, was refused \(missing_conversations: .*row 2, was"
+    ):
+        find_row(run, "twice")
+    with pytest.raises(UserError, match="no finished 'samples/main'. Run `raycurate ingest`"):
+        find_row(run, "y")
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "told"),
+    [
+        ({"format": "llava"}, "a.txt", "llava"),
+        ({"format": "auto"}, "b/a.jsonl.gz", "jsonl"),
+        ({"format": "auto"}, "rows", "its first bytes tell"),
+        ({"format": "auto", "row_function": "own:rows"}, "a.parquet", "parquet, then own:rows"),
+        ({"format": "auto", "sources": {"b": {"format": "webdataset"}}}, "b/a", "webdataset"),
+        ({}, "made", None),
+    ],
+)
+def test_the_reader_of_a_row_is_the_one_of_its_file(config, file, told):
+    assert reader_of(config, file) == told
 
 
 def test_nested_selections_differ_by_what_was_added(run, tmp_path):
@@ -264,6 +295,7 @@ def test_what_was_made_before_the_samples_changed_is_said_to_be_out_of_date(tmp_
     page = build_report(run)
     assert "Out of date: &#39;selection/main&#39; was made from an earlier" in page
     assert "`raycurate select` makes it again" in page
+    assert found.stale["selection/main"].endswith("; `raycurate select` makes it again")
     (tmp_path / "shown.png").unlink()
     assert "cannot be read" in explain_row(run, "r0", search_ratio=False).images[0]
 

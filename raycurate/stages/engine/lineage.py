@@ -70,6 +70,12 @@ class Stale:
     def __str__(self) -> str:
         return self.reason
 
+    @property
+    def remedy(self) -> str:
+        """The commands that make the noun anew, in their order."""
+        commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(self.chain))
+        return ", then ".join(commands)
+
 
 def made_from(description: Mapping[str, Any]) -> dict[str, str]:
     """Fingerprint of each noun that was read, by ``noun/label``.
@@ -83,6 +89,16 @@ def made_from(description: Mapping[str, Any]) -> dict[str, str]:
         return {}
     known = ("samples", "features", "clusters", "selection")
     return {f"{n}/{config.get(n) or 'main'}": inputs[n] for n in known if isinstance(inputs.get(n), str)}
+
+
+def nouns_behind(noun: Noun, manifest: Manifest) -> dict[str, Manifest]:
+    """By ``noun/label``, what a finished noun was made from and is still there, the samples first, itself last."""
+    found: dict[str, Manifest] = {}
+    for name in made_from(manifest.description):
+        parent = Run(noun.run_uri).noun(*name.split("/", 1))
+        if name not in found and (above := parent.manifest()) is not None:
+            found |= nouns_behind(parent, above)
+    return {**found, _name(noun): manifest}
 
 
 def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
@@ -152,9 +168,8 @@ def required(noun: Noun, *, of: Manifest | None = None, otherwise: str = "") -> 
         raise UserError(f"'{_name(noun)}' is not whole: {lost}. Run `raycurate {command_for(noun)}` again{otherwise}.")
     stale = why_stale(noun, manifest)
     if stale is not None:
-        commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(stale.chain))
         out_of_date = "" if len(stale.chain) == 1 else f"'{_name(noun)}' is out of date: "
-        raise UserError(f"{out_of_date}{stale.reason}. Run {', then '.join(commands)} again{otherwise}.")
+        raise UserError(f"{out_of_date}{stale.reason}. Run {stale.remedy} again{otherwise}.")
     if of is not None:
         behind = dict(_samples_behind(noun, manifest))
         if behind and behind.get(f"samples/{of.label}") != of.fingerprint:
