@@ -48,17 +48,19 @@ err = Console(stderr=True, soft_wrap=True, emoji=False)
 class ReadableCommand(click.Command):
     """Turns errors into one readable line and an exit code; ``--debug`` shows the traceback."""
 
+    failed = 1
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except UserError as error:
-            if ctx.params.get("debug"):
+            if ctx.find_root().params.get("debug"):
                 raise
             err.print(f"[bold red]error:[/] {plain(str(error))}")
         except Exception as error:
-            if ctx.params.get("debug"):
+            if ctx.find_root().params.get("debug"):
                 raise
             if isinstance(error, ValidationError):  # its own text ends with an address
                 text = ["; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())]
@@ -69,7 +71,13 @@ class ReadableCommand(click.Command):
             told = f"{line}. {advice}." if advice else f"{type(error).__name__}: {line}"
             err.print(f"[bold red]error:[/] {plain(told)}")
             err.print("Run again with --debug (before the command) for the traceback; finished shards are kept.")
-        sys.exit(1)
+        sys.exit(self.failed)
+
+
+class AnsweringCommand(ReadableCommand):
+    """One whose exit code 1 is an answer, so that an error has another."""
+
+    failed = 2
 
 
 class Group(ReadableCommand, click.Group):

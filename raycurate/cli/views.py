@@ -10,8 +10,7 @@ import click
 from rich.table import Table
 
 from raycurate.cli.results import show_table
-from raycurate.cli.support import ReadableCommand, err, out, plain, run_argument
-from raycurate.errors import UserError
+from raycurate.cli.support import AnsweringCommand, ReadableCommand, out, plain, run_argument
 from raycurate.run.store import Run
 from raycurate.samples.quarantine import printable
 
@@ -148,7 +147,7 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-@click.command(cls=ReadableCommand, context_settings=SETTINGS)
+@click.command(cls=AnsweringCommand, context_settings=SETTINGS)
 @click.argument("first", metavar="RUN[:LABEL]")
 @click.argument("second", metavar="RUN[:LABEL]")
 @click.option("--quiet", is_flag=True, help="Print nothing: the exit code tells.")
@@ -162,11 +161,7 @@ def diff(first: str, second: str, quiet: bool, as_json: bool) -> None:
     """
     from raycurate.views.diff import diff_selections, lines_of
 
-    try:
-        found = diff_selections(first, second)
-    except UserError as error:  # 1 is an answer
-        err.print(f"[bold red]error:[/] {plain(str(error))}")
-        raise click.exceptions.Exit(2) from None
+    found = diff_selections(first, second)
     if as_json and not quiet:
         click.echo(json.dumps(found.to_json(), indent=2))
     elif not quiet:

@@ -230,6 +230,16 @@ def test_commands_print_and_tell_by_their_exit_code(run):
     assert "3 of " in ask(main, ["show", run.uri, "--label", "random", "--limit", "3"]).output
 
 
+def test_a_broken_file_is_an_error_and_no_difference(run, tmp_path):
+    """With its traceback where that is asked for before the command."""
+    broken = Run(str(shutil.copytree(run.uri, tmp_path / "run")))
+    Path(broken.noun("selection", "random").folder, "part-00000.parquet").write_bytes(b"junk")
+    asked = ["diff", f"{run.uri}:random", f"{broken.uri}:random"]
+    failed = CliRunner().invoke(main, asked)
+    assert (failed.exit_code, "Parquet file size is 4 bytes" in failed.output) == (2, True)
+    assert isinstance(CliRunner().invoke(main, ["--debug", *asked]).exception, pa.ArrowInvalid)
+
+
 def test_text_of_the_data_cannot_drive_a_terminal(tmp_path, ray_cluster):
     """Markup and marks that turn the direction of text are shown as they are written."""
     text = "[red]\u202eevil"
