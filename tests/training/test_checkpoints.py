@@ -68,3 +68,31 @@ def test_plain_data_is_read(tmp_path):
     torch.save({"a": [torch.ones(2), 3]}, tmp_path / "states.pt")
     with plain_data_only(str(tmp_path), deepspeed=False):
         assert torch.load(tmp_path / "states.pt", weights_only=False)["a"][1] == 3
+
+
+class ByGetattr:
+    """Pickled as `getattr(kind, name)`, as Python 3.11.0 to 3.11.3 pickles the member of an enumeration."""
+
+    def __init__(self, kind: object, name: str) -> None:
+        self.kind, self.name = kind, name
+
+    def __reduce__(self):
+        return getattr, (self.kind, self.name)
+
+
+def test_members_of_enumerations_are_data_however_they_are_pickled(tmp_path):
+    """And `getattr` of anything else is code."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    file = tmp_path / "states.pt"
+    torch.save({"stage": ByGetattr(ZeroStageEnum, "gradients")}, file)
+    with plain_data_only(str(tmp_path), deepspeed=True):
+        assert torch.load(file, weights_only=False) == {"stage": ZeroStageEnum.gradients}
+    for kind, name in ((ZeroStageEnum, "__class__"), (ZeroStageEnum, "mro"), (LossScaler, "backward")):
+        torch.save({"stage": ByGetattr(kind, name)}, file)
+        with (
+            pytest.raises(UserError, match="holds more than plain data.*GLOBAL getattr"),
+            plain_data_only(str(tmp_path), deepspeed=True),
+        ):
+            torch.load(file, weights_only=False)
