@@ -86,8 +86,8 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
         yield from (("", line) for line in others)
     for label, epochs in found.trainings.items():
         yield "training", f"models/{label}: " + (f"seen {epochs:.3g} times" if epochs else "not seen")
-    for why in found.stale.values():
-        yield "stale", why
+    for name, why in found.stale.items():
+        yield "stale", why if f"'{name}'" in why else f"{name}: {why}"
 
 
 def _cluster(label: str, values: dict[str, Any]) -> str:
@@ -206,7 +206,15 @@ def show(run: str, label: str, place: str | None, as_json: bool, **wanted: Any) 
     for row in rows:
         question, answer = (_line(text) for text in first_turns(row["messages"]))
         numbers = ("" if row[name] is None else str(row[name]) for name in ("cluster", "rank"))
-        cells = (row["key"], row["task"], "kept" if row["kept"] else "-", *numbers, row["reason"], question, answer)
+        cells = (
+            row["key"],
+            _line(row["task"]),
+            "kept" if row["kept"] else "-",
+            *numbers,
+            row["reason"],
+            question,
+            answer,
+        )
         table.add_row(*(_safe(cell) for cell in cells))
     show_table(table)
     out.print(f"{len(rows):,} of {total:,} rows, by the hash of their keys and seed {wanted['seed']}", highlight=False)

@@ -32,7 +32,6 @@ class Summary:
     rows: int
     kept: int
     target: int
-    tasks: int
     seconds: list[tuple[str, float]]
     refused: dict[str, int]
     sources: list[tuple[str, int, int]]
@@ -80,10 +79,9 @@ def summary_of(run: Run, noun: Noun, manifest: Manifest) -> Summary:
         label=noun.label,
         method=config["method"],
         settings={"ratio": config["ratio"], **shown},
-        rows=samples.rows_out,
+        rows=manifest.rows_out,
         kept=int(manifest.metrics["kept"]),
         target=int(manifest.metrics["target"]),
-        tasks=len(samples.metrics["tasks"]),
         seconds=[(name, each.seconds) for name, each in nouns_behind(noun, manifest).items()],
         refused=dict(samples.quarantined),
         sources=_sources(samples, manifest),

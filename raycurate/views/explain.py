@@ -292,7 +292,8 @@ def _selections(run: Run, key: str, shard: int, samples: Manifest, *, search: bo
         told = {name: row[name] for name in ("kept", "reason", "cluster", "rank", "score")}
         told |= {"method": config["method"], "ratio": config["ratio"], "group": _group(noun, row)}
         if search and not row["kept"]:
-            told["kept_from_ratio"] = _ratio(run, config, key, shard)
+            stale = why_stale(noun, manifest)  # a plan of now is of other rows
+            told["kept_from_ratio"] = f"cannot be told: {stale}" if stale else _ratio(run, config, key, shard)
         found[noun.label] = told
     return found
 

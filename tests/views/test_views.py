@@ -296,13 +296,16 @@ def test_what_was_made_before_the_samples_changed_is_said_to_be_out_of_date(tmp_
     ingest(run, make_config(IngestConfig, {**values, "source": str(tmp_path / "first.json")}))
     select(run, make_config(SelectConfig, {"method": "random", "ratio": 0.5}))
     assert explain_row(run, "r0").stale == {}
+    rows_of = [row["key"] for row in chosen_rows(run, "main", Wanted(kept=False, limit=8))[1]]
     ingest(run, make_config(IngestConfig, {**values, "source": str(tmp_path / "more.json"), "append": True}))
+    assert "cannot be told: 'selection/main'" in explain_row(run, rows_of[0]).selections["main"]["kept_from_ratio"]
     found = explain_row(run, "r0", search_ratio=False)
     assert found.source["reader"] == "llava"
     assert found.images[0].startswith("shown.png: PNG of 40 x 30, RGB, ")
     assert "'samples/main', which has grown since" in found.stale["selection/main"]
     assert "has grown since" in CliRunner().invoke(main, ["explain", run.uri, "r7", "--no-ratio"]).output
     page = build_report(run)
+    assert "2 of 5 rows, chosen by random" in page, "those that there were then"
     assert "Out of date: &#39;selection/main&#39; was made from an earlier" in page
     assert "`raycurate select` makes it again" in page
     assert found.stale["selection/main"].endswith("; `raycurate select` makes it again")
