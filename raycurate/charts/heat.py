@@ -69,8 +69,9 @@ class Table:
         cell = f'<g><title>{escape(title)}</title><rect class="{kind}" x="{x:.1f}" y="{y:.1f}"'
         cell += f' width="{self.cell - 1:.1f}" height="{self.row - self.down - 1:.1f}"/>'
         if self.numbers:
-            strong = " on" if abs(step) >= SHADES - 1 else ""
-            cell += f'<text class="cell{strong}" text-anchor="middle" x="{x + self.cell / 2:.1f}" y="{y + 17:.1f}">'
+            cell += (
+                f'<text class="cell on{abs(step)}" text-anchor="middle" x="{x + self.cell / 2:.1f}" y="{y + 17:.1f}">'
+            )
             cell += f"{escape(text)}</text>"
         return cell + "</g>"
 
