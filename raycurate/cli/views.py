@@ -257,7 +257,7 @@ def _without_bytes(row: dict[str, Any]) -> dict[str, Any]:
     "--folder", help="Write a folder of pages instead: index.html and, for each cluster shown, many more rows."
 )
 @click.option("--relevancy-model", help="Another model than the one of the features, for the maps.")
-@click.option("--price-per-hour", type=click.FloatRange(0, min_open=True), help="Of the cluster: cost beside the time.")
+@click.option("--price-per-hour", type=float, help="Of the cluster: cost beside the time.")
 def report(
     run: str,
     price_per_hour: float | None,

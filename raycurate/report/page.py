@@ -7,12 +7,14 @@ does, and the page says how many rows it shows.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raycurate.charts.figures import Figure
 from raycurate.charts.marks import MOST_NAME, cluster_map, interval_chart, task_chart
+from raycurate.errors import UserError
 from raycurate.report.boards import boards_of, missing_of
 from raycurate.report.cluster_figures import diversity_figures, transfer_figure
 from raycurate.report.collect import (
@@ -72,7 +74,7 @@ def build_report(
     """The report of a selection, with relevancy maps where they were made, and its cost where a price is given.
 
     Raises:
-        UserError: there is no finished selection with this label.
+        UserError: there is no finished selection with this label, or the price is no number above 0.
     """
     sizes = sizes or Sizes()
     parts, clusters = report_parts(run, label, sizes, maps, price_per_hour)
@@ -111,6 +113,8 @@ def report_parts(
     run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None, price_per_hour: float | None
 ) -> tuple[dict[str, Any], Clusters]:
     """What the template shows whatever the size of its gallery, and what that is made from."""
+    if price_per_hour is not None and not 0 < price_per_hour < math.inf:
+        raise UserError(f"the price is {price_per_hour:g} an hour; it must be a number above 0")
     noun, manifest = selection_at(f"{run.uri}:{label}")
     config = manifest.description["config"]
     bars, summary = task_bars(noun), summary_of(run, noun, manifest)

@@ -315,6 +315,9 @@ def test_a_price_gives_the_money_beside_the_time(hostile):
     seconds = sum(hostile.noun(*name.split("/")).manifest().seconds for name in behind)
     assert f"costs {seconds * 7200 / 3600:,.2f} at 7,200.00 an hour" in build_report(hostile, price_per_hour=7200.0)
     assert "an hour" not in build_report(hostile)
+    for price in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="it must be a number above 0"):
+            build_report(hostile, price_per_hour=price)
 
 
 def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile, tmp_path):
@@ -328,6 +331,11 @@ def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile,
     assert left == {"mine.html", "notes.txt"}
     with pytest.raises(UserError, match="is a file; give a new folder"):
         write_folder(hostile, "main", str(place / "notes.txt"), Sizes())
+    assert write_folder(hostile, "main", str(place), Sizes()).endswith("index.html")
+    (place / "index.html").write_text("a page of mine")
+    with pytest.raises(UserError, match=r"an index.html that is no report"):
+        write_folder(hostile, "main", str(place), Sizes())
+    assert (place / "index.html").read_text() == "a page of mine"
 
 
 @needs_browser
