@@ -85,9 +85,17 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
         yield "selection", first
         yield from (("", line) for line in others)
     for label, epochs in found.trainings.items():
-        yield "training", f"models/{label}: " + (f"seen {epochs:.3g} times" if epochs else "not seen")
+        yield "training", f"models/{label}: {_seen(epochs)}"
     for name, why in found.stale.items():
         yield "stale", why if f"'{name}'" in why else f"{name}: {why}"
+
+
+def _seen(epochs: float | None) -> str:
+    if epochs is None:
+        return "the tokens that it was trained on are gone, so it cannot be told"
+    if not epochs:
+        return "not seen"
+    return f"seen {epochs:.3g} times" + ("" if epochs == round(epochs) else ", on average of its rows")
 
 
 def _cluster(label: str, values: dict[str, Any]) -> str:

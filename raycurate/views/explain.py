@@ -32,6 +32,7 @@ from raycurate.stages.engine.lineage import why_stale
 from raycurate.stages.engine.names import ROW_SCORES
 from raycurate.stages.selecting.what_if import first_ratio, keeps_at
 from raycurate.views.find import find_row, refused_parts, row_of
+from raycurate.views.trainings import epochs_over
 
 FEATURE_BYTES = 4 << 30
 """Features that are read for the neighbours of one row."""
@@ -56,7 +57,7 @@ class Explanation:
         scores: noun and column -> value and percentile.
         marks: label -> why it is marked, and the row that it is like.
         selections: label -> kept, reason, rank and what its group was given.
-        trainings: label -> how often a training saw the row.
+        trainings: label -> how often a training saw the row, on average of its rows; None where that is gone.
         rejected: noun/label -> why a stage that came later refused the row.
         copies: label of marks -> rows that are marked as like this one, which stays: how many, and the first keys.
         stale: noun/label -> why what is told of it is out of date.
@@ -72,7 +73,7 @@ class Explanation:
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     selections: dict[str, dict[str, Any]] = field(default_factory=dict)
-    trainings: dict[str, float] = field(default_factory=dict)
+    trainings: dict[str, float | None] = field(default_factory=dict)
     rejected: dict[str, dict[str, str]] = field(default_factory=dict)
     copies: dict[str, dict[str, Any]] = field(default_factory=dict)
     stale: dict[str, str] = field(default_factory=dict)
@@ -116,7 +117,7 @@ def explain_row(run: Run, name: str, samples: str = "main", *, search_ratio: boo
         scores=_scores(run, key, place.shard),
         marks=_marks(run, key, place.shard, samples),
         selections=_selections(run, key, place.shard, manifest, search=search),
-        trainings=_trainings(run, key, manifest),
+        trainings=epochs_over(run, key, samples),
         rejected=_rejected(run, key),
         copies=_copies(run, key, samples),
         stale=_stale(run),
@@ -318,18 +319,3 @@ def _ratio(run: Run, config: dict[str, Any], key: str, shard: int) -> float | st
         return first_ratio(keeps_at(run, settings, key, shard), settings.ratio)
     except UserError as error:
         return f"cannot be told: {error}"
-
-
-def _trainings(run: Run, key: str, samples: Manifest) -> dict[str, float]:
-    """Label of a model -> epochs over the row; 0 where the training left it out."""
-    found: dict[str, float] = {}
-    for noun, manifest in _nouns(run, "models"):
-        config = manifest.description["config"]
-        tokens = next((name for name in manifest.description.get("made_from", {}) if name.startswith("tokens/")), None)
-        if config.get("samples") != samples.label or tokens is None:
-            continue
-        row = row_of(run.noun(*tokens.split("/", 1)), key)
-        steps, per_step = manifest.metrics.get("steps", 0), config.get("batch_rows", 0)
-        seen = min(config.get("epochs", 1.0), steps * per_step / max(manifest.rows_out, 1))
-        found[noun.label] = 0.0 if row is None else float(seen)
-    return found

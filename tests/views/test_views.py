@@ -23,10 +23,12 @@ from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
+from raycurate.training.mixture import MixturePart, choose_rows
 from raycurate.views.diff import diff_selections
 from raycurate.views.explain import explain_row, reader_of
 from raycurate.views.find import find_row
 from raycurate.views.rows import Wanted, chosen_rows
+from raycurate.views.trainings import epochs_over
 from tests.nouns import read_all, write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case
 from tests.stages.test_select_marked import write_marks
@@ -104,6 +106,38 @@ def test_scores_and_trainings_of_a_finished_run(tmp_path):
         below = 100 * np.mean(np.array(list(loss.values())) < loss[key])
         assert found.scores["token_losses.loss"]["percentile"] == pytest.approx(below)
         assert bool(found.trainings["main"]) == stays[key]
+
+
+@pytest.mark.parametrize("by_cluster", [False, True])
+def test_a_mixture_saw_the_rows_that_it_drew(run, tmp_path, by_cluster):
+    """As `choose_rows` draws them out of the tokens of all rows; what was held out was not trained on."""
+    case, own = clustered_case(5, rows=ROWS, clusters=6), Run(str(shutil.copytree(run.uri, tmp_path / "run")))
+    tasks = [f"task {min(i % 7, 2)}" for i in range(ROWS)]
+    tokens = own.noun("tokens", "all")
+    tokens.begin({"stage": "tokenize", "config": {}})
+    tokens.commit_part(0, pa.table({"key": case.keys[:80], "task": tasks[:80]}), rows_in=80)
+    made = tokens.finish().fingerprint
+    groups = [str(label) for label in case.labels] if by_cluster else tasks
+    rows = {groups[0]: 2, groups[1]: 3}
+    part = MixturePart(rows=rows, skip=1, clusters="main" if by_cluster else None)
+    held_out = MixturePart(rows={"task 0": 9})
+    config = {"mixture": [part.model_dump()], "held_out": [held_out.model_dump()], "mixture_seed": 3}
+    model = own.noun("models", "mixed")
+    model.begin(
+        {
+            "stage": "finetune",
+            "config": {**config, "samples": "other", "epochs": 2.0, "batch_rows": 9},
+            "inputs": {"tokens": [[made]]},
+            "made_from": {"tokens/all": made},
+        }
+    )
+    model.finish(metrics={"steps": 5})
+    chosen = choose_rows(groups[:80], case.keys[:80], part, seed=3, where="")
+    seen = [number for number, key in enumerate(case.keys) if epochs_over(own, key, "main")["mixed"] == 2.0]
+    assert seen == chosen.tolist()
+    assert epochs_over(own, case.keys[0], "other") == {}
+    shutil.rmtree(tokens.folder)
+    assert epochs_over(own, case.keys[0], "main") == {"mixed": None}
 
 
 def test_a_refused_row_says_why_and_two_of_one_id_are_told_apart(tmp_path, ray_cluster):
