@@ -41,10 +41,18 @@ def works_still(pid: int) -> bool:
     return False
 
 
+def ends_at_once(pid: int) -> bool:
+    """Ray tells of a killed process when its sockets close; the system takes it off the list a little later."""
+    deadline = time.monotonic() + 5
+    while works_still(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not works_still(pid)
+
+
 def test_an_error_ends_the_other_tasks_before_it_is_raised(ray_cluster, tmp_path, fail_beside_a_long_task):
     with pytest.raises(UserError, match="a task has failed"):
         list(map_tasks(fail_beside_a_long_task, [(0,), (1,)], num_cpus=0.5))
-    assert not works_still(int((tmp_path / "pid").read_text()))
+    assert ends_at_once(int((tmp_path / "pid").read_text()))
 
 
 def test_a_rejected_row_of_a_strict_stage_ends_its_other_tasks(ray_cluster, tmp_path, fail_beside_a_long_task):
@@ -57,7 +65,7 @@ def test_a_rejected_row_of_a_strict_stage_ends_its_other_tasks(ray_cluster, tmp_
     noun.begin({})
     with pytest.raises(UserError, match="--strict: 1 rows of shard 1"):
         run_missing_shards("stage", noun, make_shard, num_shards=2, total_rows=2, strict=True, num_cpus=0.5)
-    assert not works_still(int((tmp_path / "pid").read_text()))
+    assert ends_at_once(int((tmp_path / "pid").read_text()))
 
 
 def test_a_failed_commit_ends_the_other_commits_and_the_pool(ray_cluster, tmp_path, fail_beside_a_long_task):
@@ -80,7 +88,7 @@ def test_a_failed_commit_ends_the_other_commits_and_the_pool(ray_cluster, tmp_pa
     dataset = pool_dataset(list(range(400)), load, Actor, {}, config, 0, 1 << 20)
     with pytest.raises(UserError, match="a task has failed"), Progress("stage", 400) as progress:
         commit_shards(dataset, fail_beside_a_long_task, progress, strict=False)
-    assert not works_still(int((tmp_path / "pid").read_text()))
+    assert ends_at_once(int((tmp_path / "pid").read_text()))
     actors = [int(path.name.removeprefix("actor-")) for path in tmp_path.glob("actor-*")]
     assert actors
     deadline = time.monotonic() + 30
