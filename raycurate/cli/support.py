@@ -50,6 +50,18 @@ class ReadableCommand(click.Command):
 
     failed = 1
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, but ``--calibrate --json`` is a forgotten value and not a file named ``--json``."""
+        rest = super().parse_args(ctx, args)
+        known = {name for param in self.get_params(ctx) for name in param.opts if name.startswith("--")}
+        for param in self.get_params(ctx):
+            value = ctx.params.get(param.name or "")
+            if isinstance(param, click.Option) and isinstance(value, str) and value in known:
+                raise click.UsageError(
+                    f"{param.opts[0]} takes a value ({param.make_metavar(ctx)}), and {value} is an option", ctx
+                )
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -75,6 +75,8 @@ MISTAKES = {
     "decontaminate run": "Missing option '--against'",
     "settings extrct": "unknown stage 'extrct'. Did you mean 'extract'?",
     "extrct run": "Did you mean one of: 'export', 'extract'?",
+    "estimate run --calibrate --json": "--calibrate takes a value (FILE), and --json is an option",
+    "export run --out --label": "--out takes a value",
     "init mine --data nofile.json": "nofile.json does not exist. Check the path",
     "init mine --data train.json --target slrum": "'slrum' is not one of 'local', 'slurm'",
 }
