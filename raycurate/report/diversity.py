@@ -91,7 +91,7 @@ def diversity_of(
     manifest = noun.manifest() if noun is not None else None
     if noun is None or manifest is None or not manifest.rows_out:
         return None
-    shards = _shards(noun, manifest.shards, seed)
+    shards = _shards(noun, min(manifest.shards, selection.require("select").shards), seed)
     places = {cluster: place for place, cluster in enumerate(clusters)}
     sums: tuple[PairSums, PairSums] | None = None
     for shard in shards:

@@ -21,7 +21,7 @@ from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageLimits, ImageRoot, accepted_limits
 from raycurate.selection.keys import key_array, key_hashes
-from raycurate.views.rows import first_turns
+from raycurate.views.rows import first_turns, samples_of
 
 COLUMNS = ["key", "source_id", "task", "kept", "cluster", "rank", "reason"]
 CHARS = 400
@@ -108,7 +108,9 @@ def shelves_of(run: Run, noun: Noun, facts: Sequence[ClusterFacts], tasks: Seque
     cards = _cards(run, noun, [row for rows in found.values() for row in rows])
     shelves = []
     for value, name, anchor, text, own in names:
-        sides = [[cards[row["key"]] for row in found.get((value, side), ())] for side in (True, False)]
+        sides = [
+            [cards[row["key"]] for row in found.get((value, side), ()) if row["key"] in cards] for side in (True, False)
+        ]
         shelves.append(Shelf(name, anchor, text, own, *sides))
     return shelves
 
@@ -146,19 +148,14 @@ def _first_rows(
 
 
 def _cards(run: Run, noun: Noun, rows: Sequence[dict[str, Any]]) -> dict[str, Card]:
-    """Key -> card; every part of the samples is read once."""
+    """Key -> card; none for a row that the samples do not have any more."""
     samples = run.noun("samples", noun.require("select").description["config"]["samples"])
     pictures = pictures_of(samples)
-    by_shard: dict[int, dict[str, dict[str, Any]]] = {}
+    wanted = {row["key"]: row for row in rows}
+    by_shard: dict[int, list[str]] = {}
     for row in rows:
-        by_shard.setdefault(row["shard"], {})[row["key"]] = row
-    found: dict[str, Card] = {}
-    for shard, wanted in sorted(by_shard.items()):
-        part = samples.read_part(shard, ["key", "messages", "images"])
-        own = part.filter(pc.is_in(part["key"], value_set=pa.array(list(wanted), pa.string())))
-        for sample in own.to_pylist():
-            found[sample["key"]] = card_of(wanted[sample["key"]], sample, pictures)
-    return found
+        by_shard.setdefault(row["shard"], []).append(row["key"])
+    return {key: card_of(wanted[key], sample, pictures) for key, sample in samples_of(samples, by_shard).items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ pass over the selection; the samples of the chosen rows only are read, a row gro
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from raycurate.run.store import Noun, Run
 from raycurate.samples.schema import IMAGE_MARK
 from raycurate.selection.base import REASONS
 from raycurate.selection.keys import key_array, key_hashes
+from raycurate.stages.engine.lineage import why_stale
 from raycurate.views.diff import selection_at
 
 COLUMNS = ["key", "source_id", "task", "kept", "cluster", "rank", "score", "reason"]
@@ -40,7 +41,7 @@ def chosen_rows(run: Run, label: str, wanted: Wanted) -> tuple[int, list[dict[st
     """How many rows there are of the kind that is asked for, and a sample of them with their turns and images.
 
     Raises:
-        UserError: no such selection, task, reason or cluster.
+        UserError: no such selection, task, reason or cluster, or its samples were made anew since.
     """
     noun, manifest = selection_at(f"{run.uri}:{label}")
     tasks = noun.read_table("tasks.parquet", ["task"])["task"].to_pylist()
@@ -62,13 +63,30 @@ def chosen_rows(run: Run, label: str, wanted: Wanted) -> tuple[int, list[dict[st
         smallest = heapq.nsmallest(wanted.limit, places)
         kept = [(at, key, number, own.slice(place, 1).to_pylist()[0]) for at, key, number, place in smallest]
         best = heapq.nsmallest(wanted.limit, [*best, *kept], key=lambda each: each[:2])
-    samples = run.noun("samples", manifest.description["config"]["samples"])
-    found = []
-    for _, key, shard, row in best:
+    by_shard: dict[int, list[str]] = {}
+    for _, key, shard, _ in best:
+        by_shard.setdefault(shard, []).append(key)
+    samples = samples_of(run.noun("samples", manifest.description["config"]["samples"]), by_shard)
+    if len(samples) < len(best):
+        stale = why_stale(noun, manifest)
+        told = f": {stale}. {stale.remedy} makes it again" if stale is not None else ""
+        raise UserError(f"rows of selection '{label}' are not where they were in the samples{told}")
+    return total, [{**row, **samples[key]} for _, key, _, row in best]
+
+
+def samples_of(samples: Noun, by_shard: Mapping[int, Collection[str]]) -> dict[str, dict[str, Any]]:
+    """Key, turns and images of rows by their key, each part read once; without those that are there no longer.
+
+    Args:
+        samples: the finished noun.
+        by_shard: shard -> keys of its rows, as a selection knows them, which may be older than the samples.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for shard in sorted(set(by_shard) & set(range(samples.require("ingest").shards))):
         part = samples.read_part(shard, ["key", "messages", "images"])
-        sample = part.slice(pc.index(part["key"], key).as_py(), 1).to_pylist()[0]
-        found.append({**row, "messages": sample["messages"], "images": sample["images"]})
-    return total, found
+        own = part.filter(pc.is_in(part["key"], value_set=pa.array(list(by_shard[shard]), pa.string())))
+        found |= {row["key"]: row for row in own.to_pylist()}
+    return found
 
 
 def _check_cluster(noun: Noun, cluster: int) -> None:

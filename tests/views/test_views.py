@@ -347,6 +347,19 @@ def test_what_was_made_before_the_samples_changed_is_said_to_be_out_of_date(tmp_
     assert "cannot be read" in explain_row(run, "r0", search_ratio=False).images[0]
 
 
+def test_rows_of_samples_that_were_made_anew_are_left_out_of_a_report_and_an_error_to_show(run, tmp_path):
+    """Fewer rows in other shards: the report says that it is out of date and shows the rows that it finds."""
+    made = Run(str(tmp_path / "run"))
+    shutil.copytree(run.uri, made.uri)
+    keys = read_all(run.noun("samples"))["key"].to_pylist()
+    write_samples(made, keys[:20], ["task 0"] * 20, shards=1)
+    page = build_report(made, "coincide")
+    assert "Out of date: " in page
+    assert 0 < page.count('<li class="card">') <= 20
+    with pytest.raises(UserError, match="not where they were in the samples: .* `raycurate extract`"):
+        chosen_rows(made, "coincide", Wanted(limit=90))
+
+
 def test_a_row_that_a_later_stage_refused_says_why(run, tmp_path):
     copied = Run(str(shutil.copytree(run.uri, tmp_path / "run")))
     key = sorted(kept(run, "random"))[0]
