@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,11 @@ from raycurate.run.store import Noun
 MANY = 0.05
 ENOUGH = 256
 log = logging.getLogger("raycurate")
+
+
+def told_reasons(reasons: Mapping[str, int]) -> str:
+    """Rows by reason in words, the most frequent first."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in Counter(reasons).most_common())
 
 
 def check_rejects(stage: str, noun: Noun, max_rejected: float, *, samples: Noun | None = None) -> None:
@@ -48,7 +54,7 @@ def check_rejects(stage: str, noun: Noun, max_rejected: float, *, samples: Noun 
     share = rejected / max(1, good + rejected)
     if share <= MANY:
         return
-    told = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
+    told = told_reasons(dict(reasons.most_common(3)))
     if not good or share > max_rejected or (max_rejected < 1 and _lost_all_images(noun, samples)):
         what = "" if share > max_rejected else ", all rows with an image among them"
         allow = " If they may go, add `--set max_rejected=1`: the rows that were made are kept." if good else ""

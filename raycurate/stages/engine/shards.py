@@ -22,6 +22,7 @@ from raycurate.run.filesystem import json_text, list_files, read_bytes
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, ShardRecord
 from raycurate.settings import StageConfig
+from raycurate.stages.engine.rejects import told_reasons
 from raycurate.stages.table import version_of
 
 CANCEL_SECONDS = 30.0
@@ -122,7 +123,7 @@ def count_record(progress: Progress, record: ShardRecord, *, strict: bool, quara
     progress.quarantined(record.quarantined)
     if strict and rejected:
         raise UserError(
-            f"--strict: {rejected} rows of shard {record.shard} were rejected: {record.quarantined}. "
+            f"--strict: {rejected} rows of shard {record.shard} were rejected: {told_reasons(record.quarantined)}. "
             "See the quarantine folder of the run, or run without --strict to keep the good rows."
         )
     total = quarantined + rejected
