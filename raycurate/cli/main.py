@@ -274,6 +274,9 @@ def status(run: str, as_json: bool) -> None:
     for line in lines:
         if line.sources:
             out.print(f"[bold]sources:[/] {plain(line.name)}: {plain(line.sources)}", highlight=False)
+        if line.unreached:
+            told = f"whether {line.name} is made from what is there now: {line.unreached}"
+            out.print(f"[bold yellow]cannot be told:[/] {plain(told)}", highlight=False)
         if line.why:
             out.print(f"[bold yellow]stale:[/] {plain(line.why)}", highlight=False)
     for step in next_steps(Run(run), lines):

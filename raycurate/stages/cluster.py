@@ -57,6 +57,8 @@ CHECKPOINT_SHARE = 0.1
 log = logging.getLogger("raycurate")
 
 Result = TypeVar("Result")
+PASSES = "row passes"
+"""What is counted as progress: every iteration, and at last the assignment, goes over all rows."""
 
 
 @in_session
@@ -81,7 +83,7 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
     foresee(noun, functools.partial(_work, job, rows), resources["num_gpus"])
     total = (config.iterations + 1) * rows
     with (
-        Progress("cluster", total, noun=noun) as progress,
+        Progress("cluster", total, PASSES, noun=noun) as progress,
         KMeansPool(job, feature_manifest.shards, resources, run.id, progress) as pool,
     ):
         metrics = _make(Fit(job, pool, progress, rows), feature_manifest.shards, standing)

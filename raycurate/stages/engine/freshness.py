@@ -31,14 +31,37 @@ CHECKPOINT_STAGES = ("predict", "evaluate")
 """Likewise, of the model and what was put on it (`checkpoints.checkpoint_facts`)."""
 
 
-def why_not_current(noun: Noun, manifest: Manifest) -> str:
+class Outside:
+    """What lies outside of a run, looked at once for each noun, however many are made from it.
+
+    Attributes:
+        unreached: noun/label -> the error of a store that cannot be reached; what lies there is taken to be unchanged.
+    """
+
+    def __init__(self) -> None:
+        self._changed: dict[str, str] = {}
+        self.unreached: dict[str, str] = {}
+
+    def changed(self, noun: Noun, manifest: Manifest) -> str:
+        """What has changed outside of the run since a noun was made; '' where nothing has that can be seen."""
+        name = f"{noun.noun}/{noun.label}"
+        if name not in self._changed:
+            try:
+                self._changed[name] = _outside(noun, manifest)
+            except OSError as error:
+                self._changed[name] = ""
+                self.unreached[name] = " ".join(str(error).split())
+        return self._changed[name]
+
+
+def why_not_current(noun: Noun, manifest: Manifest, outside: Outside) -> str:
     """What has changed since a noun was made, and what makes it again; '' where nothing has."""
     stale = why_stale(noun, manifest)
-    chain, reason = ((noun,), _outside(noun, manifest)) if stale is None else (stale.chain, stale.reason)
+    chain, reason = ((noun,), outside.changed(noun, manifest)) if stale is None else (stale.chain, stale.reason)
     if not reason and (lost := lost_files(noun, manifest)):
         reason = f"'{noun.noun}/{noun.label}' is not whole: {lost}"
     if stale is None and not reason:
-        chain, reason = _above(noun, manifest)
+        chain, reason = _above(noun, manifest, outside)
     if not reason:
         return ""
     if len(chain) > 1:
@@ -47,16 +70,16 @@ def why_not_current(noun: Noun, manifest: Manifest) -> str:
     return f"{reason}. Made again by {', then '.join(commands)}."
 
 
-def _above(noun: Noun, manifest: Manifest) -> tuple[tuple[Noun, ...], str]:
+def _above(noun: Noun, manifest: Manifest, outside: Outside) -> tuple[tuple[Noun, ...], str]:
     """The same of the nouns that it was made from."""
     for name in manifest.description.get("made_from", {}):
         parent = Run(noun.run_uri).noun(*name.split("/", 1))
         found = parent.manifest()
         if found is None:
             continue
-        if reason := _outside(parent, found):
+        if reason := outside.changed(parent, found):
             return (noun, parent), reason
-        chain, reason = _above(parent, found)
+        chain, reason = _above(parent, found, outside)
         if reason:
             return (noun, *chain), reason
     return (noun,), ""

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow.fs as pafs
 
@@ -86,8 +87,22 @@ def states_now(noun: Noun, uris: Sequence[str], map_files: MapFiles) -> list[Fil
 
 
 def source_changed(noun: Noun) -> bool:
-    """Whether a file of the source of samples holds something else now, or is gone."""
-    return any(_is_other(state) for state in noted_states(noun).values())
+    """Whether a file of the source of samples holds something else now, or is gone.
+
+    Raises:
+        OSError: a store cannot be reached, which is tried once, and no file elsewhere has changed.
+    """
+    unreached: dict[str, OSError] = {}
+    for state in noted_states(noun).values():
+        store = urlsplit(state.uri).netloc or state.uri
+        try:
+            if store not in unreached and _is_other(state):
+                return True
+        except OSError as error:
+            unreached[store] = error
+    if unreached:
+        raise next(iter(unreached.values()))
+    return False
 
 
 def _is_other(noted: FileState) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from raycurate.run.progress import ALIVE_SECONDS
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.stages.engine.freshness import why_not_current
+from raycurate.stages.engine.freshness import Outside, why_not_current
 from raycurate.stages.table import NOUNS
 
 
@@ -26,6 +26,7 @@ class NounStatus:
         estimated: seconds that were foreseen when it began; None where nothing was.
         sources: rows by source, of samples of several and selections of them.
         why: of a stale noun what has changed, and the commands that make it again, in their order.
+        unreached: why it cannot be told whether its source, or another file outside of the run, has changed.
     """
 
     name: str
@@ -37,13 +38,15 @@ class NounStatus:
     why: str = ""
     sources: str = ""
     estimated: float | None = None
+    unreached: str = ""
 
 
 def status(run: Run) -> list[NounStatus]:
     """What is done, running and left, in the order of the data."""
     order = {noun: place for place, noun in enumerate(NOUNS)}
     nouns = sorted(run.nouns(), key=lambda noun: (order.get(noun.noun, len(order)), noun.noun, noun.label))
-    return [_status_of(noun) for noun in nouns]
+    outside = Outside()
+    return [_status_of(noun, outside) for noun in nouns]
 
 
 def told_sources(manifest: Manifest) -> str:
@@ -59,12 +62,12 @@ def told_sources(manifest: Manifest) -> str:
     return ", ".join(map(told, sorted(counts)))
 
 
-def _status_of(noun: Noun) -> NounStatus:
+def _status_of(noun: Noun, outside: Outside) -> NounStatus:
     name = f"{noun.noun}/{noun.label}"
     manifest = noun.manifest()
     if manifest is not None:
         rejected = sum(manifest.quarantined.values())
-        why = why_not_current(noun, manifest)
+        why = why_not_current(noun, manifest, outside)
         state = "stale" if why else "done"
         return NounStatus(
             name,
@@ -76,6 +79,7 @@ def _status_of(noun: Noun) -> NounStatus:
             why,
             told_sources(manifest),
             manifest.estimated_seconds,
+            outside.unreached.get(name, ""),
         )
     records = noun.records().values()
     beat = noun.read_json("progress.json") or {}
@@ -85,7 +89,7 @@ def _status_of(noun: Noun) -> NounStatus:
         name=name,
         state="running" if alive else "interrupted",
         rows=sum(record.rows_out for record in records),
-        total=beat.get("total"),
+        total=beat.get("total") if beat.get("unit") == "rows" else None,
         quarantined=sum(sum(record.quarantined.values()) for record in records),
         seconds=work.get("seconds", 0.0),
         estimated=work.get("estimated_seconds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from raycurate.estimate.rates import DEFAULT_RATES, RATES_VARIABLE
 from raycurate.estimate.work import Work
 from raycurate.run.store import Run
 from raycurate.stages.cluster import cluster
+from raycurate.stages.engine import source_check
 from raycurate.stages.engine.foreseen import foresee, size_of
 from raycurate.stages.engine.next_step import next_steps
 from raycurate.stages.engine.status import status
@@ -94,6 +96,35 @@ def test_status_shows_what_was_foreseen_and_what_comes_next(run):
     done = CliRunner().invoke(main, ["status", run.uri])
     assert "foreseen" in done.output
     assert "next: raycurate extract" in done.output
+
+
+def test_status_goes_on_where_a_source_cannot_be_reached(run, monkeypatch):
+    """It is asked for once, and said of the samples; they count as done, and so does what was made from them."""
+    select(run, SelectConfig(method="random", ratio=0.5))
+    asked = []
+
+    def look_at(uri):
+        asked.append(uri)
+        raise OSError("no way to the bucket")
+
+    monkeypatch.setattr(source_check, "look_at", look_at)
+    lines = {line.name: line for line in status(run)}
+    assert len(asked) == 1
+    assert {line.state for line in lines.values()} == {"done"}
+    assert lines["samples/main"].unreached == "no way to the bucket"
+    assert lines["selection/main"].unreached == ""
+    told = CliRunner().invoke(main, ["status", run.uri])
+    assert told.exit_code == 0
+    assert "whether samples/main is made from what is there now: no way to the bucket" in told.output
+
+
+def test_rows_are_not_counted_in_other_units(run):
+    """A clustering goes over all rows many times: its total is no number of rows."""
+    noun = run.noun("clusters")
+    noun.begin({"stage": "cluster", "config": {}})
+    for unit, total in (("row passes", None), ("rows", 900)):
+        noun.write_json("progress.json", {"state": "running", "time": time.time(), "total": 900, "unit": unit})
+        assert [line.total for line in status(run) if line.state == "running"] == [total]
 
 
 def test_a_clustering_has_an_estimate_and_a_selection_comes_next(ray_cluster, run):

@@ -9,6 +9,7 @@ import pytest
 
 from raycurate.models import file_hashes
 from raycurate.run.store import Run
+from raycurate.stages.engine import source_check
 from raycurate.stages.engine.source_check import FileState, note_states, source_changed, states_now
 
 
@@ -73,4 +74,26 @@ def test_what_was_not_hashed_is_known_by_size_and_time(noun, tmp_path):
     assert not source_changed(noun)
     assert [state.fact for state in states_now(noun, [str(path)], _here)] == [then]
     path.touch()
+    assert source_changed(noun)
+
+
+def test_a_store_that_cannot_be_reached_is_asked_once_and_the_others_are_looked_at(noun, tmp_path, monkeypatch):
+    """A change elsewhere is still seen; without one the error is told."""
+    here = tmp_path / "rows.jsonl"
+    here.write_text("rows")
+    asked, local = [], source_check.look_at
+
+    def look_at(uri):
+        if uri.startswith("s3://"):
+            asked.append(uri)
+            raise OSError("no way to the bucket")
+        return local(uri)
+
+    monkeypatch.setattr(source_check, "look_at", look_at)
+    states = [FileState(f"s3://gone/{name}", 4, 7) for name in "abc"]
+    note_states(noun, [*states, *states_now(noun, [str(here)], _here)])
+    with pytest.raises(OSError, match="no way to the bucket"):
+        source_changed(noun)
+    assert asked == ["s3://gone/a"]
+    here.write_text("others")
     assert source_changed(noun)
