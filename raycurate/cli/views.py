@@ -285,10 +285,16 @@ def report(
       raycurate report runs/mine --out report.html
     """
     from raycurate.report.gallery import Sizes
-    from raycurate.report.page import write_report
+    from raycurate.report.page import check_price, write_report
+    from raycurate.report.places import check_folder, page_place
 
     if folder is not None and place is not None:
         raise click.UsageError("--folder and --out are two forms of the report; give one of them")
+    check_price(price_per_hour)  # before a model runs for minutes
+    if folder is None:
+        page_place(Run(run), label, place)
+    else:
+        check_folder(folder)
     maps = None
     if relevancy:
         from raycurate.report.relevancy import relevancy_maps

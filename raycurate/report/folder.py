@@ -14,20 +14,17 @@ from dataclasses import replace
 
 import pyarrow.fs as pafs
 
-from raycurate.errors import UserError
 from raycurate.report.gallery import Card, Shelf, Sizes
 from raycurate.report.page import fitting_page, report_parts
+from raycurate.report.places import INDEX, check_folder
 from raycurate.report.relevancy_facts import RelevancyMaps
 from raycurate.report.rendering import render
-from raycurate.run.filesystem import absolute, exists, list_files, read_bytes, resolve, write_bytes
+from raycurate.run.filesystem import absolute, list_files, resolve, write_bytes
 from raycurate.run.store import Run
 
 MOST_ROWS = 240
 PAGE_ROWS = 60
-INDEX = "index.html"
 SIDES = ("kept", "dropped")
-MADE_BY = b"<footer>raycurate "
-"""In every page of a report."""
 OWN_PAGE = re.compile(r"(cluster|task)-\d+-(kept|dropped)-\d+\.html")
 
 
@@ -45,7 +42,7 @@ def write_folder(
         UserError: there is no finished selection with this label, or the place is taken by something else.
     """
     filesystem, path = resolve(absolute(folder))
-    _check_place(filesystem, path, folder)
+    check_folder(folder)
     large = replace(sizes, per_side=max(MOST_ROWS, sizes.per_side))
     parts, clusters = report_parts(run, label, large, maps, price_per_hour)
     shelves: Sequence[Shelf] = parts["shelves"]
@@ -57,15 +54,6 @@ def write_folder(
     index = fitting_page(parts | {"more": more}, clusters, sizes)
     write_bytes(filesystem, f"{path}/{INDEX}", index.encode())
     return f"{absolute(folder).rstrip('/')}/{INDEX}"
-
-
-def _check_place(filesystem: pafs.FileSystem, path: str, folder: str) -> None:
-    """Raise `UserError` for a file, and for a folder whose index is another's."""
-    if filesystem.get_file_info(path).is_file:
-        raise UserError(f"--folder {folder} is a file; give a new folder, or one that a report was written to before")
-    index = f"{path}/{INDEX}"
-    if exists(filesystem, index) and MADE_BY not in read_bytes(filesystem, index):
-        raise UserError(f"--folder {folder} has an {INDEX} that is no report of raycurate; give another folder")
 
 
 def _remove_pages(filesystem: pafs.FileSystem, folder: str) -> None:

@@ -31,9 +31,10 @@ from raycurate.report.collect import (
 from raycurate.report.diversity import Diversity, diversity_of
 from raycurate.report.gallery import Shelf, Sizes, shelves_of, smaller
 from raycurate.report.geometry import Geometry, geometry_of, transfer_of_tasks
+from raycurate.report.places import page_place
 from raycurate.report.relevancy_facts import RelevancyMaps
 from raycurate.report.rendering import render
-from raycurate.run.filesystem import absolute, resolve, write_bytes
+from raycurate.run.filesystem import resolve, write_bytes
 from raycurate.run.store import Noun, Run
 from raycurate.views.diff import selection_at
 
@@ -100,21 +101,29 @@ def write_report(
     maps: RelevancyMaps | None = None,
     price_per_hour: float | None = None,
 ) -> str:
-    """Write the report of a selection to a file or URI, by default into the run directory; where it lies."""
-    name = "report.html" if label == "main" else f"report-{label}.html"
-    place = absolute(out) if out is not None else f"{run.uri.rstrip('/')}/{name}"
+    """Write the report of a selection to a file or URI, by default into the run directory; where it lies.
+
+    Raises:
+        UserError: as `build_report`, or something lies there that is no page of raycurate.
+    """
+    place = page_place(run, label, out)
     page = build_report(run, label, sizes, maps, price_per_hour)
     filesystem, path = resolve(place)
     write_bytes(filesystem, path, page.encode())
     return place
 
 
+def check_price(price_per_hour: float | None) -> None:
+    """Raise `UserError` for a price that is no number above 0."""
+    if price_per_hour is not None and not 0 < price_per_hour < math.inf:
+        raise UserError(f"the price is {price_per_hour:g} an hour; it must be a number above 0")
+
+
 def report_parts(
     run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None, price_per_hour: float | None
 ) -> tuple[dict[str, Any], Clusters]:
     """What the template shows whatever the size of its gallery, and what that is made from."""
-    if price_per_hour is not None and not 0 < price_per_hour < math.inf:
-        raise UserError(f"the price is {price_per_hour:g} an hour; it must be a number above 0")
+    check_price(price_per_hour)
     noun, manifest = selection_at(f"{run.uri}:{label}")
     config = manifest.description["config"]
     bars, summary = task_bars(noun), summary_of(run, noun, manifest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raycurate.report.gallery import card_of, pictures_of
+from raycurate.report.places import check_page
 from raycurate.report.rendering import render
 from raycurate.run.filesystem import absolute, resolve, write_bytes
 from raycurate.run.store import Run
@@ -31,8 +32,13 @@ def build_rows(run: Run, label: str, wanted: Wanted) -> str:
 
 
 def write_rows(run: Run, label: str, wanted: Wanted, out: str) -> str:
-    """Write the page to a file or URI; where it lies."""
+    """Write the page to a file or URI; where it lies.
+
+    Raises:
+        UserError: as `build_rows`, or something lies there that is no page of raycurate.
+    """
     place = absolute(out)
+    check_page(place)
     filesystem, path = resolve(place)
     write_bytes(filesystem, path, build_rows(run, label, wanted).encode())
     return place

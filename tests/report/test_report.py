@@ -338,6 +338,29 @@ def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile,
     assert (place / "index.html").read_text() == "a page of mine"
 
 
+def test_a_page_is_written_over_nothing_but_a_page(hostile, tmp_path, monkeypatch):
+    """Another file, a folder and what is no file are refused before any work; a page and an empty file are not."""
+    mine, kind = tmp_path / "mine.json", tmp_path / "pipe"
+    mine.write_text("{}")
+    os.mkfifo(kind)
+    monkeypatch.setattr("raycurate.report.relevancy.relevancy_maps", lambda *_: pytest.fail("a model was asked"))
+    for place, why in ((mine, "no page of raycurate"), (tmp_path, "is a folder"), (kind, "no page of raycurate")):
+        for words in (["report", "--relevancy", "1", "--out"], ["show", "--html"]):
+            result = CliRunner().invoke(main, [words[0], hostile.uri, *words[1:], str(place)])
+            assert result.exit_code == 1
+            assert why in " ".join(result.output.split())
+    asked = ["report", hostile.uri, "--relevancy", "1", "--out", str(tmp_path / "r.html"), "--price-per-hour", "-1"]
+    assert "a number above 0" in CliRunner().invoke(main, asked).output
+    asked = ["report", hostile.uri, "--relevancy", "1", "--folder", str(mine)]
+    assert "is a file" in CliRunner().invoke(main, asked).output
+    assert mine.read_text() == "{}"
+    page = tmp_path / "page.html"
+    page.touch()
+    write_report(hostile, "random", str(page))
+    write_rows(hostile, "main", Wanted(limit=1), str(page))
+    assert "1 of 48 rows" in page.read_text("utf-8")
+
+
 @needs_browser
 def test_in_a_browser_nothing_runs_nothing_is_asked_for_and_search_works(hostile, tmp_path):
     """Zero requests beside the file, an empty console, no canary; pictures at three widths, light and dark."""
