@@ -172,7 +172,7 @@ def cluster_map(dots: Sequence[Dot], average: float, shown: frozenset[int] = fro
 def _map(dots: Sequence[Dot], average: float, shown: frozenset[int], size: tuple[int, int, int]) -> str:
     width, height, radius_most = size
     edge = radius_most + 4
-    parts = [opened(width, height, "Map of the clusters: near ones have similar features")]
+    parts = [opened(width, height, "Map of the clusters: near ones have similar features", links=bool(shown))]
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
     largest = max(dot.size for dot in dots)
     for dot in sorted(dots, key=lambda each: -each.size):
@@ -230,10 +230,10 @@ def _interval_line(each: Interval, y: int, place: Callable[[float], float], rows
     )
 
 
-def opened(width: int, height: int, label: str) -> str:
-    """The start of a chart of this size; `label` is for those who do not see it."""
+def opened(width: int, height: int, label: str, *, links: bool = False) -> str:
+    """The start of a chart of this size; `label` is for those who do not see it, who find no links in an image."""
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    return f'<svg {size} role="img" aria-label="{escape(label)}">'
+    return f'<svg {size} role="{"group" if links else "img"}" aria-label="{escape(label)}">'
 
 
 def cut(text: str, chars: int) -> str:

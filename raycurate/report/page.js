@@ -1,5 +1,12 @@
 "use strict";
 (() => {
+  const seen = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const node of document.querySelectorAll(".scroll")) seen.observe(node); // what moves sideways moves by keys too
   const field = document.getElementById("search");
   if (!field) return;
   const shelves = [...document.querySelectorAll(".shelf")].map((node) => [node, node.textContent.toLowerCase()]);
