@@ -38,6 +38,10 @@ NAMES = {
 }
 """Kind of noun -> what a reader calls it."""
 COMMANDS = {
+    "clusters": (
+        "a map and a gallery of clusters, and how alike rows are",
+        "select {run} --method balanced --label mapped",
+    ),
     "relevancy": ("which patches of its picture an answer was made of", "report {run} --label {label} --relevancy 6"),
     "models": ("the loss of each task as it is trained", "finetune {run} --selection {label} --model MODEL"),
     "scoreboard": (

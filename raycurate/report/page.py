@@ -36,7 +36,7 @@ from raycurate.report.relevancy_facts import RelevancyMaps
 from raycurate.report.rendering import render
 from raycurate.run.filesystem import resolve, write_bytes
 from raycurate.run.store import Noun, Run
-from raycurate.views.diff import selection_at
+from raycurate.views.diff import finished_selection
 
 MOST_BYTES = 15 << 20
 MOST_TASKS = 60
@@ -124,7 +124,7 @@ def report_parts(
 ) -> tuple[dict[str, Any], Clusters]:
     """What the template shows whatever the size of its gallery, and what that is made from."""
     check_price(price_per_hour)
-    noun, manifest = selection_at(f"{run.uri}:{label}")
+    noun, manifest = finished_selection(run, label)
     config = manifest.description["config"]
     bars, summary = task_bars(noun), summary_of(run, noun, manifest)
     clusters = _clusters(run, noun, summary.kept / max(summary.rows, 1))
@@ -134,7 +134,9 @@ def report_parts(
         diversity = diversity_of(run, noun, features, _shown(shelves), sizes.seed)
         clusters = dataclasses.replace(clusters, diversity=diversity)
     boards = boards_of(run, label)
-    shown = {board.kind for board in boards} | ({"relevancy"} if maps else set())
+    shown = {board.kind for board in boards} | {
+        kind for kind, there in (("relevancy", maps), ("clusters", clusters.facts)) if there
+    }
     parts = {
         "summary": summary,
         "bars": bars,

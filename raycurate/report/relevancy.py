@@ -30,7 +30,7 @@ from raycurate.report.relevancy_facts import AskedMaps, Looked, Map, RelevancyMa
 from raycurate.report.thumbnails import data_uri
 from raycurate.run.store import Run
 from raycurate.stages.workers.fragments import as_samples
-from raycurate.views.diff import selection_at
+from raycurate.views.diff import finished_selection
 from raycurate.views.rows import Wanted, chosen_rows
 
 LONGEST = 2048
@@ -45,7 +45,7 @@ def relevancy_maps(run: Run, label: str, asked: AskedMaps) -> RelevancyMaps:
     Raises:
         UserError: no model is known, or it cannot be loaded or looked into.
     """
-    _, manifest = selection_at(f"{run.uri}:{label}")
+    _, manifest = finished_selection(run, label)
     samples = run.noun("samples", manifest.description["config"]["samples"])
     model, trusted = (asked.model, False) if asked.model is not None else _model_of(run, samples.label)
     rows = _rows_with_pictures(run, label, asked)

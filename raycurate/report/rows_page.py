@@ -7,7 +7,7 @@ from raycurate.report.places import check_page
 from raycurate.report.rendering import render
 from raycurate.run.filesystem import absolute, resolve, write_bytes
 from raycurate.run.store import Run
-from raycurate.views.diff import selection_at
+from raycurate.views.diff import finished_selection
 from raycurate.views.rows import Wanted, chosen_rows
 
 
@@ -18,7 +18,7 @@ def build_rows(run: Run, label: str, wanted: Wanted) -> str:
         UserError: no such selection or task.
     """
     total, rows = chosen_rows(run, label, wanted)
-    _, manifest = selection_at(f"{run.uri}:{label}")
+    _, manifest = finished_selection(run, label)
     pictures = pictures_of(run.noun("samples", manifest.description["config"]["samples"]))
     parts = {
         "title": _title(wanted),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +32,7 @@ from raycurate.report.folder import write_folder
 from raycurate.report.gallery import Sizes, chosen_clusters, shelves_of, smaller
 from raycurate.report.page import build_report, write_report
 from raycurate.report.relevancy import relevancy_maps
-from raycurate.report.relevancy_facts import AskedMaps
+from raycurate.report.relevancy_facts import AskedMaps, RelevancyMaps
 from raycurate.report.rows_page import build_rows, write_rows
 from raycurate.report.thumbnails import thumbnail
 from raycurate.run.store import Run
@@ -55,6 +56,8 @@ HOSTILE = (
     "\u202etxet desrever\u2066",
     "&lt;b&gt; ' \" ` <a href=javascript:window.canary=1>x</a>",
 )
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Until what watches the sizes of things was told."""
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 
 
@@ -338,6 +341,18 @@ def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile,
     assert (place / "index.html").read_text() == "a page of mine"
 
 
+def test_what_is_gone_or_was_not_made_is_said_in_its_place(hostile, tmp_path):
+    """A map without centroids, a selection without clusters, relevancy of rows without pictures: no empty section."""
+    made = Run(str(shutil.copytree(hostile.uri, tmp_path / "run")))
+    assert "The centroids are gone" not in build_report(made)
+    assert "--label mapped" not in build_report(made)
+    shutil.rmtree(made.noun("clusters").folder)
+    page = build_report(made, maps=RelevancyMaps("tiny", 0))
+    assert "The centroids are gone. <code>raycurate cluster</code>" in page
+    assert "No row with a picture that can be read is among those" in page
+    assert f"raycurate select {made.uri} --method balanced --label mapped" in build_report(made, "random")
+
+
 def test_a_page_is_written_over_nothing_but_a_page(hostile, tmp_path, monkeypatch):
     """Another file, a folder and what is no file are refused before any work; a page and an empty file are not."""
     mine, kind = tmp_path / "mine.json", tmp_path / "pipe"
@@ -372,6 +387,14 @@ def test_in_a_browser_nothing_runs_nothing_is_asked_for_and_search_works(hostile
                 page.open(place, width=width, dark=dark)
                 assert page.value("document.documentElement.scrollWidth <= innerWidth"), "no sideways scrolling"
                 page.picture(pictures / f"report-{width}-{'dark' if dark else 'light'}.png")
+        page.open(place, width=380)
+        page.value("for (const each of document.querySelectorAll('details')) each.open = true")
+        page.ask("Runtime.evaluate", expression=TWO_FRAMES, awaitPromise=True)
+        stuck = "(n) => n.scrollWidth > n.clientWidth && n.tabIndex < 0"
+        assert page.value("[...document.querySelectorAll('.scroll')].some((n) => n.tabIndex === 0)")
+        assert not page.value(f"[...document.querySelectorAll('.scroll')].some({stuck})"), "moved by keys as well"
+        assert page.value("document.querySelectorAll('svg[role=group] a').length") > 0
+        assert page.value("document.querySelectorAll('svg[role=img] a').length") == 0, "where nobody would find them"
         assert page.value("typeof window.canary") == "undefined"
         assert "canary" not in page.value("document.title")
         shelves = page.value("document.querySelectorAll('.shelf').length")
