@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 60
+"""Names that are listed; tasks of the data may be thousands."""
+
 
 class UserError(ValueError):
     """A wrong setting or input. The message says what was wrong, where, what is allowed and what to do."""
@@ -15,4 +18,5 @@ def unknown_name(kind: str, name: str, available: Iterable[str]) -> UserError:
     names = sorted(available)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or '(none)'}")
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return UserError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names[:MOST_NAMES]) or '(none)'}{more}")

@@ -21,6 +21,7 @@ from raycurate.errors import UserError
 from raycurate.run.dates import seconds_of, when
 from raycurate.run.filesystem import read_bytes, resolve
 from raycurate.run.log_format import JsonFormatter, wants_json
+from raycurate.samples.quarantine import printable
 from raycurate.settings import StageConfig, apply_override, make_config
 from raycurate.stages.table import stage_of
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REPLACE = "raycurate.replace"
+ERROR_CHARS = 10_000
 _SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\]", re.IGNORECASE)
 _SYSTEM_ADVICE = {
     errno.ENOSPC: "The disk is full: free some space, or give another place, and run the same command again",
@@ -70,7 +72,7 @@ class ReadableCommand(click.Command):
         except UserError as error:
             if ctx.find_root().params.get("debug"):
                 raise
-            err.print(f"[bold red]error:[/] {plain(str(error))}")
+            err.print(f"[bold red]error:[/] {plain(shown(str(error)))}")
         except Exception as error:
             if ctx.find_root().params.get("debug"):
                 raise
@@ -81,7 +83,7 @@ class ReadableCommand(click.Command):
             line = text[-1] if text else ""
             advice = storage_advice(line) if isinstance(error, OSError) else None
             told = f"{line}. {advice}." if advice else f"{type(error).__name__}: {line}"
-            err.print(f"[bold red]error:[/] {plain(told)}")
+            err.print(f"[bold red]error:[/] {plain(shown(told))}")
             err.print("Run again with --debug (before the command) for the traceback; finished shards are kept.")
         sys.exit(self.failed)
 
@@ -129,6 +131,11 @@ def set_up_logging(*, debug: bool, quiet: bool) -> None:
     handler.setFormatter(JsonFormatter() if wants_json() else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("raycurate").setLevel(logging.DEBUG if debug else level)
+
+
+def shown(text: str) -> str:
+    """An error, which may have text of the data in it, for a terminal: no control characters but ends of lines."""
+    return "\n".join(printable(line, ERROR_CHARS) for line in text.splitlines())
 
 
 def plain(text: str) -> str:

@@ -103,7 +103,7 @@ def _cluster(label: str, values: dict[str, Any]) -> str:
     if values["similarity"] is not None:
         text += f", cosine to its centroid {values['similarity']:.4f}"
     if values["nearest"] is None:
-        return f"{text}; the features are too large to look for neighbours"
+        return f"{text}; no neighbours: {values['not_searched']}"
     near = ", ".join(f"{each['key']} ({each['cosine']:.4f})" for each in values["nearest"])
     return f"{text}; nearest {near}" if near else text
 

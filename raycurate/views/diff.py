@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun, Run
-from raycurate.stages.engine.lineage import made_from
+from raycurate.stages.engine.lineage import lost_files, made_from
+from raycurate.stages.engine.names import command_for
 
 ABSENT = "not there"
 """The reason of a row that the other side does not have."""
@@ -74,12 +75,23 @@ def selection_at(place: str) -> tuple[Noun, Manifest]:
     uri, colon, label = place.rpartition(":")
     if not colon or "/" in label:  # s3://bucket/run
         uri, label = place, "main"
-    noun = Run(uri).noun("selection", label)
+    return finished_selection(Run(uri), label)
+
+
+def finished_selection(run: Run, label: str) -> tuple[Noun, Manifest]:
+    """The selection of a run.
+
+    Raises:
+        UserError: it is not there, not finished, or not whole.
+    """
+    noun = run.noun("selection", label)
     manifest = noun.manifest()
     if manifest is None:
-        labels = sorted(each.label for each in Run(uri).nouns() if each.noun == "selection" and each.manifest())
+        labels = sorted(each.label for each in run.nouns() if each.noun == "selection" and each.manifest())
         there = f"there are {', '.join(labels)}" if labels else "`raycurate select` makes one"
-        raise UserError(f"{uri} has no finished selection '{label}'; {there}")
+        raise UserError(f"{run.uri} has no finished selection '{label}'; {there}")
+    if lost := lost_files(noun, manifest):
+        raise UserError(f"'selection/{label}' is not whole: {lost}. Run `raycurate {command_for(noun)}` again.")
     return noun, manifest
 
 

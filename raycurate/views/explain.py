@@ -221,13 +221,20 @@ def _clusters(run: Run, key: str, shard: int) -> dict[str, dict[str, Any]]:
         ]
         keys = pa.concat_tables(members)["key"]
         features = run.noun("features", manifest.description["config"]["features"])
+        nearest = _nearest(features, key, shard, keys)
         found[noun.label] = {
             "cluster": row["cluster"],
             "size": len(keys),
             "similarity": row.get("similarity"),
-            "nearest": _nearest(features, key, shard, keys),
+            "nearest": nearest,
+            "not_searched": "" if nearest is not None else _why_not_searched(features),
         }
     return found
+
+
+def _why_not_searched(features: Noun) -> str:
+    """Why no neighbours are told."""
+    return "the features are gone" if features.manifest() is None else "the features are too large, or without this row"
 
 
 def _nearest(features: Noun, key: str, shard: int, keys: pa.ChunkedArray) -> list[dict[str, Any]] | None:

@@ -20,7 +20,7 @@ from raycurate.samples.schema import IMAGE_MARK
 from raycurate.selection.base import REASONS
 from raycurate.selection.keys import key_array, key_hashes
 from raycurate.stages.engine.lineage import why_stale
-from raycurate.views.diff import selection_at
+from raycurate.views.diff import finished_selection
 
 COLUMNS = ["key", "source_id", "task", "kept", "cluster", "rank", "score", "reason"]
 
@@ -43,7 +43,7 @@ def chosen_rows(run: Run, label: str, wanted: Wanted) -> tuple[int, list[dict[st
     Raises:
         UserError: no such selection, task, reason or cluster, or its samples were made anew since.
     """
-    noun, manifest = selection_at(f"{run.uri}:{label}")
+    noun, manifest = finished_selection(run, label)
     tasks = noun.read_table("tasks.parquet", ["task"])["task"].to_pylist()
     if wanted.task is not None and wanted.task not in tasks:
         raise unknown_name("task", wanted.task, tasks)

@@ -17,7 +17,7 @@ from PIL import Image
 from raycurate.cli.main import main
 from raycurate.cli.support import out, plain
 from raycurate.config import IngestConfig, SelectConfig
-from raycurate.errors import UserError
+from raycurate.errors import UserError, unknown_name
 from raycurate.report.page import build_report
 from raycurate.run.store import Run
 from raycurate.settings import make_config
@@ -265,12 +265,19 @@ def test_commands_print_and_tell_by_their_exit_code(run):
 
 
 def test_a_broken_file_is_an_error_and_no_difference(run, tmp_path):
-    """With its traceback where that is asked for before the command."""
+    """With its traceback where that is asked for before the command; one that is cut or gone is named."""
     broken = Run(str(shutil.copytree(run.uri, tmp_path / "run")))
-    Path(broken.noun("selection", "random").folder, "part-00000.parquet").write_bytes(b"junk")
+    part = Path(broken.noun("selection", "random").folder, "part-00000.parquet")
     asked = ["diff", f"{run.uri}:random", f"{broken.uri}:random"]
+    size = part.stat().st_size
+    part.write_bytes(b"junk")
     failed = CliRunner().invoke(main, asked)
-    assert (failed.exit_code, "Parquet file size is 4 bytes" in failed.output) == (2, True)
+    told = "'selection/random' is not whole: 1 of its files is gone or cut short, for example part-00000.parquet"
+    assert (failed.exit_code, told in " ".join(failed.output.split())) == (2, True)
+    assert "is not whole" in CliRunner().invoke(main, ["report", broken.uri, "--label", "random"]).output
+    part.write_bytes(b"j" * size)
+    failed = CliRunner().invoke(main, asked)
+    assert (failed.exit_code, "ArrowInvalid" in failed.output) == (2, True)
     assert isinstance(CliRunner().invoke(main, ["--debug", *asked]).exception, pa.ArrowInvalid)
 
 
@@ -286,6 +293,21 @@ def test_text_of_the_data_cannot_drive_a_terminal(tmp_path, ray_cluster):
         shown = CliRunner().invoke(main, command).output
         assert "\u202e" not in shown
         assert "[red]" in shown
+    refused = CliRunner().invoke(main, ["show", run.uri, "--task", "\u202eother"])
+    assert (refused.exit_code, "\u202e" in refused.output, r"\u202eother" in refused.output) == (1, False, True)
+
+
+def test_of_thousands_of_tasks_an_error_names_some():
+    """And says how many more there are."""
+    told = str(unknown_name("task", "t50", [f"task {i}" for i in range(2000)]))
+    assert len(told) < 1000
+    assert told.endswith("and 1,940 more")
+
+
+def test_a_label_that_is_none_is_told_as_such(run):
+    """Not as a run directory that is not there, which it could be a part of."""
+    for words in (["report", run.uri, "--label", "../main"], ["show", run.uri, "--label", "a/b"]):
+        assert "is not a plain name" in CliRunner().invoke(main, words).output
 
 
 def test_looking_changes_nothing(run):
@@ -358,6 +380,16 @@ def test_rows_of_samples_that_were_made_anew_are_left_out_of_a_report_and_an_err
     assert 0 < page.count('<li class="card">') <= 20
     with pytest.raises(UserError, match="not where they were in the samples: .* `raycurate extract`"):
         chosen_rows(made, "coincide", Wanted(limit=90))
+
+
+def test_neighbours_are_not_told_where_the_features_are_gone(run, tmp_path):
+    """Nor is that said to be for their size."""
+    made = Run(str(shutil.copytree(run.uri, tmp_path / "run")))
+    shutil.rmtree(made.noun("features").folder)
+    shown = CliRunner().invoke(main, ["explain", made.uri, "row 3", "--no-ratio"]).output
+    assert "cosine to its centroid" in shown
+    assert "the features are gone" in shown
+    assert "too large" not in shown
 
 
 def test_a_row_that_a_later_stage_refused_says_why(run, tmp_path):
