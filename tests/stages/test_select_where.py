@@ -60,6 +60,7 @@ def chosen(run: Run, where: str, **settings) -> tuple[list[int], dict[str, int]]
         ("relevance_min >= 3", lambda i: i % 7 and i % 5 >= 3),
         ("list_max(relevance_ratings) = 5 and task = 'ai2d'", lambda i: i % 7 and i % 2),
         ("note = 'n1' or number < 20", lambda i: i < 20 or (i >= 50 and i % 3 == 1)),
+        ("task <> 'over ü (select random()' and number < 40 and task <> 'now'", lambda i: i < 40),
         ("relevance_min is null or relevance_min = 4", lambda i: i % 7 == 0 or i % 5 == 4),
     ],
 )
@@ -89,7 +90,7 @@ def test_another_condition_makes_another_selection(run):
         ("number > 1; drop table x", "cannot be used"),
         ("count(*) > 3", "one value of many rows"),
         ("row_number() over () > 3", "more than a row's own values"),
-        ("random() > 0.5", "more than a row's own values"),
+        ("task <> 'ü' and random() > 0.5", "more than a row's own values"),
         ("(select max(1) from read_text('/etc/passwd')) > 0", "more than a row's own values"),
         ("exists(from read_text('/etc/passwd'))", "cannot be used"),
         ("number > 1000", "0 rows"),

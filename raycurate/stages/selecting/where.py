@@ -44,7 +44,7 @@ class Condition:
 
     def check(self) -> None:
         """Raise `UserError` for what is no condition on a row, before any row is read."""
-        if found := _OVER_ROWS.search(self.text):
+        if found := _OVER_ROWS.search(_without_texts(self.text)):
             raise UserError(f"where '{self.text}' looks at more than a row's own values: '{found[0]}' is not allowed")
         empty = pa.table({**{name: pa.array([], pa.string()) for name in PLAIN}, "extra": pa.array([], pa.string())})
         held = _evaluate(self.text, self._table(empty))
@@ -52,11 +52,8 @@ class Condition:
             raise UserError(f"where '{self.text}' makes one value of many rows; it must be a condition on each row")
 
     def _table(self, rows: pa.Table) -> pa.Table:
-        kept = columns_of(rows["extra"].to_pylist(), dict(self.kinds))
-        for name in PLAIN:
-            if name not in kept.column_names:
-                kept = kept.append_column(name, rows[name])
-        return kept
+        kept = columns_of(rows["extra"].to_pylist(), dict(self.kinds))  # of no columns it would be a table of no rows
+        return pa.table({name: rows[name] for name in PLAIN} | {name: kept[name] for name in kept.column_names})
 
 
 def condition_of(text: str | None, samples: Manifest) -> Condition | None:
@@ -71,6 +68,16 @@ def condition_of(text: str | None, samples: Manifest) -> Condition | None:
     condition = Condition(text, tuple(sorted(kinds.items())))
     condition.check()
     return condition
+
+
+def _without_texts(text: str) -> str:
+    """The condition without what stands in quotes: a task may be called 'select the colour'."""
+    import duckdb
+
+    tokens, data = duckdb.tokenize(text), text.encode()  # a token is told by its place in bytes
+    ends = [*(start for start, _ in tokens[1:]), len(data)]
+    parts = [data[start:end] for (start, kind), end in zip(tokens, ends, strict=True) if kind.name != "string_const"]
+    return b" ".join(parts).decode()
 
 
 def _evaluate(text: str, table: pa.Table) -> pa.Array:
