@@ -70,6 +70,8 @@ BYTES_HERE = 4 << 20
 """Of a source file that one process reads in the seconds that a cluster takes to start."""
 VIDEO_BYTES_HERE = 16 << 10
 """The same where its rows, about a hundred, show videos."""
+CANONICAL = ("order", "key", "task", "source_id", "extra", "source_file", "source_row")
+"""What rows are sorted by; equal ones by all that they hold first, so that their numbers do not follow the source."""
 log = logging.getLogger("raycurate")
 
 
@@ -229,7 +231,7 @@ def _gather_shard(
 ) -> ShardRecord:
     """Task: the rows of one shard in canonical order, those not drawn left out, duplicates numbered, images checked."""
     low, high = ranges[shard]
-    table = sort_table(read_buckets(uris, low, high), "order", "key", "source_file", "source_row")
+    table = sort_table(read_buckets(uris, low, high), *CANONICAL)
     if bounds:
         table = table.filter(pa.array(drawn(table, bounds)))
     table = number_duplicates(table)

@@ -69,8 +69,9 @@ def test_many_rejects_are_warned_of(ray_cluster, tmp_path, caplog):
 
 
 def test_input_shards_and_order_do_not_matter(ray_cluster, tmp_path):
-    """One file, seven files, or the rows reversed: the same keys in the same parts."""
+    """One file, seven files, or the rows reversed: the same keys in the same parts, of equal rows of two tasks too."""
     rows = _rows(300, tmp_path)
+    rows += [{**row, "id": f"again {i}", "task": f"t{(i + 1) % 3}"} for i, row in enumerate(rows[:20])]
     tables = []
     for name, pieces in (("one", [rows]), ("seven", [rows[i::7] for i in range(7)]), ("back", [rows[::-1]])):
         source = tmp_path / name
@@ -81,7 +82,7 @@ def test_input_shards_and_order_do_not_matter(ray_cluster, tmp_path):
             tmp_path / f"run-{name}", source, tmp_path / "images", rows_per_shard=64, slice_rows=50
         )
         assert manifest.shards > 1
-        tables.append([part.select(["key", "task", "messages"]) for part in noun.iter_parts()])
+        tables.append([part.select(["key", "source_id", "task", "messages"]) for part in noun.iter_parts()])
     assert all(a.equals(b) for a, b in zip(tables[0], tables[1], strict=True))
     assert all(a.equals(b) for a, b in zip(tables[0], tables[2], strict=True))
 
