@@ -42,7 +42,7 @@ def check_numbers(values: Any, where: str = "weights") -> dict[str, float]:
         if not number or not math.isfinite(value) or value <= 0:
             raise UserError(
                 f"{where}: the weight of '{task}' is {value!r}; it must be a finite number above 0. "
-                "To train without a task, leave its rows out of the selection."
+                "A task without weight has no rows in the selection: `raycurate select --where \"task <> 'NAME'\"`."
             )
     return {str(task): float(value) for task, value in values.items()}
 

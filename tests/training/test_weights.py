@@ -36,7 +36,7 @@ def test_missing_task_is_an_error():
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "1", None, True])
 def test_weight_must_be_finite_and_positive(value):
     """Anything but a finite number above 0 is refused with the task's name."""
-    with pytest.raises(UserError, match="'vqa' is .*finite number above 0"):
+    with pytest.raises(UserError, match="'vqa' is .*finite number above 0.*select --where"):
         weights_of(["vqa"], {"vqa": value})
 
 
