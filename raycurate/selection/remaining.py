@@ -150,18 +150,19 @@ def remaining_goal(goal: Goal, num_rows: int, remaining: int, kept: int = 0) -> 
     """
     target = goal.target(num_rows) - kept
     if target > remaining:
-        lower = f"Lower the ratio to {_largest_ratio(num_rows, remaining)} or less, or leave" if remaining else "Leave"
+        left, marked = remaining + kept, num_rows - remaining - kept
+        lower = f"Lower the ratio to {_largest_ratio(num_rows, remaining, kept)} or less, or leave" if remaining else ""
         raise FewRemain(
-            f"ratio {goal.ratio:g} of {num_rows:,} rows keeps {target:,}, and {num_rows - remaining:,} are marked: "
-            f"{remaining:,} remain. {lower} marks aside (--ignore-marks)"
+            f"ratio {goal.ratio:g} of {num_rows:,} rows keeps {goal.target(num_rows):,}, and {marked:,} are marked: "
+            f"{left:,} remain. {lower or 'Leave'} marks aside (--ignore-marks), or loosen the condition (--where)"
         )
     return goal if remaining == num_rows else replace(goal, ratio=target / remaining if target else goal.ratio)
 
 
-def _largest_ratio(num_rows: int, remaining: int) -> str:
-    """A ratio of few digits that keeps at most what remains, and nearly all of it."""
-    shown = (f"{remaining / num_rows:.{digits}g}" for digits in range(3, 18))
-    return next(text for text in shown if round(float(text) * num_rows) <= remaining)
+def _largest_ratio(num_rows: int, remaining: int, kept: int) -> str:
+    """A ratio of few digits that keeps at most what remains, and nearly all of it; more than is kept already."""
+    shown = (f"{(remaining + kept) / num_rows:.{digits}g}" for digits in range(3, 18))
+    return next(text for text in shown if kept < round(float(text) * num_rows) <= remaining + kept)
 
 
 def resized(table: ClusterTable, size: Mapping[int, int]) -> ClusterTable:

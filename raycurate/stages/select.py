@@ -54,7 +54,7 @@ from raycurate.stages.engine.shards import MapShards, describe, map_tasks, run_m
 from raycurate.stages.engine.sources import Sources, check_sources, ratio_of, sources_of
 from raycurate.stages.rank import BY_TASK, rank
 from raycurate.stages.selecting.auto import settled
-from raycurate.stages.selecting.kept import KEPT_BEFORE, KeptBefore, check_room, count_kept, kept_before
+from raycurate.stages.selecting.kept import KEPT_BEFORE, KeptBefore, check_room, count_kept, kept_before, least_ratio
 from raycurate.stages.selecting.report import write_tables
 from raycurate.stages.selecting.tables import cell_table, cluster_table
 from raycurate.stages.selecting.weights import goal_of, own_power, weights_read
@@ -72,11 +72,9 @@ log = logging.getLogger("raycurate")
 def check_target(ratio: float, num_rows: int) -> None:
     """Raise `UserError` for a ratio that keeps no row of a dataset that has some."""
     if num_rows and round(ratio * num_rows) == 0:
-        shown = (f"{0.505 / num_rows:.{digits}g}" for digits in range(2, 18))
-        least = next(text for text in shown if round(float(text) * num_rows) > 0)
         raise UserError(
             f"ratio {ratio:g} of {num_rows:,} rows keeps none: round({ratio * num_rows:.3g}) is 0. The smallest ratio "
-            f"that keeps one is {least}"
+            f"that keeps one is {least_ratio(num_rows, 1)}"
         )
 
 

@@ -89,12 +89,15 @@ def test_inside_an_envelope_too(seed, blocks):
 
 @given(st.integers(1, 2_000_000), st.data())
 def test_the_ratio_that_is_advised_can_be_had(rows, data):
-    """However few digits it has, it asks for no more rows than remain."""
+    """However few digits it has, it asks for no more rows than remain, and for more than stay anyway."""
     remaining = data.draw(st.integers(1, rows - 1)) if rows > 1 else 1
+    kept = data.draw(st.integers(0, rows - remaining))
     with pytest.raises(UserError, match="Lower the ratio to ") as told:
-        remaining_goal(Goal(ratio=1.0), rows + 1, remaining)
-    advised = float(str(told.value).split("Lower the ratio to ")[1].split()[0])
-    assert 0.99 * remaining - 1 <= remaining_goal(Goal(ratio=advised), rows + 1, remaining).target(remaining)
+        remaining_goal(Goal(ratio=1.0), rows + 1, remaining, kept)
+    advised = Goal(ratio=float(str(told.value).split("Lower the ratio to ")[1].split()[0]))
+    added = remaining_goal(advised, rows + 1, remaining, kept).target(remaining)
+    assert 0.99 * (remaining + kept) - 1 <= added + kept
+    assert added >= 1
 
 
 def test_what_cannot_be_kept_is_told():

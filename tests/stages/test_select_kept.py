@@ -95,7 +95,7 @@ def test_what_cannot_be_kept_is_said(run):
     """Its own rows, more than the budget, none that is there, rows of samples that were made anew."""
     for settings, told in (
         ({"label": "first"}, "cannot keep its own rows"),
-        ({"label": "same"}, r"keeps 12 rows, which stay, .* no row can be added\. Give a ratio above 0\.2"),
+        ({"label": "same"}, r"keeps 12 rows, which stay, .* no row can be added\. Give a ratio of 0\.21 or more"),
         ({"label": "other", "keep_selected": "none-there"}, "no finished 'selection/none-there'"),
     ):
         with pytest.raises(UserError, match=told):
@@ -103,3 +103,18 @@ def test_what_cannot_be_kept_is_said(run):
     write_samples(run, [_key(900 + i) for i in range(ROWS)], ["a"] * ROWS, shards=3)
     with pytest.raises(UserError, match="was not made from 'samples/main' as they are"):
         _select(run, label="other", keep_selected="first", ratio=0.5)
+
+
+def test_ratios_that_are_advised_can_be_had(run):
+    """Rows that stay count: the largest ratio has them and all others, the least adds one to them."""
+    where = {"keep_selected": "first", "where": "task = 'a'", "label": "more"}
+    with pytest.raises(UserError, match=r"ratio 0\.9 of 60 rows keeps 54, and 40 are marked: 20 remain") as told:
+        _select(run, ratio=0.9, **where)
+    advised = float(str(told.value).split("Lower the ratio to ")[1].split()[0])
+    assert _select(run, ratio=advised, **where).metrics["kept"] == 20
+    with pytest.raises(UserError, match="no row can be added") as told:
+        _select(run, ratio=0.06, **where)
+    advised = float(str(told.value).split("Give a ratio of ")[1].split()[0])
+    assert _select(run, ratio=advised, **where).metrics["kept"] == 5
+    with pytest.raises(UserError, match="60 are marked: 0 remain. Leave marks aside .*--where"):
+        _select(run, ratio=0.9, keep_selected="first", where="task = 'none'", label="more")

@@ -91,7 +91,14 @@ def count_kept(
 def check_room(goal: Goal, num_rows: int, kept: int, label: str | None) -> None:
     """Raise `UserError` where the rows that stay are the whole budget or more."""
     if kept and goal.target(num_rows) <= kept:
+        told = f"Give a ratio of {least_ratio(num_rows, kept + 1)} or more." if kept < num_rows else "It has them all."
         raise UserError(
             f"'selection/{label}' keeps {kept:,} rows, which stay, and ratio {goal.ratio:g} of {num_rows:,} rows is "
-            f"{goal.target(num_rows):,}: no row can be added. Give a ratio above {kept / num_rows:.4g}."
+            f"{goal.target(num_rows):,}: no row can be added. {told}"
         )
+
+
+def least_ratio(num_rows: int, wanted: int) -> str:
+    """A ratio of few digits, about the smallest one, that keeps so many rows."""
+    shown = (f"{(wanted - 0.495) / num_rows:.{digits}g}" for digits in range(2, 18))
+    return next(text for text in shown if round(float(text) * num_rows) >= wanted)
