@@ -20,8 +20,12 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raycurate.estimate.rates import DEFAULT_RATES, Rates
+
+if TYPE_CHECKING:
+    import torch
 
 ROWS = 128
 WINDOW_SECONDS = 0.5
@@ -53,7 +57,7 @@ def _measure(folder: str | Path | None) -> Rates:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        product, network = _products()
+        product, network, training = _products()
         memory, call = _network(network)
     finally:
         torch.set_num_threads(threads)
@@ -63,6 +67,7 @@ def _measure(folder: str | Path | None) -> Rates:
     return Rates(
         product_flops=product,
         network_flops=network,
+        training_flops=training,
         memory_bytes=memory,
         call_seconds=call,
         parse_row_seconds=parse,
@@ -89,8 +94,8 @@ def mean_seconds(work: Callable[[], object], window: float = WINDOW_SECONDS) -> 
     return max(passed / runs, 1e-9)
 
 
-def _products() -> tuple[float, float]:
-    """FLOP/s of k-means' product, and of the small products of a network."""
+def _products() -> tuple[float, float, float]:
+    """FLOP/s of k-means' product, of the small products of a network, and of these in a training's 32 bits."""
     import torch
 
     from raycurate.clustering.product import product_for
@@ -100,10 +105,17 @@ def _products() -> tuple[float, float]:
     a_ND, b_KD = (torch.full((256, 1024), 0.5, dtype=way.dtype) for _ in range(2))
     scores_NK = torch.empty((256, 256), dtype=way.dtype)
     product = 2.0 * 256 * 256 * 1024 / mean_seconds(lambda: way.fill(a_ND, b_KD, scores_NK))
-    dtype = resolve_dtype("auto", "cpu")
+    network, training = (_network_product(dtype) for dtype in (resolve_dtype("auto", "cpu"), torch.float32))
+    return product, network, training
+
+
+def _network_product(dtype: torch.dtype) -> float:
+    """FLOP/s of a product of the size that a small network has."""
+    import torch
+
     rows, width = 1024, 128
     x, w = torch.full((rows, width), 0.5, dtype=dtype), torch.full((width, 4 * width), 0.5, dtype=dtype)
-    return product, 2.0 * rows * width * 4 * width / mean_seconds(lambda: x @ w)
+    return 2.0 * rows * width * 4 * width / mean_seconds(lambda: x @ w)
 
 
 def _network(network_flops: float) -> tuple[float, float]:

@@ -69,7 +69,8 @@ class Rates:
 
     Attributes:
         product_flops: of one core's best matrix product, as k-means takes it, FLOP/s.
-        network_flops: of one core in the small products of a network, FLOP/s.
+        network_flops: of one core in the small products of a network that answers or is read, FLOP/s.
+        training_flops: of one core in the same products in 32 bits, as a training on cores takes them, FLOP/s.
         memory_bytes: that one core moves through element-wise work, bytes/s.
         parse_row_seconds: of one core to parse, key and write a row of the source.
         parse_bytes: of source text that one core reads, bytes/s.
@@ -92,6 +93,7 @@ class Rates:
 
     product_flops: float = 60e9
     network_flops: float = 30e9
+    training_flops: float = 30e9
     memory_bytes: float = 2e9
     parse_row_seconds: float = 8e-5
     parse_bytes: float = 30e6

@@ -79,7 +79,7 @@ def trainer_work(
     return Work(
         rows=0,
         core_seconds=again.core_seconds - seen * rates.prepare_row_seconds,
-        network_flop=seen * (PADDING * flop + source.images * vision),
+        training_flop=seen * (PADDING * flop + source.images * vision),
         network_bytes=seen * traffic + steps * OPTIMIZER_BYTES * trained,
         serial_seconds=steps * 3 * geometry.layers * rates.call_seconds * config.accumulation,
         read_bytes=again.read_bytes + ELEMENT_BYTES * geometry.parameters,

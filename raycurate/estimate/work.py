@@ -26,7 +26,8 @@ class Work:
         rows: that it handles.
         core_seconds: of work that cores share.
         network_flop: of a network, on the devices.
-        network_bytes: that its activations move there.
+        training_flop: of a network that learns, there; cores take it in 32 bits.
+        network_bytes: that their activations move there.
         product_flop: of large products, on the devices.
         serial_seconds: of work that cannot be shared.
         read_bytes: from the run directory and the source.
@@ -43,6 +44,7 @@ class Work:
     rows: int
     core_seconds: float = 0.0
     network_flop: float = 0.0
+    training_flop: float = 0.0
     network_bytes: float = 0.0
     product_flop: float = 0.0
     serial_seconds: float = 0.0
@@ -74,7 +76,7 @@ class Work:
 
 
 SUMMED = (
-    *("core_seconds", "network_flop", "network_bytes", "product_flop", "serial_seconds"),
+    *("core_seconds", "network_flop", "training_flop", "network_bytes", "product_flop", "serial_seconds"),
     *("read_bytes", "write_bytes", "requests", "disk_bytes", "starts"),
 )
 """What the work of several stages has the sum of."""
@@ -114,12 +116,14 @@ def time_of(work: Work, cluster: Cluster, rates: Rates, *, on_store: bool = Fals
     if device is None or device.card is None:
         devices = 0.0
         on_cores = work.core_seconds + work.network_flop / rates.network_flops + work.product_flop / rates.product_flops
+        on_cores += work.training_flop / rates.training_flops
         shared = (on_cores + work.network_bytes / rates.memory_bytes) / cores
     else:
         cards = min(device.cards * device.most, work.most_cards)
         used = math.ceil(cards / device.cards)
         peak = device.card.flops * rates.peak_part
-        devices = ((work.network_flop + work.product_flop) / peak + work.network_bytes / device.card.bandwidth) / cards
+        flop = work.network_flop + work.training_flop + work.product_flop
+        devices = (flop / peak + work.network_bytes / device.card.bandwidth) / cards
         if device.name != cpu.name:
             nodes[device.name] = used
             cores += device.cores * used

@@ -35,6 +35,7 @@ RATES = replace(
     DEFAULT_RATES,
     product_flops=1e6,
     network_flops=1e6,
+    training_flops=2e6,
     memory_bytes=1e6,
     disk_read=1e6,
     disk_write=1e6,

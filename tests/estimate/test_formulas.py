@@ -19,7 +19,14 @@ from tests.estimate.facts import MODEL, RATES, SOURCE, TOKENS
 
 def test_cores_share_the_work_and_files_come_after_it():
     work = Work(
-        rows=1, core_seconds=10, network_flop=2e6, network_bytes=4e6, product_flop=4e6, read_bytes=5e6, starts=1
+        rows=1,
+        core_seconds=8,
+        network_flop=2e6,
+        training_flop=4e6,
+        network_bytes=4e6,
+        product_flop=4e6,
+        read_bytes=5e6,
+        starts=1,
     )
     taken = time_of(work, this_machine(4), RATES)
     assert taken.parts == {"starting": 3.0, "devices": 0.0, "cores": 5.0, "serial": 0.0, "files": 5.0}
@@ -27,7 +34,13 @@ def test_cores_share_the_work_and_files_come_after_it():
 
 
 def test_a_card_hides_the_work_of_cores_behind_its_own():
-    work = Work(rows=1, core_seconds=8, network_flop=989e12 * RATES.peak_part * 7, use="extract")
+    work = Work(
+        rows=1,
+        core_seconds=8,
+        network_flop=989e12 * RATES.peak_part * 4,
+        training_flop=989e12 * RATES.peak_part * 3,
+        use="extract",
+    )
     taken = time_of(work, this_machine(4, 1, CARDS["H100"]), RATES)
     assert taken.parts["devices"] == pytest.approx(7.0)
     assert taken.seconds == pytest.approx(7.0)
@@ -76,10 +89,10 @@ def test_ranking_reads_every_feature_row_twice_and_writes_it_once():
 def test_a_finetune_of_given_steps_does_not_depend_on_its_rows():
     config = FinetuneConfig(model="tiny", method="full", max_steps=4, batch_rows=8)
     works = [finetune_work(rows, SOURCE, TOKENS, MODEL, RATES, config, on_card=False) for rows in (100.0, 1000.0)]
-    assert works[0].network_flop == works[1].network_flop
+    assert works[0].training_flop == works[1].training_flop
     training = MODEL.training_flop(30, 1000, 5, method="full", recomputed=False)
     tower = MODEL.vision_flop(16, 16, 1)
-    assert works[0].network_flop == pytest.approx(32 * (PADDING * training + tower))
+    assert works[0].training_flop == pytest.approx(32 * (PADDING * training + tower))
 
 
 def test_a_longer_answer_takes_more_steps():
