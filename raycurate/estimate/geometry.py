@@ -185,8 +185,8 @@ def geometry_of(network: Any, name: str) -> Geometry:
     decoder = network.get_decoder()
     layers = list(decoder.layers)
     share = _active_share(text)
-    weights = [_matrix_weights(layer, share) for layer in layers]
-    attention = [_matrix_weights(layer.self_attn, 1.0) for layer in layers if hasattr(layer, "self_attn")]
+    weights = [matrix_weights(layer, share) for layer in layers]
+    attention = [matrix_weights(layer.self_attn, 1.0) for layer in layers if hasattr(layer, "self_attn")]
     head = network.get_output_embeddings()
     head_weights = head.weight.numel() if head is not None else text.vocab_size * text.hidden_size
     own = {id(parameter) for parameter in decoder.parameters()}
@@ -219,7 +219,7 @@ def _vision(network: Any, decoder: Any, head: Any) -> dict[str, Any]:
     """What is neither decoder nor head: blocks with attention are the tower, convolutions its patches."""
     from torch import nn
 
-    blocks = [block for stack in _stacks(network, decoder) for block in stack]
+    blocks = [block for stack in stacks(network, decoder) for block in stack]
     inside = {id(module) for block in blocks for module in block.modules()}
     skipped = {id(module) for part in (decoder, head) if part is not None for module in part.modules()}
     patches = projector = 0
@@ -231,7 +231,7 @@ def _vision(network: Any, decoder: Any, head: Any) -> dict[str, Any]:
         elif isinstance(module, nn.Linear):
             projector += module.weight.numel()
     width = next((m.in_features for m in blocks[0].modules() if isinstance(m, nn.Linear)), 0) if blocks else 0
-    weights = [_matrix_weights(block, 1.0) for block in blocks]
+    weights = [matrix_weights(block, 1.0) for block in blocks]
     return {
         "vision_blocks": len(blocks),
         "vision_width": width,
@@ -241,11 +241,11 @@ def _vision(network: Any, decoder: Any, head: Any) -> dict[str, Any]:
     }
 
 
-def _stacks(network: Any, decoder: Any) -> Iterator[nn.ModuleList]:
-    """The lists of blocks with attention outside of the decoder."""
+def stacks(network: Any, decoder: Any | None = None) -> Iterator[nn.ModuleList]:
+    """The lists of blocks with attention, outside of the decoder where there is one."""
     from torch import nn
 
-    inside = {id(module) for module in decoder.modules()}
+    inside = set() if decoder is None else {id(module) for module in decoder.modules()}
     for module in network.modules():
         if isinstance(module, nn.ModuleList) and id(module) not in inside and len(module):
             names = [name for name, _ in module[0].named_children()]
@@ -261,7 +261,7 @@ def _active_share(text: Any) -> float:
     return 1.0 if not experts or not taken else min(1.0, taken / experts)
 
 
-def _matrix_weights(module: Any, share: float) -> float:
+def matrix_weights(module: Any, share: float) -> float:
     """Numbers in the matrices of a module that one token is multiplied with."""
     found = 0.0
     for name, parameter in module.named_parameters():

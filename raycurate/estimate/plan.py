@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raycurate.errors import UserError
+from raycurate.estimate.contrastive import clip_work, read_towers
 from raycurate.estimate.formulas import (
     cluster_work,
     dimension_of,
@@ -183,6 +184,16 @@ class Planner:
             self._tokens[key] = read_tokens(name, config, self.source(label), trust_remote_code=trust_remote_code)
         return geometry, self._tokens[key], note
 
+    def rows_by_clip(self, config: Any) -> Work:
+        """The work of a `ScoreConfig`'s CLIP scores: rows are read for them alone."""
+        if config.clip is None:
+            raise UserError("the score 'clip' needs a CLIP or SigLIP model: --clip")
+        source, towers = self.source(config.samples), read_towers(config.clip)
+        self.features["clip"] = (source.rows, 2 * towers.width)
+        side = Tokens(0, 0, 0, 0, towers.patches, 1, 0, "the configuration")
+        loading = loading_work(source.rows, source, side, self.rates)
+        return loading.plus(clip_work(source, towers, clip_rows=config.clip_rows, most_cards=config.max_actors))
+
     def on_card(self, use: str) -> bool:
         """Whether stages of this use have cards here."""
         return self.cluster.for_cards(use) is not None
@@ -232,8 +243,9 @@ def _score(plan: Planner, _: str, config: Any) -> Work:
     source = plan.source(config.samples)
     if config.given is not None:
         return table_work(source.rows, plan.rates)
-    if "clip" in config.scores:
-        raise UserError("scores of a CLIP model are not estimated")
+    both = plan.rows_by_clip(config) if "clip" in config.scores else None
+    if both is not None and config.scores == ("clip",):
+        return both
     geometry, tokens, note = plan.model(config.model, config.samples, config.trust_remote_code)
     for name in set(config.scores) & set(EMBEDDINGS):
         plan.features[name] = (source.rows, geometry.width)
@@ -249,7 +261,8 @@ def _score(plan: Planner, _: str, config: Any) -> Work:
         disk_bytes=2.0 * source.rows * geometry.width * len(set(config.scores) & set(EMBEDDINGS)),
         notes=_notes(note, tokens),
     )
-    return loading.plus(one).plus(again)
+    work = loading.plus(one).plus(again)
+    return work if both is None else both.plus(work)
 
 
 def _cluster(plan: Planner, _: str, config: Any) -> Work:

@@ -54,3 +54,18 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     ),
 }
 """By the name on the hub."""
+PUBLISHED_CLIP: dict[str, dict[str, Any]] = {
+    "openai/clip-vit-large-patch14-336": {
+        "model_type": "clip",
+        "projection_dim": 768,
+        "vision_config": _CLIP_LARGE,
+        "text_config": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "projection_dim": 768,
+        },
+    },
+}
+"""The same of models that compare images with texts."""
