@@ -24,6 +24,7 @@ from raycurate.settings import make_config
 from raycurate.stages.engine.status import status
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
+from tests import drivers
 from tests.nouns import read_all
 
 
@@ -98,6 +99,23 @@ def test_the_rows_are_the_same_however_the_files_are_cut_and_ordered(data):
     moved = {"vqa": {"cap": 17, "path": str(data / "reversed.json")}, "talk": {"cap": 5}}
     mix(other, sources_of(data, **moved), slice_rows=3, rows_per_shard=5)
     assert read_all(run.noun("samples"))["key"].to_pylist() == read_all(other.noun("samples"))["key"].to_pylist()
+
+
+@pytest.mark.parametrize(("pattern", "committed"), [("work/parsed/*.json", 1), ("work.json", 2), ("records/*.json", 4)])
+def test_kill_9_in_a_weighted_ingest_changes_no_byte(data, pattern, committed):
+    """While sources are read, as rows are drawn, while shards are written."""
+    words = [f"vqa={data}/vqa.json", f"talk={data}/talk.jsonl", "--set", "rows_per_shard=8"]
+    words += ["--set", "sources.vqa.weight=3", "--set", "sources.talk.weight=1"]
+    drivers.kill_at_commit(f"*/samples/main/{pattern}", committed, "ingest", *words, "--out", str(data / "killed"))
+    assert Run(str(data / "killed")).noun("samples").manifest() is None
+    for name in ("killed", "whole"):
+        assert CliRunner().invoke(main, ["ingest", *words, "--out", str(data / name)]).exit_code == 0
+    killed, whole = (Run(str(data / name)).noun("samples").require("ingest") for name in ("killed", "whole"))
+    assert killed.metrics == whole.metrics
+    assert killed.metrics["sources"] == {"talk": 13, "vqa": 40}
+    assert killed.fingerprint == whole.fingerprint
+    parts = [sorted((data / name).glob("samples/main/part-*")) for name in ("killed", "whole")]
+    assert [part.read_bytes() for part in parts[0]] == [part.read_bytes() for part in parts[1]]
 
 
 def test_a_larger_cap_only_adds_rows(data):
