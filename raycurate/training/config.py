@@ -28,13 +28,16 @@ LORA_LEARNING_RATE = 2e-4
 FULL_LEARNING_RATE = 2e-5
 PROJECTOR_LEARNING_RATE = 2e-5
 PRETRAIN_LEARNING_RATE = 1e-3
+ORDERS = ("shuffled", "curriculum", "interleaved")
 NET_FILE = "score_net.safetensors"
 """The score-net beside the model's own files."""
 
 
 def _shuffled_is_null(value: Any) -> Any:
     """Shuffled rows are what a training without an order has: finished ones stay what they are."""
-    return None if value == "shuffled" else value
+    if value not in (None, *ORDERS):
+        raise ValueError(f"{value!r} is none of {', '.join(ORDERS)}")
+    return None if value == ORDERS[0] else value
 
 
 class FinetuneConfig(NounConfig):

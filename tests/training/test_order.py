@@ -75,7 +75,7 @@ def test_an_order_is_asked_for_with_what_it_needs():
         ({"order": "curriculum", "mixture": [{}]}, "give no mixture"),
         ({"order": "curriculum", "order_scores": "x"}, "order_scores is for order_by loss"),
         ({"order": "curriculum", "order_by": "loss", "order_clusters": "x"}, "order_clusters is for"),
-        ({"order": "sideways"}, "curriculum"),
+        ({"order": "sideways"}, "order: 'sideways' is none of shuffled, curriculum, interleaved"),
     ):
         with pytest.raises(UserError, match=message):
             make_config(FinetuneConfig, values)
