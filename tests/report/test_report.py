@@ -122,6 +122,7 @@ def test_text_of_the_data_stays_text(hostile, label):
             assert value == "" or value.startswith(("#", "data:image/webp;base64,")), value
     assert not {"\u202e", "\u2066"} & set(page), "in charts neither, which have the names of tasks"
     assert "49<svg" not in page
+    assert {"main": "5 of 5 clusters. A sample", "random": "3 of 3 tasks, the largest. A sample"}[label] in page
 
 
 def test_rows_that_were_asked_for_are_a_page_as_harmless(hostile, tmp_path):
