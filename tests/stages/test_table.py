@@ -81,6 +81,7 @@ def test_commands_and_nouns_find_each_other(tmp_path):
         "weightings": "compare-weights",
         "sketches": "sweep",
     }
+    assert command_for(run.noun("selection", "d2")) == "select --label d2", "else it would make another one"
     with pytest.raises(Exception, match="Did you mean 'extract'"):
         stage_of("extarct")
     assert stage_of("compare_weights") is STAGES["compare-weights"]

@@ -13,6 +13,8 @@ MARKS = "marks"
 BY_TASK = "by-task"
 BY_TASK_NEED = f"ranking/{BY_TASK}"
 EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "clip")
+LABELLED = ("samples", "selection", "models")
+"""Nouns whose labels users give: without it their command would make another one."""
 CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
 
 
@@ -30,7 +32,8 @@ def command_for(noun: Noun) -> str:
         return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
     if noun.noun == MARKS:
         return _marks_command(noun)
-    return maker_of(noun.noun)
+    named = f" --label {noun.label}" if noun.noun in LABELLED and noun.label != "main" else ""
+    return f"{maker_of(noun.noun)}{named}"
 
 
 def _marks_command(noun: Noun) -> str:
