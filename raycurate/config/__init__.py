@@ -288,6 +288,9 @@ class ExportConfig(StageConfig):
     )
     images: ImagesPath | None = Field(None, description="image root, where it is not the one that ingest saw")
     train_all: bool = Field(False, description="formats that cannot say which answers are context get such rows too")
+    join_turns: bool = Field(
+        False, description="llava, sharegpt, llamafactory: write turns of one role in a row as one, not refuse them"
+    )
     selection: Label = Field("main", description="label of the selection")
     samples: Label | None = Field(None, description="label of the samples; default: those of the selection")
 

@@ -52,7 +52,11 @@ class AnswerRenderer(ConversationRenderer):
         marked, answers = _with_marks(turns)
         if not answers:
             raise RowError("no_answer", "the conversation has no assistant turn")
-        text, pieces = self._show(turns), self._split(self._show(marked), sum(map(len, answers)))
+        text = self._show(turns)
+        left_out = self.left_out(messages)
+        if left_out:
+            raise RowError("template_error", left_out)
+        pieces = self._split(self._show(marked), sum(map(len, answers)))
         return self._cut(text, pieces, answers)
 
     def _cut(self, text: str, pieces: list[str], answers: list[list[str]]) -> list[Segment]:

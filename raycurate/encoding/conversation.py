@@ -5,6 +5,9 @@ Each `<image>` mark becomes an image block at its place; line breaks that touch 
 processor's chat template, or by the tokenizer's, or, where a model has neither, as plain
 `USER: ...\\nASSISTANT: ...` lines with the model's image token.
 
+A template may leave turns out without a word (Qwen3-VL's all system turns but the first): each order of roles is
+rendered once with markers as texts, and one that does not come back whole refuses its rows.
+
 The prefix of a rendered conversation is everything before the content of the first turn that is not a system turn:
 BOS, the system prompt, the role header. It is found by construction, never by a count of tokens: the template is
 rendered once more with a marker as the first content (with and without an image before it) and the text that both
@@ -20,6 +23,12 @@ from typing import Any
 IMAGE_MARK = "<image>"
 _MARKER = "zqjxmarkerxjqz"
 _MAX_CACHED_PREFIXES = 4096
+_MAX_CACHED_ORDERS = 4096
+
+
+class LeftOutError(ValueError):
+    """A conversation of which the chat template does not show every turn."""
+
 
 Message = Mapping[str, str]
 Turn = dict[str, Any]
@@ -54,14 +63,26 @@ class ConversationRenderer:
         self._tokenizer = processor.tokenizer
         self._image_token: str = processor.image_token
         self._prefixes: dict[tuple[str, ...], str] = {}
+        self._left_out: dict[tuple[str, ...], str] = {}
 
     def render_all(self, conversations: Sequence[Sequence[Message]]) -> list[str | Exception]:
         """One text per conversation, or the error that its template raised."""
         turns = [[{"role": m["role"], "content": content_blocks(m["text"])} for m in c] for c in conversations]
         try:
-            return list(self._render(turns))
+            rendered: list[str | Exception] = list(self._render(turns))
         except Exception:  # noqa: BLE001 - a template may raise anything; find the row that made it raise
-            return [self._render_one(each) for each in turns]
+            rendered = [self._render_one(each) for each in turns]
+        told = [self.left_out(each) for each in conversations]
+        return [LeftOutError(t) if t and isinstance(r, str) else r for r, t in zip(rendered, told, strict=True)]
+
+    def left_out(self, messages: Sequence[Message]) -> str:
+        """Which turn of a conversation with these roles the template does not show, in words; '' where it shows all."""
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._left_out:
+            if len(self._left_out) >= _MAX_CACHED_ORDERS:
+                self._left_out.clear()
+            self._left_out[roles] = self._find_left_out(roles)
+        return self._left_out[roles]
 
     def prefix_length(self, messages: Sequence[Message], rendered: str) -> int:
         """Characters of `rendered` that come before the first content."""
@@ -85,6 +106,15 @@ class ConversationRenderer:
             return ""
         shared = len(os.path.commonprefix([plain, shown]))
         return shown[shared : shown.index(_MARKER)].replace(self._image_token, "")
+
+    def _find_left_out(self, roles: Sequence[str]) -> str:
+        texts = [f"zqjx{turn}xjqz" for turn in range(len(roles))]
+        contents = [[{"type": "text", "text": text}] for text in texts]
+        shown = self._render_one([{"role": r, "content": c} for r, c in zip(roles, contents, strict=True)])
+        if isinstance(shown, Exception):  # the rows themselves will tell
+            return ""
+        missing = next((turn for turn, text in enumerate(texts) if text not in shown), None)
+        return "" if missing is None else f"the chat template leaves out turn {missing}, of the {roles[missing]}"
 
     def _render_one(self, turns: list[Turn]) -> str | Exception:
         try:

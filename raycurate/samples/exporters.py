@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from raycurate.errors import UserError, unknown_name
 from raycurate.run.filesystem import TEMPORARY, exists, resolve, write_bytes
+from raycurate.samples.alternate import ALTERNATING, alternates, joined
 from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, image_extension
 from raycurate.samples.marks import split_marks
 from raycurate.samples.quarantine import FaultError
@@ -75,6 +76,8 @@ class ExportCounts:
     """Rows that hold the text <video> or <audio>."""
     context_only: int = 0
     """Rows with an answer that is not trained on."""
+    turns_joined: int = 0
+    """Rows whose turns of one role in a row became one."""
     tasks: Counter[str] = field(default_factory=Counter)
     """Rows by task."""
 
@@ -90,6 +93,7 @@ class ExportOptions:
         image_lists: ``image`` of LLaVA's format is a list in every row; needed where one row has several.
         max_image_bytes: of a file that is put into Parquet.
         train_all: write rows whose answers are not all trained on also where the format cannot say so.
+        join_turns: write turns of one role in a row as one where the format's trainers take no others.
     """
 
     images: ImageRoot | None = None
@@ -98,6 +102,7 @@ class ExportOptions:
     image_lists: bool = False
     max_image_bytes: int = DEFAULT_LIMITS.max_bytes
     train_all: bool = False
+    join_turns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,15 @@ def looked_at(samples: Iterable[Sample], counts: ExportCounts, format: str, opti
                     f"a trainer would learn it. Export as {' or '.join(SAYS_WHAT_IS_TRAINED)}, or say that all answers "
                     "may be trained on (--set train_all=true)."
                 )
+        if format in ALTERNATING and not alternates(sample.messages):
+            if not options.join_turns:
+                raise UserError(
+                    f"row {sample.key} has several turns of one role in a row, which trainers of the format '{format}' "
+                    "do not take. Write them as one (--set join_turns=true), or export as messages, parquet, swift or "
+                    "webdataset."
+                )
+            counts.turns_joined += 1
+            sample = joined(sample)
         counts.tasks[sample.task or UNKNOWN_TASK] += 1
         counts.media_texts += any(tag in m.text for m in sample.messages for tag in _MEDIA_TAGS)
         yield sample

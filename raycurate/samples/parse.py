@@ -6,8 +6,9 @@ blocks, ``images``), The Cauldron (``texts`` of ``user``/``assistant``, ``images
 untrusted: every value's type, length and characters are checked before it is used, and the first fault found names the
 row. Checks stand in a fixed order, so a row has one reason.
 
-A conversation is an optional system turn, then user and assistant in turn, ending with an answer. Each image has one
-``<image>`` mark, in a turn of the user. Text is kept to the letter: no trimming, no moving of marks; HTML is text.
+A conversation is system turns or none, a question, then turns of user and assistant in any order, an answer last: what
+several in a row look like is for the model's chat template to say. Each image has one ``<image>`` mark, in a turn of
+the user. Text is kept to the letter: no trimming, no moving of marks; HTML is text.
 Tab, line feed and carriage return are text, other control characters are refused, as are lone surrogates (they have
 no UTF-8).
 Cost: O(characters); embedded images are hashed once (sha256).

@@ -187,25 +187,27 @@ def _reference(block: Mapping[str, Any], kinds: Sequence[str]) -> Any:
 
 
 def _without_leading_answer(messages: list[Message]) -> list[Message]:
-    head = messages[:1] if messages[0].role == "system" else []
-    rest = messages[len(head) :]
+    num_system = _leading_system([message.role for message in messages])
+    head, rest = messages[:num_system], messages[num_system:]
     first = next((i for i, message in enumerate(rest) if message.role == "user"), 0)
     return head + rest[first:]
 
 
+def _leading_system(roles: Sequence[str]) -> int:
+    """System turns before the first other turn."""
+    return next((turn for turn, role in enumerate(roles) if role != "system"), len(roles))
+
+
 def _check_roles(roles: Sequence[str]) -> None:
-    """A system turn or none, then user, assistant, user, ..., assistant."""
+    """System turns or none, a question, then turns of both in any order, ending with an answer."""
     if "assistant" not in roles:
         raise FaultError(Reason.NO_ANSWER, "the conversation has no answer of the assistant")
-    body = roles[1:] if roles[0] == "system" else roles
-    for place, role in enumerate(body):
-        expected = "user" if place % 2 == 0 else "assistant"
-        if role == "assistant" and place and body[place - 1] == "assistant":
-            detail = f"turn {place + len(roles) - len(body)} is a second answer to the same question"
-            raise FaultError(Reason.SEVERAL_ANSWERS, detail)
-        if role != expected:
-            turn = place + len(roles) - len(body)
-            hint = " (drop_leading_answer would drop it)" if place == 0 and role == "assistant" else ""
-            raise FaultError(Reason.WRONG_ROLE_ORDER, f"turn {turn} is of the {role}, not of the {expected}{hint}")
-    if len(body) % 2:
+    first = _leading_system(roles)
+    if roles[first] != "user":
+        hint = " (drop_leading_answer would drop it)" if "user" in roles else ""
+        raise FaultError(Reason.WRONG_ROLE_ORDER, f"turn {first} is of the assistant, not of the user{hint}")
+    if "system" in roles[first:]:
+        turn = roles.index("system", first)
+        raise FaultError(Reason.WRONG_ROLE_ORDER, f"turn {turn} is of the system, behind the first question")
+    if roles[-1] != "assistant":
         raise FaultError(Reason.WRONG_ROLE_ORDER, "the last turn is of the user; an answer has to follow")

@@ -61,6 +61,7 @@ def export(run: Run, config: ExportConfig) -> int:
         image_lists=several,
         max_image_bytes=accepted_limits(ingested.description).max_bytes,
         train_all=config.train_all,
+        join_turns=config.join_turns,
     )
     rows = samples_from_tables(kept())
     facts = _facts(run, config, manifest, ingested)
@@ -103,6 +104,8 @@ def _warn(counts: ExportCounts, format: str) -> None:
             counts.context_only,
             format,
         )
+    if counts.turns_joined:
+        log.info("export: %d rows had turns of one role in a row, which were written as one", counts.turns_joined)
     if counts.media_texts:
         log.warning(
             "export: %d rows hold the text <video> or <audio>, which LLaMA-Factory and ms-swift take for a file",

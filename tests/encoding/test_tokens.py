@@ -11,6 +11,7 @@ from PIL import Image
 
 from raycurate.encoding.answers import AnswerRenderer
 from raycurate.encoding.images import RowError
+from raycurate.encoding.prepare import Preparer
 from raycurate.encoding.tokens import RowTokenizer, TokenReject, TokenRow, labels_of
 from raycurate.models.adapter import load_processor
 from tests.tiny_vlms import FAMILIES, make_processor
@@ -108,6 +109,36 @@ def test_any_text_is_masked_or_refused(answers):
         return
     for text, answer in zip(spans_text(processor, result), answers, strict=True):
         assert text.removesuffix("<|im_end|>") in (answer, answer.strip("\r\n"), answer.strip())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("roles", ["uaa", "uuaua", "suuaa", "ssua"])
+def test_turns_in_a_row_are_as_the_template_writes_them(processors, family, roles):
+    """Ids equal the processor's own of the rendered conversation up to its last answer; all answers are labels."""
+    processor, names = processors[family], {"s": "system", "u": "user", "a": "assistant"}
+    messages = [{"role": names[role], "text": f"text {i}"} for i, role in enumerate(roles)]
+    result = RowTokenizer(processor, max_length=2048).tokenize([{"key": "k", "messages": messages, "images": []}])[0]
+    assert isinstance(result, TokenRow), result
+    answers = [f"text {i}" + ENDINGS[family] for i, role in enumerate(roles) if role == "a"]
+    assert [text.strip() for text in spans_text(processor, result)] == answers
+    if family != "llava":  # whose template ends no turn; an EOS is written there
+        turns = [{"role": m["role"], "content": [{"type": "text", "text": m["text"]}]} for m in messages]
+        own = processor(text=[processor.apply_chat_template(turns, tokenize=False)], return_tensors="pt")
+        np.testing.assert_array_equal(result.ids_T, own["input_ids"][0][: len(result.ids_T)].numpy())
+
+
+def test_a_template_that_leaves_a_turn_out_refuses_the_row():
+    """As Qwen3-VL's does with a second system turn: for features and for labels, and told which turn it is."""
+    processor = make_processor("qwen3_vl")
+    drop = "messages[:1] + messages[2:] if messages | length > 1 and messages[1]['role'] == 'system' else messages"
+    processor.chat_template = "{% set messages = " + drop + " %}" + processor.chat_template
+    row = sample([], "q", "a")
+    row["messages"] = [{"role": "system", "text": "s"}, {"role": "system", "text": "t"}, *row["messages"]]
+    refused = RowTokenizer(processor, max_length=2048).tokenize([row])[0]
+    assert (refused.reason, refused.detail) == ("template_error", "the chat template leaves out turn 1, of the system")
+    (failure,) = Preparer(processor).prepare([row, sample([], "q", "a")]).failures
+    assert (failure.reason, failure.row) == ("template_error", 0)
+    assert "turn 1, of the system" in failure.detail
 
 
 def test_overlong_rows_are_cut_at_a_turn_or_rejected(processors):

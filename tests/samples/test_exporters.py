@@ -11,6 +11,7 @@ import pytest
 
 from raycurate.config import ExportConfig
 from raycurate.errors import UserError
+from raycurate.samples.alternate import ALTERNATING
 from raycurate.samples.exporters import EXPORTERS, ExportOptions, export_samples, samples_from_tables
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
@@ -220,6 +221,31 @@ def test_an_answer_that_is_context_only_is_said_where_the_format_can(tmp_path):
         assert not (tmp_path / "other").exists()
     export_samples([sample], str(tmp_path / "out.json"), "llava", ExportOptions(train_all=True))
     assert [m.train for m in read_again(tmp_path / "out.json")[0].messages] == [True] * 4
+
+
+def test_turns_in_a_row_are_refused_or_joined_where_trainers_stop_at_them(tmp_path):
+    """As LLaVA's and LLaMA-Factory's do; other formats keep them apart. The row keeps its name."""
+    turns = (
+        ("system", "s"),
+        ("system", "t"),
+        ("user", "q"),
+        ("user", "<image>\nr"),
+        ("assistant", "a"),
+        ("assistant", "b"),
+    )
+    sample = Sample(tuple(Message(*turn) for turn in turns), (ImageRef(path="a.jpg"),))
+    for name in sorted(EXPORTERS):
+        path = tmp_path / NAMES.get(name, f"{name}.jsonl")
+        if name not in ALTERNATING:
+            export_samples([sample], str(path), name)
+            assert read_again(path)[0].messages == sample.messages
+            continue
+        with pytest.raises(UserError, match=r"turns of one role in a row.*join_turns=true"):
+            export_samples([sample], str(path), name)
+        assert export_samples([sample], str(path), name, ExportOptions(join_turns=True)).turns_joined == 1
+        (again,) = read_again(path)
+        assert [m.text for m in again.messages] == ["s\nt", "q\n<image>\nr", "a\nb"]
+        assert again.source_id == sample.key
 
 
 @pytest.mark.parametrize("name", ["llava", "swift", "messages", "sharegpt"])

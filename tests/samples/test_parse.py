@@ -106,6 +106,40 @@ def test_a_leading_answer_can_be_dropped():
     assert refused.reason == Reason.WRONG_ROLE_ORDER
     assert "drop_leading_answer" in refused.detail
     assert [m.text for m in parse(row, drop_leading_answer=True).messages] == ["Hi", "Hello"]
+    system = [{"from": "system", "value": text} for text in ("Be kind.", "Be short.")]
+    row["conversations"] = [*system, *row["conversations"]]
+    kept = parse(row, drop_leading_answer=True).messages
+    assert [m.text for m in kept] == ["Be kind.", "Be short.", "Hi", "Hello"]
+
+
+def _of_roles(roles):
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    return parse({"messages": [{"role": names[role], "content": f"t{i}"} for i, role in enumerate(roles)]})
+
+
+@pytest.mark.parametrize("roles", ["uaa", "uua", "uauuaa", "suaa", "ssua"])
+def test_turns_of_one_role_in_a_row_are_kept_apart(roles):
+    """Answers, questions and system turns, each with its text; every answer is trained on."""
+    messages = _of_roles(roles).messages
+    assert "".join(message.role[0] for message in messages) == roles
+    assert [message.text for message in messages] == [f"t{i}" for i in range(len(roles))]
+    assert all(message.train for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("roles", "told"),
+    [
+        ("aua", "turn 0 is of the assistant, not of the user (drop_leading_answer would drop it)"),
+        ("saaua", "turn 1 is of the assistant, not of the user (drop_leading_answer would drop it)"),
+        ("sa", "turn 1 is of the assistant, not of the user"),
+        ("uasua", "turn 2 is of the system, behind the first question"),
+        ("uau", "the last turn is of the user; an answer has to follow"),
+    ],
+)
+def test_turns_that_mean_nothing_where_they_stand_are_told(roles, told):
+    """An answer before any question, an order in between, a question without an answer."""
+    refused = _of_roles(roles)
+    assert (refused.reason, refused.detail) == (Reason.WRONG_ROLE_ORDER, told)
 
 
 @pytest.mark.parametrize(
