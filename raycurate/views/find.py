@@ -1,6 +1,6 @@
 """Find a row by its key or by the source's own id, among the samples and among what was refused.
 
-Cost: one pass over keys and ids of the samples, about 60 bytes a row; one shard in memory at a time.
+Cost: one pass over keys, ids and tasks of the samples, about 60 bytes a row; one shard in memory at a time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ class Place:
         key: of the row; None for one that was refused before it had one.
         shard: of the samples; -1 for a refused row.
         refused: the quarantine's row, None for a sample.
+        task: of a sample.
     """
 
     key: str | None
     shard: int
     refused: dict[str, Any] | None = None
+    task: str = ""
 
 
 def find_row(run: Run, name: str, label: str = "main") -> Place:
@@ -59,17 +61,19 @@ def find_row(run: Run, name: str, label: str = "main") -> Place:
 
 
 def _told(place: Place) -> str:
-    """The key of a row; where one was refused before it had a key, all that is known of it."""
+    """The key of a row and its task; where one was refused before it had a key, all that is known of it."""
     gone = place.refused
-    if gone is None or place.key is not None:
-        return str(place.key)
+    if gone is None:
+        return f"{place.key} (of {place.task})"
+    if place.key is not None:
+        return f"{place.key} (refused: {gone['reason']})"
     return f"{gone['source_file']}, row {gone['source_row']}, was refused ({gone['reason']}: {gone['detail']})"
 
 
 def _samples(noun: Noun, name: str) -> Iterator[Place]:
-    for shard, rows in enumerate(noun.iter_parts(["key", "source_id"])):
-        for key in rows.filter(_matches(rows, name))["key"].to_pylist():
-            yield Place(key, shard)
+    for shard, rows in enumerate(noun.iter_parts(["key", "source_id", "task"])):
+        for row in rows.filter(_matches(rows, name)).to_pylist():
+            yield Place(row["key"], shard, task=row["task"])
 
 
 def _refused(noun: Noun, name: str) -> Iterator[Place]:

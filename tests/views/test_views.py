@@ -141,16 +141,17 @@ def test_a_mixture_saw_the_rows_that_it_drew(run, tmp_path, by_cluster):
 
 
 def test_a_refused_row_says_why_and_two_of_one_id_are_told_apart(tmp_path, ray_cluster):
-    """Quarantine is searched too; duplicates are named by their keys."""
+    """Quarantine is searched too; duplicates are named by their keys and tasks."""
     turn = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
-    rows = [{"id": "x", "conversations": turn}, {"id": "x", "conversations": turn}, {"id": "bad", "conversations": []}]
+    rows = [{"id": "x", "task": task, "conversations": turn} for task in ("one", "two")]
+    rows.append({"id": "bad", "conversations": []})
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     run = Run(str(tmp_path / "run"))
     ingest(run, make_config(IngestConfig, {"source": str(tmp_path / "rows.json")}))
     found = explain_row(run, "bad")
     assert found.refused is not None
     assert (found.refused["reason"], found.source["source_row"]) == ("missing_conversations", 2)
-    with pytest.raises(UserError, match=r"2 rows have the id 'x'; name one by its key: \w{32}-0, \w{32}-1"):
+    with pytest.raises(UserError, match=r"2 rows have the id 'x'; .* \w{32}-0 \(of one\), \w{32}-1 \(of two\)"):
         find_row(run, "x")
     with pytest.raises(UserError, match="no row of samples/main has the key or the id 'y'"):
         find_row(run, "y")
