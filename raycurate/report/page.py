@@ -119,6 +119,11 @@ def check_price(price_per_hour: float | None) -> None:
         raise UserError(f"the price is {price_per_hour:g} an hour; it must be a number above 0")
 
 
+def money(amount: float) -> str:
+    """An amount to read: two decimals, or two digits of less than a hundredth."""
+    return f"{amount:,.2f}" if amount >= 0.01 else f"{amount:.2g}"
+
+
 def report_parts(
     run: Run, label: str, sizes: Sizes, maps: RelevancyMaps | None, price_per_hour: float | None
 ) -> tuple[dict[str, Any], Clusters]:
@@ -141,7 +146,8 @@ def report_parts(
         "summary": summary,
         "bars": bars,
         "table_bars": most_telling(bars, MOST_TABLE),
-        "price": price_per_hour,
+        "price": None if price_per_hour is None else money(price_per_hour),
+        "cost": money(sum(seconds for _, seconds in summary.seconds) * (price_per_hour or 0.0) / 3600),
         "task_chart": task_chart(bars[:MOST_TASKS]),
         "most_tasks": MOST_TASKS,
         "most_table": MOST_TABLE,

@@ -319,6 +319,7 @@ def test_a_price_gives_the_money_beside_the_time(hostile):
     seconds = sum(hostile.noun(*name.split("/")).manifest().seconds for name in behind)
     assert f"costs {seconds * 7200 / 3600:,.2f} at 7,200.00 an hour" in build_report(hostile, price_per_hour=7200.0)
     assert "an hour" not in build_report(hostile)
+    assert "at 0.0025 an hour" in build_report(hostile, price_per_hour=0.0025)
     for price in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="it must be a number above 0"):
             build_report(hostile, price_per_hour=price)
