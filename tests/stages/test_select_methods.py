@@ -9,6 +9,7 @@ from raycurate.config import RankConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.settings import make_config
+from raycurate.stages.engine.shards import map_here
 from raycurate.stages.rank import rank
 from raycurate.stages.select import select
 from tests.nouns import read_all, write_clusters, write_features, write_samples, write_scores
@@ -138,3 +139,13 @@ def test_a_dataset_that_no_node_can_hold_is_refused_before_any_work(ray_cluster,
     assert run.noun("ranking", "small").read_json("work.json") is None
     with pytest.raises(UserError, match="method 'random' orders no groups"):
         rank(run, make_config(RankConfig, {"order": "random"}))
+
+
+def test_fewer_rows_than_asked_for_are_told(run, caplog):
+    """Where the others cannot be used; nothing is told where all could."""
+    values = {"method": "perplexity", "options": {"keep": "low"}, "label": "fewer"}
+    manifest = select(run, make_config(SelectConfig, {**values, "ratio": 1.0}), map_here)
+    told = "keeps 89 rows, not the 90 that were asked for: no more can be used"
+    assert manifest.metrics["notes"] == [told]
+    assert told in caplog.text
+    assert "notes" not in select(run, make_config(SelectConfig, {**values, "ratio": 89 / 90}), map_here).metrics

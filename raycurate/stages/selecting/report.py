@@ -80,9 +80,13 @@ def write_tables(
         for task in sorted(shares)
         if kept_tasks[task] < math.floor(shares[task] / STARVED)
     }
+    notes = []
+    if kept < metrics["target"]:
+        notes.append(f"keeps {kept:,} rows, not the {metrics['target']:,} that were asked for: no more can be used")
     if starved and not isinstance(plan, EnvelopePlan):
-        metrics |= {"starved": starved, "notes": [_told(starved)]}
-    return metrics
+        metrics["starved"] = starved
+        notes.append(_told(starved))
+    return {**metrics, "notes": notes} if notes else metrics
 
 
 def _told(starved: Mapping[str, list[int]]) -> str:
