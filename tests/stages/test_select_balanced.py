@@ -125,24 +125,24 @@ def run_cells(run: Run) -> int:
 
 
 def test_a_starved_task_is_told_at_once(ray_cluster, tmp_path, caplog):
-    """In a warning and the manifest, with what helps; inside the envelope nothing is starved, and nothing told."""
+    """In one line of the log and the manifest, with what helps; inside the envelope nothing is starved or told."""
     run = Run(str(tmp_path / "run"))
-    tasks = ["parity"] * 40 + ["vqa"] * 160
+    tasks = ["pari\nty"] * 40 + ["vqa"] * 160
     keys = sample_keys(200)
     write_samples(run, keys, tasks, shards=2)
     write_scores(run, "token_losses", {"key": keys, "loss": [9.0] * 40 + np.linspace(1, 2, 160).tolist()}, shards=2)
     low = {"method": "perplexity", "options": {"keep": "low"}}
     with caplog.at_level(logging.WARNING, "raycurate"):
         _, manifest = selected(run, **low, label="alone")
-    told = "parity keeps 0 of 40 rows; --envelope keeps at least half of each task's share"
+    told = "pari\\nty keeps 0 of 40 rows; --envelope keeps at least half of each task's share"
     assert told in caplog.text
-    assert (manifest.metrics["notes"], manifest.metrics["starved"]) == ([told], {"parity": [0, 40]})
+    assert (manifest.metrics["notes"], manifest.metrics["starved"]) == ([told], {"pari\nty": [0, 40]})
     caplog.clear()
     kept, manifest = selected(run, **low, envelope=True, label="within")
     assert "keeps" not in caplog.text
     assert "notes" not in manifest.metrics
     table = {row["task"]: row for row in run.noun("selection", "within").read_table("tasks.parquet").to_pylist()}
-    parity = table["parity"]
+    parity = table["pari\nty"]
     assert (parity["kept"], parity["kept_alone"], parity["share_alone"], parity["bound"]) == (6, 0, 0.0, "floor")
     assert (parity["fair_rows"], parity["share_after"], parity["drawn"]) == (12.0, 0.1, 2)
     assert table["vqa"]["kept"] == 54 == len(kept) - 6

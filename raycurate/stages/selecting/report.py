@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.run.store import Noun
+from raycurate.samples.quarantine import printable
 from raycurate.selection import Plan
 from raycurate.selection.cell_plan import CellPlan
 from raycurate.selection.diversity import task_diversity, top_tasks
@@ -21,6 +22,8 @@ from raycurate.selection.shares import task_shares
 STARVED = 2
 """A task is starved that keeps less than its share over this; the floor of the envelope is one over it."""
 TOLD_TASKS = 3
+TASK_CHARS = 80
+"""Of a task's name in a line that is told."""
 
 
 def write_tables(
@@ -92,7 +95,10 @@ def write_tables(
 def _told(starved: Mapping[str, list[int]]) -> str:
     """The starved tasks in one line, those of the smallest part first."""
     worst = sorted(starved, key=lambda task: (starved[task][0] / starved[task][1], task))
-    told = [f"{task} keeps {starved[task][0]:,} of {starved[task][1]:,} rows" for task in worst[:TOLD_TASKS]]
+    told = [
+        f"{printable(task, TASK_CHARS)} keeps {starved[task][0]:,} of {starved[task][1]:,} rows"
+        for task in worst[:TOLD_TASKS]
+    ]
     if len(worst) > TOLD_TASKS:
         told.append(f"{len(worst) - TOLD_TASKS} more tasks keep less than half of their share")
     return f"{', '.join(told)}; --envelope keeps at least half of each task's share"
