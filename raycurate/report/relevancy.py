@@ -28,7 +28,8 @@ from raycurate.report.gallery import card_of, pictures_of
 from raycurate.report.overlays import overlay
 from raycurate.report.relevancy_facts import AskedMaps, Looked, Map, RelevancyMaps
 from raycurate.report.thumbnails import data_uri
-from raycurate.run.store import Run
+from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.lineage import nouns_behind
 from raycurate.stages.workers.fragments import as_samples
 from raycurate.views.diff import finished_selection
 from raycurate.views.rows import Wanted, chosen_rows
@@ -45,9 +46,9 @@ def relevancy_maps(run: Run, label: str, asked: AskedMaps) -> RelevancyMaps:
     Raises:
         UserError: no model is known, or it cannot be loaded or looked into.
     """
-    _, manifest = finished_selection(run, label)
+    noun, manifest = finished_selection(run, label)
     samples = run.noun("samples", manifest.description["config"]["samples"])
-    model, trusted = (asked.model, False) if asked.model is not None else _model_of(run, samples.label)
+    model, trusted = (asked.model, False) if asked.model is not None else _model_of(run, noun, manifest)
     rows = _rows_with_pictures(run, label, asked)
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda", "auto") if on_gpu else ("cpu", "float32")
@@ -70,12 +71,14 @@ def relevancy_maps(run: Run, label: str, asked: AskedMaps) -> RelevancyMaps:
     return RelevancyMaps(model, asked.seed, found, dict(passed), dict(cut_off))
 
 
-def _model_of(run: Run, samples: str) -> tuple[str, bool]:
-    """The model that made features of these samples, and whether its own code may run."""
-    for noun in run.nouns():
-        manifest = noun.manifest() if noun.noun == "features" else None
-        config = manifest.description["config"] if manifest is not None else {}
-        if config.get("samples") == samples and "model" in config:
+def _model_of(run: Run, selection: Noun, manifest: Manifest) -> tuple[str, bool]:
+    """The model that made the features of a selection, else features of its samples; whether its own code may run."""
+    samples = manifest.description["config"]["samples"]
+    behind = list(nouns_behind(selection, manifest).values())
+    others = [found for each in run.nouns() if each.noun == "features" and (found := each.manifest()) is not None]
+    for made in [*behind, *others]:
+        config = made.description["config"]
+        if made.noun == "features" and config.get("samples") == samples and "model" in config:
             return str(config["model"]), bool(config.get("trust_remote_code", False))
     raise UserError(f"{run.uri} has no features that name a model; name one with --relevancy-model")
 

@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -35,7 +36,7 @@ from raycurate.report.relevancy import relevancy_maps
 from raycurate.report.relevancy_facts import AskedMaps, RelevancyMaps
 from raycurate.report.rows_page import build_rows, write_rows
 from raycurate.report.thumbnails import thumbnail
-from raycurate.run.store import Run
+from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
@@ -43,7 +44,7 @@ from raycurate.stages.select import select
 from raycurate.views.diff import selection_at
 from raycurate.views.rows import Wanted, chosen_rows
 from tests.browser import CHROMIUM, browser
-from tests.nouns import write_clusters, write_features
+from tests.nouns import write_clusters, write_features, write_samples
 from tests.selection.selection_cases import clustered_case
 
 STORED = Path(__file__).parents[1] / "data" / "run_done.tar.xz"
@@ -208,6 +209,29 @@ def test_relevancy_maps_are_of_a_stated_sample_and_as_harmless(hostile, tmp_path
     with pytest.raises(UserError, match="no features that name a model"):
         relevancy_maps(hostile, "main", AskedMaps(2))
     assert CliRunner().invoke(main, ["report", hostile.uri, "--relevancy-model", "tiny"]).exit_code == 2
+
+
+def test_relevancy_asks_the_model_of_the_features_that_the_selection_was_made_of(tmp_path, monkeypatch):
+    """Whatever other features there are; without any of its own those of its samples."""
+    run = Run(str(tmp_path / "run"))
+    write_samples(run, [f"{i:032x}-0" for i in range(2)], ["t", "t"])
+
+    def made(noun: Noun, config: dict, *parents: Noun) -> Noun:
+        inputs = {f"{each.noun}/{each.label}": each.require("x").fingerprint for each in parents}
+        noun.begin({"stage": noun.noun, "config": {"samples": "main", **config}, "made_from": inputs})
+        noun.commit_part(0, pa.table({"key": ["a"]}), rows_in=1)
+        noun.finish(metrics={})
+        return noun
+
+    made(run.noun("features", "another"), {"model": "another"})
+    own = made(run.noun("features", "main"), {"model": "its own"})
+    made(run.noun("selection", "main"), {}, made(run.noun("clusters", "main"), {}, own))
+    made(run.noun("selection", "random"), {}, run.noun("samples"))
+    monkeypatch.setattr("raycurate.report.relevancy._rows_with_pictures", lambda *_: [])
+    monkeypatch.setattr("raycurate.report.relevancy.load_vlm", lambda model, **_: pytest.fail(model))
+    for label, model in (("main", "its own"), ("random", "another")):
+        with pytest.raises(pytest.fail.Exception, match=model):
+            relevancy_maps(run, label, AskedMaps(1))
 
 
 def test_a_folder_has_pages_of_more_rows(hostile, tmp_path, monkeypatch):
