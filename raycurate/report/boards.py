@@ -13,6 +13,7 @@ from raycurate.charts.marks import Interval
 from raycurate.report.figures import figures_of, trainings_of
 from raycurate.run.filesystem import exists, read_bytes
 from raycurate.run.store import Noun, Run
+from raycurate.stages.engine.lineage import why_stale
 
 TABLES = {
     "scoreboard": "scoreboard.csv",
@@ -78,6 +79,7 @@ class Board:
         at_chance: tasks that do not count, with why.
         why: of a choice.
         figures: in their order.
+        stale: why it is out of date; '' where it is not.
     """
 
     title: str
@@ -88,6 +90,7 @@ class Board:
     at_chance: list[str] = field(default_factory=list)
     why: str = ""
     figures: list[Figure] = field(default_factory=list)
+    stale: str = ""
 
     @property
     def kind(self) -> str:
@@ -102,7 +105,10 @@ class Board:
 
 def boards_of(run: Run, selection: str) -> list[Board]:
     """The trainings on this selection, then every finished experiment, in the order of the data."""
-    trainings = [Board(title=title, figures=figures) for title, figures in trainings_of(run, selection)]
+    trainings = [
+        Board(title=f"{noun.noun}/{noun.label}", figures=figures, stale=_stale(noun))
+        for noun, figures in trainings_of(run, selection)
+    ]
     made = [noun for noun in run.nouns() if noun.noun in TABLES and noun.manifest() is not None]
     return trainings + [_board(noun) for noun in made]
 
@@ -134,7 +140,15 @@ def _board(noun: Noun) -> Board:
         at_chance=sorted(evidence.get("at_chance", {})),
         why=str(choice.get("why", "")),
         figures=figures_of(noun),
+        stale=_stale(noun),
     )
+
+
+def _stale(noun: Noun) -> str:
+    """Why a finished noun is not what its inputs make now, such as another selection, and what makes it again."""
+    manifest = noun.manifest()
+    stale = None if manifest is None else why_stale(noun, manifest)
+    return "" if stale is None else f"Out of date: {stale}; {stale.remedy} makes it again."
 
 
 def _table(noun: Noun) -> tuple[list[str], list[list[str]]]:

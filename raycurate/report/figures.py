@@ -38,8 +38,8 @@ def _with_costs(noun: Noun, trials: Rows) -> Rows:
     return [{**row, COST: costs.get(row.get("label", ""))} for row in trials]
 
 
-def trainings_of(run: Run, selection: str) -> list[tuple[str, list[Figure]]]:
-    """Name and curves of the finished trainings on a selection."""
+def trainings_of(run: Run, selection: str) -> list[tuple[Noun, list[Figure]]]:
+    """The models and the curves of the finished trainings on a selection."""
     found = []
     for noun in run.nouns():
         manifest = noun.manifest() if noun.noun == "models" else None
@@ -48,7 +48,7 @@ def trainings_of(run: Run, selection: str) -> list[tuple[str, list[Figure]]]:
         steps = manifest.metrics.get("steps")
         own = _panels(noun.read_json("history.json") or [])
         if own and steps and steps > 1:
-            found.append((f"models/{noun.label}", own))
+            found.append((noun, own))
     return found
 
 

@@ -120,8 +120,8 @@ def test_curves_are_of_trainings_on_this_selection(tmp_path):
         {"step": 3, "loss/a": 1.0, "tokens/a": 3, "loss/b": 1.5, "tokens/b": 9},
     ]
     _noun(run, "models", {"history.json": history}, {"selection": "main"}, steps=3)
-    ((title, (figure,)),) = trainings_of(run, "main")
-    assert title == "models/main"
+    ((noun, (figure,)),) = trainings_of(run, "main")
+    assert f"{noun.noun}/{noun.label}" == "models/main"
     assert [name for name, _ in figure.panels] == ["b", "a"]
     assert "a: 4 at first, 1 at last" in figure.panels[1][1]
     assert trainings_of(run, "other") == []
@@ -210,6 +210,23 @@ def test_every_kind_has_a_name_and_its_command_works(tmp_path):
         name, *args = command.split()[1:]
         args = [str(tmp_path / arg) if arg == "FILE" else arg for arg in args]
         main.commands[name].make_context(name, args)
+
+
+def test_what_was_trained_on_an_earlier_selection_is_said_to_be_out_of_date(tmp_path):
+    """With the commands that make it again; of a current one nothing is said."""
+    run = Run(str(tmp_path))
+    selection = run.noun("selection")
+    for ratio in (0.1, 0.2):
+        selection.begin({"stage": "select", "config": {"ratio": ratio}})
+        selection.finish()
+        if ratio == 0.1:
+            noun = run.noun("sweeps")
+            made_from = {"selection/main": selection.require("select").fingerprint}
+            noun.begin({"stage": "sweep", "config": {}, "made_from": made_from})
+            noun.finish()
+            assert [board.stale for board in boards_of(run, "main")] == [""]
+    (board,) = boards_of(run, "main")
+    assert "was made from an earlier 'selection/main', which has changed since; `raycurate " in board.stale
 
 
 def test_a_board_without_its_json_has_no_figures(tmp_path):
