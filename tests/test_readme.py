@@ -189,8 +189,9 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, ray_cluster):
     assert (len(kept), pc.sum(kept).as_py()) == (120, 24)
 
 
-def test_the_face_counts_the_reasons_of_the_quarantine():
-    assert f"({len(Reason)} kinds)" in (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["README.md", "raycurate/selection/README.md"])
+def test_pages_count_the_reasons_of_the_quarantine(name):
+    assert f"({len(Reason)} kinds" in (ROOT / name).read_text(encoding="utf-8")
 
 
 def test_the_face_fits_two_screens_and_leads_on():
