@@ -61,6 +61,8 @@ class Choice:
             return f"'{self.method}' is better than '{self.champion}': {found.why}"
         if not self.verdicts:
             return f"'{self.champion}' has no challenger"
+        if all(found.p_adjusted is None for found in self.verdicts.values()):
+            return f"'{self.champion}' stays, as no challenger can be compared with it"
         return f"no challenger is proven better than '{self.champion}'"
 
 

@@ -43,11 +43,14 @@ from raycurate.experiments.engine.validation import check_validation
 from raycurate.experiments.sweep import finish_sweep, run_sweep, sweep_answers
 from raycurate.ray_session import in_session
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.samples.quarantine import printable
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe
 from raycurate.stages.selecting.auto import FILE, NOUN
 
 log = logging.getLogger("raycurate")
+TASK_CHARS = 80
+"""Of a task's name in a line of the report."""
 SETTINGS_OF_TRIAL = ("ratio", "seed", "label", "samples", "replace")
 """Fields of a trial's selection that a choice leaves to the user."""
 
@@ -118,7 +121,7 @@ def _report(
         f"'{choice.champion}' is taken if it is proven better at a level of {choice.level:g} (Holm).",
         "",
         *(f"- {name}: {verdict.why}" for name, verdict in choice.verdicts.items()),
-        *(f"- {task} does not count: {why}" for task, why in left_out.items()),
+        *(f"- {printable(task, TASK_CHARS)} does not count: {why}" for task, why in left_out.items()),
         "",
         evidence_markdown(found),
         board,

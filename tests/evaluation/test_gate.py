@@ -43,6 +43,7 @@ def test_what_has_no_error_is_never_taken():
     assert choice.method == "balanced"
     assert choice.verdicts["few"].why == "fewer than 10 images in t"
     assert choice.verdicts["none"].why == "nothing can be compared: no task is left"
+    assert choice.why == "'balanced' stays, as no challenger can be compared with it"
     assert choose_method("balanced", {}).why == "'balanced' has no challenger"
 
 
