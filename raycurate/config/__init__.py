@@ -272,11 +272,11 @@ class ExportConfig(StageConfig):
         "samples",
     )
 
-    out: LocalPath = Field(description="file to write; a folder for llamafactory, swift_tasks and webdataset")
+    out: LocalPath = Field(description="file to write; a folder for llamafactory, swift_tasks, webdataset and fiftyone")
     format: str = Field(
         "llava",
         description="llava, sharegpt (LLaMA-Factory), swift (ms-swift), messages (TRL), parquet; with a part per task: "
-        "llamafactory, swift_tasks, webdataset (Megatron-Energon)",
+        "llamafactory, swift_tasks, webdataset (Megatron-Energon); to look at: fiftyone",
     )
     task_weights: TaskWeightsSource | None = Field(
         None,

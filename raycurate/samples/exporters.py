@@ -76,6 +76,8 @@ class ExportCounts:
     """Rows that hold the text <video> or <audio>."""
     context_only: int = 0
     """Rows with an answer that is not trained on."""
+    without_image: int = 0
+    """Rows that are left out because the format holds images only."""
     turns_joined: int = 0
     """Rows whose turns of one role in a row became one."""
     tasks: Counter[str] = field(default_factory=Counter)
@@ -154,7 +156,7 @@ def looked_at(samples: Iterable[Sample], counts: ExportCounts, format: str, opti
             if refusing:
                 raise UserError(
                     f"row {sample.key} has an answer that is not trained on, which the format '{format}' cannot say: "
-                    f"a trainer would learn it. Export as {' or '.join(SAYS_WHAT_IS_TRAINED)}, or say that all answers "
+                    f"a trainer would learn it. Export as swift, swift_tasks or webdataset, or say that all answers "
                     "may be trained on (--set train_all=true)."
                 )
         if format in ALTERNATING and not alternates(sample.messages):
@@ -379,7 +381,7 @@ def _atomic_stream(output: str) -> Iterator[pa.NativeFile]:
         raise
 
 
-SAYS_WHAT_IS_TRAINED = ("swift", "swift_tasks", "webdataset")
+SAYS_WHAT_IS_TRAINED = ("swift", "swift_tasks", "webdataset", "fiftyone")
 """Formats with a field for an answer that is context only."""
 EXPORTERS: dict[str, Exporter] = {
     "llava": _write_llava,

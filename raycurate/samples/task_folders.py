@@ -1,5 +1,7 @@
 """Write samples as the folders that trainers load, a part per task, so that a trainer can weigh the tasks.
 
+FiftyOne's folder is made here too (`fiftyone.py`): it has no parts and no weights.
+
     llamafactory  TASK.jsonl (rows as `sharegpt`), dataset_info.json               LLaMA-Factory
     swift_tasks   TASK.jsonl (rows as `swift`, the task's weight as `loss_scale`)  ms-swift
     webdataset    TASK/shard-000000.tar, metadataset.yaml, prepare.sh              webdataset, Megatron-Energon
@@ -27,7 +29,6 @@ import posixpath
 import shutil
 import tarfile
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +45,6 @@ from raycurate.samples.exporters import (
     ExportCounts,
     ExportFacts,
     ExportOptions,
-    ImageFolder,
-    found_anywhere,
     image_bytes,
     json_bytes,
     looked_at,
@@ -54,6 +53,8 @@ from raycurate.samples.exporters import (
     swift_messages,
     swift_row,
 )
+from raycurate.samples.fiftyone import SHOWS_ALL, FiftyOneWriter
+from raycurate.samples.folder_writers import FolderWriter, LinesWriter
 from raycurate.samples.images import image_extension
 from raycurate.samples.schema import Sample
 from raycurate.samples.task_folders_readme import readme
@@ -80,6 +81,7 @@ def export_folder(
         tasks = counts.tasks
         counts.rows = tasks.total()
         counts.images_written = writer.images_written
+        counts.without_image = writer.without_image
         drawn = probabilities(tasks, facts.weights)
         writer.finish({as_label(task): part for task, part in drawn.items()})
         card = {
@@ -91,6 +93,7 @@ def export_folder(
                 task: {"name": as_label(task), "rows": tasks[task], "probability": drawn[task]}
                 for task in sorted(tasks)
             },
+            "without_image": writer.without_image,
             "weights": None if facts.weights is None else {task: facts.weights[task] for task in sorted(tasks)},
         }
         Path(folder, "README.md").write_text(readme(card, output), encoding="utf-8")
@@ -113,51 +116,7 @@ def probabilities(tasks: Mapping[str, int], weights: Mapping[str, float] | None)
     return parts
 
 
-class _Writer(ABC):
-    """Writes the rows of one task after another into a folder of this machine."""
-
-    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
-        self.folder, self.options, self.weights = folder, options, weights
-        self.images_written = 0
-
-    @abstractmethod
-    def add(self, name: str, sample: Sample) -> None:
-        """One more row of the task of that name."""
-
-    @abstractmethod
-    def finish(self, drawn: Mapping[str, float]) -> None:
-        """What names the parts, with the probability of each."""
-
-
-class _Lines(_Writer):
-    """A file of JSON lines per task."""
-
-    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
-        super().__init__(folder, options, weights)
-        self._images = ImageFolder(f"{folder}/data")
-        root = None if options.images is None else options.images.root
-        self._root = None if root is None else str(root)
-
-    def add(self, name: str, sample: Sample) -> None:
-        """See the base."""
-        with open(f"{self.folder}/{name}.jsonl", "ab") as stream:
-            stream.write(json_bytes(self.row(sample, self._paths(sample))) + b"\n")
-        self.images_written = len(self._images.written)
-
-    def _paths(self, sample: Sample) -> list[str]:
-        if self._root is not None and "://" in self._root and any(image.data is None for image in sample.images):
-            raise UserError(
-                f"the images lie at {self._root}, where this trainer does not read. Export as webdataset, which holds "
-                "them, or copy them and name the folder with --set images=FOLDER."
-            )
-        return found_anywhere(sample, self._images.paths_of(sample), self._root)
-
-    @abstractmethod
-    def row(self, sample: Sample, paths: list[str]) -> dict[str, Any]:
-        """The object of one line."""
-
-
-class _LlamaFactory(_Lines):
+class _LlamaFactory(LinesWriter):
     def row(self, sample: Sample, paths: list[str]) -> dict[str, Any]:
         """See the base."""
         return sharegpt_row(sample, paths)
@@ -169,7 +128,7 @@ class _LlamaFactory(_Lines):
         Path(self.folder, "dataset_info.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
 
 
-class _Swift(_Lines):
+class _Swift(LinesWriter):
     def row(self, sample: Sample, paths: list[str]) -> dict[str, Any]:
         """See the base. A task without weight is told when all tasks are known."""
         row = swift_row(sample, paths)
@@ -184,7 +143,7 @@ class _Swift(_Lines):
         """Nothing: the files are named on the command line."""
 
 
-class _Tars(_Writer):
+class _Tars(FolderWriter):
     """Tar shards per task: ``KEY.json`` and its images ``KEY.000.jpg``, ..."""
 
     def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
@@ -247,7 +206,14 @@ class _Shard:
         self.size += len(data)
 
 
-FOLDERS: dict[str, type[_Writer]] = {"llamafactory": _LlamaFactory, "swift_tasks": _Swift, "webdataset": _Tars}
+FOLDERS: dict[str, type[FolderWriter]] = {
+    "llamafactory": _LlamaFactory,
+    "swift_tasks": _Swift,
+    "webdataset": _Tars,
+    "fiftyone": FiftyOneWriter,
+}
+TASK_FOLDERS = tuple(name for name in FOLDERS if name not in SHOWS_ALL)
+"""Those with a part per task."""
 
 
 @contextmanager

@@ -9,6 +9,7 @@ _MEANING = {
     "llamafactory": "One file of conversations per task for LLaMA-Factory, found by `dataset_info.json`.",
     "swift_tasks": "One file of messages per task for ms-swift.",
     "webdataset": "Tar shards per task: `KEY.json` (id, task, messages) beside its images `KEY.000.jpg`, ...",
+    "fiftyone": "For FiftyOne: a sample per image of every row, kept or not, with what the selection says of it.",
 }
 _COOKER = """\
 Megatron-Energon: `bash prepare.sh` indexes the shards once, then `get_train_dataset("metadataset.yaml", ...)`
@@ -35,6 +36,18 @@ answers of a word or two, draw the tasks instead. Both together would weigh twic
 """
 
 
+_LOOK = """\
+    import fiftyone as fo
+
+    dataset = fo.Dataset.from_dir(dataset_dir="{output}", dataset_type=fo.types.FiftyOneDataset)
+    fo.launch_app(dataset)
+
+Fields: `key` (of the row; `dataset.group_by("key", order_by="image")` puts its images together), `source_id`, `task`,
+`question`, `answer`, `conversation`, `kept`, `cluster`, `rank`, `score`, `reason`, and ratings as `rating_NAME`.
+{without} rows have no image and are not here.
+"""
+
+
 def readme(card: Mapping[str, Any], output: str) -> str:
     """The text of the README.
 
@@ -45,6 +58,9 @@ def readme(card: Mapping[str, Any], output: str) -> str:
     weights = card["weights"]
     lines = [f"# {card['rows']:,} rows of {len(card['tasks'])} tasks", "", _MEANING[card["format"]], ""]
     lines += [f"Made from {card['made_from']}, fingerprint `{card['fingerprint']}`, by `raycurate export`.", ""]
+    if card["format"] == "fiftyone":
+        rows = [f"| {in_table(task)} | {facts['rows']:,} |" for task, facts in card["tasks"].items()]
+        return "\n".join([*lines, "| task | rows |", "|---|---|", *rows, "", _how(card, output)]).rstrip() + "\n"
     lines += ["| task | name here | rows | weight | drawn with |", "|---|---|---|---|---|"]
     for task, facts in card["tasks"].items():
         weight = "" if weights is None else f"{weights[task]:.4g}"
@@ -81,4 +97,6 @@ def _how(card: Mapping[str, Any], output: str) -> str:
             return command
         drawn = f"{command} --interleave_prob {' '.join(parts)} --stopping_strategy all_exhausted"
         return _SCALED.format(scaled=f"{command} --is_binary_loss_scale false", drawn=drawn)
+    if card["format"] == "fiftyone":
+        return _LOOK.format(output=output, without=card["without_image"])
     return _COOKER

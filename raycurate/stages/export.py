@@ -19,9 +19,10 @@ from raycurate.samples.exporters import (
     ExportOptions,
     samples_from_tables,
 )
+from raycurate.samples.fiftyone import DECIDED, SHOWS_ALL, with_decisions
 from raycurate.samples.file_readme import export_file
 from raycurate.samples.images import ImageRoot, accepted_limits
-from raycurate.samples.task_folders import FOLDERS, export_folder
+from raycurate.samples.task_folders import FOLDERS, TASK_FOLDERS, export_folder
 from raycurate.stages.engine.exported import note_export
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.selecting.weights import read_task_weights
@@ -42,10 +43,10 @@ def export(run: Run, config: ExportConfig) -> int:
 
     def kept() -> Iterator[pa.Table]:
         for shard in range(ingested.shards):
-            decided = selection.read_part(shard, ["key", "kept"])
+            decided = selection.read_part(shard, ["key", *DECIDED])
             rows = samples.read_part(shard)
             assert rows["key"].equals(decided["key"]), f"samples and selection differ in shard {shard}"
-            yield rows.filter(decided["kept"])
+            yield with_decisions(rows, decided) if config.format in SHOWS_ALL else rows.filter(decided["kept"])
 
     root = config.images or ingested.description["config"].get("images")
     several = any(
@@ -73,13 +74,14 @@ def export(run: Run, config: ExportConfig) -> int:
             log.info("export: image paths count from %s", images.root)
     _warn(counts, config.format)
     note_export(run, config.out, config.format, config.selection, manifest.fingerprint)
-    assert counts.rows == manifest.metrics["kept"], f"exported {counts.rows} rows of {manifest.metrics['kept']}"
+    expected = ingested.rows_out if config.format in SHOWS_ALL else manifest.metrics["kept"]
+    assert counts.rows == expected, f"exported {counts.rows} rows of {expected}"
     return counts.rows
 
 
 def _facts(run: Run, config: ExportConfig, selection: Manifest, ingested: Manifest) -> ExportFacts:
     """What an export says of itself. Weights of tasks that this selection keeps no row of are no mistake."""
-    if config.format in EXPORTERS:
+    if config.format not in TASK_FOLDERS:
         _refuse_weights(config)
     weights = read_task_weights(run, config.task_weights)
     if weights is not None:
@@ -91,8 +93,8 @@ def _refuse_weights(config: ExportConfig) -> None:
     """Raise `UserError` for weights that the format has no place for."""
     if config.task_weights is not None:
         raise UserError(
-            f"the format '{config.format}' is one file and has no place for task weights. Take "
-            f"{', '.join(FOLDERS)}, which have a part per task, or `finetune --weights`."
+            f"the format '{config.format}' has no place for task weights. Take "
+            f"{', '.join(TASK_FOLDERS)}, which have a part per task, or `finetune --weights`."
         )
 
 
@@ -104,6 +106,8 @@ def _warn(counts: ExportCounts, format: str) -> None:
             counts.context_only,
             format,
         )
+    if counts.without_image:
+        log.warning("export: %d rows have no image and are left out, as FiftyOne shows images", counts.without_image)
     if counts.turns_joined:
         log.info("export: %d rows had turns of one role in a row, which were written as one", counts.turns_joined)
     if counts.media_texts:

@@ -36,6 +36,7 @@ from raycurate.errors import UserError
 from raycurate.run.filesystem import exists, read_bytes, read_json, resolve, write_json
 from raycurate.run.lock import run_lock
 from raycurate.run.store import Noun, Run, ShardRecord, fingerprint_of
+from raycurate.samples.fiftyone import SHOWS_ALL
 from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.schema import HASH_CHARS, QUARANTINE_SCHEMA
 from raycurate.samples.seen import digest_of
@@ -240,8 +241,8 @@ def _delete_exports(run: Run, contents: set[str], removed: Removed) -> None:
         manifest = selection.manifest()
         if manifest is not None and manifest.fingerprint == each.fingerprint:
             parts = (selection.read_part(record.shard, ["key", "kept"]) for record in selection.records().values())
-            kept = (content_of(part.filter(part["kept"])["key"]) for part in parts)
-            if not any(pc.any(pc.is_in(each_part, value_set=known)).as_py() for each_part in kept):
+            held = (part if each.format in SHOWS_ALL else part.filter(part["kept"]) for part in parts)
+            if not any(pc.any(pc.is_in(content_of(part["key"]), value_set=known)).as_py() for part in held):
                 continue
         if each.is_as_written:
             each.delete(run)

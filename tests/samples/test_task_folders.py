@@ -17,7 +17,7 @@ from raycurate.samples.images import ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.readers import open_source
 from raycurate.samples.schema import ImageRef, Message, Sample
-from raycurate.samples.task_folders import CARD, FOLDERS, export_folder, probabilities
+from raycurate.samples.task_folders import CARD, TASK_FOLDERS, export_folder, probabilities
 from tests.hostile import encoded
 
 TASKS = ("vqa", "ocr/é 1", None)
@@ -56,7 +56,7 @@ def read_again(path, root=None):
     return [parse_row(raw, options) for part in reader.slices() for raw in reader.read(part)]
 
 
-@pytest.mark.parametrize("name", sorted(FOLDERS))
+@pytest.mark.parametrize("name", TASK_FOLDERS)
 def test_every_row_is_in_the_part_of_its_task(name, samples, pictures, tmp_path):
     """With its turns, and as many images; read by this package's own readers."""
     assert export(samples, tmp_path / "out", name, pictures).rows == len(samples)
@@ -108,7 +108,7 @@ def test_tasks_are_drawn_by_rows_and_weights():
 def test_each_trainer_gets_the_weights_in_its_own_way(samples, pictures, tmp_path):
     """LLaMA-Factory's and ms-swift's lines of the README, Energon's blend, all with the same numbers."""
     drawn = probabilities(Counter(sample.task or "unknown" for sample in samples), WEIGHTS)
-    for name in FOLDERS:
+    for name in TASK_FOLDERS:
         export(samples, tmp_path / name, name, pictures, WEIGHTS)
     index = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text())
     lines = dict(

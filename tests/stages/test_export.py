@@ -89,9 +89,24 @@ def test_a_folder_has_the_weights_of_the_tasks(run, tmp_path):
         _export(run, tmp_path / "out", **settings)
 
 
+def test_fiftyone_gets_rows_that_were_not_kept_as_well(run, tmp_path, caplog):
+    """A document per image of all rows, each with its decision; rows of text are told."""
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 0.5, "label": "half"}), map_here)
+    assert _export(run, tmp_path / "out", format="fiftyone", selection="half") == 12
+    shown = json.loads((tmp_path / "out" / "samples.json").read_text())["samples"]
+    parts = [run.noun("selection", "half").read_part(shard, ["key", "kept"]).to_pylist() for shard in range(2)]
+    kept = {row["key"]: row["kept"] for part in parts for row in part}
+    assert [each["kept"] for each in shown] == [kept[each["key"]] for each in shown]
+    assert len(shown) == 7
+    assert len({each["key"] for each in shown}) == 6
+    assert "6 rows have no image" in caplog.text
+    with pytest.raises(UserError, match="'fiftyone' has no place for task weights"):
+        _export(run, tmp_path / "out", format="fiftyone", task_weights={"t": 2.0})
+
+
 def test_weights_and_formats_that_do_not_fit_are_told(run, tmp_path):
     """One file has no place for weights; an unknown format names all."""
-    with pytest.raises(UserError, match="'swift' is one file and has no place for task weights"):
+    with pytest.raises(UserError, match="'swift' has no place for task weights.*swift_tasks"):
         _export(run, tmp_path / "out.jsonl", format="swift", task_weights={"t": 2.0})
     with pytest.raises(UserError, match="llamafactory"):
         _export(run, tmp_path / "out", format="lamafactory")
