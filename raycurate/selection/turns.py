@@ -3,9 +3,10 @@
     s(i, t) = max over the validation rows v of target t of cos(x_i, v)
     turn    : t takes argmax_i s(i, t) over the rows that are left, ties to the lower row; then it is the next target's
 
-Cosines are exact (`exact.py`); validation rows come in blocks whose maxima are merged, so nothing depends on how they
-are divided. Every pick depends on earlier picks only: one order serves every ratio. Cost: 2 N V D FLOP for V validation
-rows; N log N for each target's order and N T steps for the turns, in one process that holds 24 N T bytes.
+Cosines are exact (`exact.py`) but for the division by lengths, and rounded to 2^-40, so that rows of one direction tie;
+validation rows come in blocks whose maxima are merged, so nothing depends on how they are divided. Every pick depends
+on earlier picks only: one order serves every ratio. Cost: 2 N V D FLOP for V validation rows; N log N for each target's
+order and N T steps for the turns, in one process that holds 24 N T bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from raycurate.selection.exact import TILE_ROWS, blocks, dots, squared_norms
 
+UNITS = 2.0**40
+"""A cosine is a whole number of their inverse: the last bits of a division would decide ties."""
 BYTES_PER_TARGET = 24
 """Of memory that `take_turns` holds for each row and target."""
 
@@ -38,6 +41,7 @@ def nearest_of_targets(
         for other in blocks(validation_VD.shape[0], TILE_ROWS):
             cosine = dots(rows_ND[own], validation_VD[other])
             cosine /= length_N[own, None] * length_V[other]
+            cosine = np.rint(cosine * UNITS) / UNITS
             for target in np.unique(target_V[other]).tolist():
                 nearest = cosine[:, target_V[other] == target].max(axis=1)
                 np.maximum(best_NT[own, target], nearest, out=best_NT[own, target])

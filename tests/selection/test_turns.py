@@ -58,6 +58,12 @@ def test_the_nearest_validation_row_of_each_target(seed: int, rows: int, shown: 
     assert np.maximum(*parts).tolist() == whole.tolist()
 
 
+def test_rows_of_one_direction_tie() -> None:
+    """Each row is also a validation row: the cosine is 1 for all of them, whatever their lengths round to."""
+    features = unit_features(64, 24, 5)
+    assert np.unique(nearest_of_targets(features, features, np.zeros(64, dtype=np.int64), 1)).tolist() == [1.0]
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.35, 1.0])
 def test_the_method_keeps_the_first_turns(ratio: float) -> None:
     """Of any ratio a prefix of the one order, exactly; rows that were not ranked are never kept."""
