@@ -159,6 +159,26 @@ def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None
     features.finish(metrics={"dimension": dim, "block_dim": dim // 2, "blocks": 2})
 
 
+def write_features_of(run: Any, dim: int) -> None:
+    """Made features of the samples that a run has, around 800 directions."""
+    import pyarrow as pa
+
+    from raycurate.features.rows import features_column
+
+    samples, features = run.noun("samples"), run.noun("features")
+    manifest = samples.require("ingest")
+    inputs = {"samples": manifest.fingerprint}
+    features.begin({"stage": "extract", "config": {}, "inputs": inputs, "dim": dim})
+    centres = np.random.default_rng(0).standard_normal((800, dim), dtype=np.float32)
+    for shard in range(manifest.shards):
+        keys, rng = samples.read_part(shard, ["key"])["key"], np.random.default_rng(shard + 1)
+        wide = centres[rng.integers(0, 800, len(keys))] + rng.standard_normal((len(keys), dim), dtype=np.float32)
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+        table = pa.table({"key": keys, "features": features_column(wide.astype(np.float16))})
+        features.commit_part(shard, table, rows_in=len(keys), compression="none")
+    features.finish(metrics={"dimension": dim, "block_dim": dim // 2, "blocks": 2})
+
+
 def write_scores(run: Any, rows: int) -> None:
     """Made losses with and without the image, and gradient norms, of the samples of `write_features`."""
     import pyarrow as pa
