@@ -13,7 +13,7 @@ from raycurate.samples.parse_task import TASK, folders_are_tasks
 from raycurate.samples.readers import left_out, open_source
 from raycurate.samples.rows import Reader, ReadOptions
 from raycurate.samples.tasks import load_task_map
-from raycurate.samples.videos import VideoOptions, need_decoder
+from raycurate.samples.videos import MAX_BYTES, VideoOptions, need_decoder
 
 VIDEO_SLICE_ROWS = 64
 """Of a source with videos, that one task reads: each takes as long as hundreds of other rows."""
@@ -25,6 +25,7 @@ def read_options(config: IngestConfig) -> ReadOptions:
     return ReadOptions(
         slice_rows=min(config.slice_rows, VIDEO_SLICE_ROWS) if config.video_frames else config.slice_rows,
         max_image_bytes=config.max_image_bytes,
+        max_video_bytes=_max_video_bytes(config) if config.video_frames else None,
         split=config.split,
         columns=(*named, *(config.keep or ()), *([config.task_column] if config.task_column else ())),
         any_table=bool(config.columns or config.row_function),
@@ -60,12 +61,16 @@ def unread_files(config: IngestConfig, reader: Reader) -> list[str]:
     return [f"{name}: {line}" for name, each in config.sources.items() for line in left_out(each.path, parts[name])]
 
 
+def _max_video_bytes(config: IngestConfig) -> int:
+    return MAX_BYTES if config.video_max_mb is None else config.video_max_mb << 20
+
+
 def video_options(config: IngestConfig, root: ImageRoot) -> VideoOptions:
     """How videos are read. Raises `UserError` where the decoder is not installed."""
     need_decoder()
     assert config.video_frames is not None
     asked: dict[str, Any] = {
-        "max_bytes": None if config.video_max_mb is None else config.video_max_mb << 20,
+        "max_bytes": _max_video_bytes(config),
         "max_seconds": config.video_max_seconds,
         "max_side": config.video_max_side,
     }

@@ -102,9 +102,6 @@ def _marked(messages: tuple[Message, ...], images: int, videos: int, fill: bool)
 def _reference(value: Any, options: VideoOptions) -> tuple[str | bytes, str | None]:
     """A path below the root or the bytes of a file, and the path that came with it."""
     if isinstance(value, Mapping):
-        if "member" in value:
-            detail = f"the video {value['member']!r} lies in an archive, where videos are not read; unpack it"
-            raise FaultError(Reason.UNSUPPORTED_VIDEO, detail)
         path = value.get("path")
         value, path = value.get("bytes") or path, path if isinstance(path, str) else None
         if isinstance(value, bytes):

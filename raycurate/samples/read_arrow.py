@@ -4,7 +4,7 @@ A Parquet slice is a run of whole row groups: at least one, then more while they
 a sample can be made of, and numbers that are kept beside it, are read, page by page, so memory does not grow with the
 row group. An Arrow slice is the byte range of a run of record batches; a local file is mapped, so finding the ranges
 reads only the headers. A remote stream is read once for it. Values become Python objects ``_ROWS`` rows at a time,
-because images may be embedded.
+because images may be embedded, one row at a time where videos may. A page of a Parquet file is in memory whole.
 Dictionary-encoded Arrow streams are refused (``datasets`` does not write them).
 """
 
@@ -71,8 +71,9 @@ class ParquetReader:
             parquet = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES)
             columns, _ = _columns(parquet.schema_arrow, self.options)
             groups = list(range(part.start, part.stop))
-            batches = parquet.iter_batches(_ROWS, row_groups=groups, columns=columns, use_threads=False)
-            yield from _rows_of(part, batches)
+            at_once = _rows_at_once(self.options)
+            batches = parquet.iter_batches(at_once, row_groups=groups, columns=columns, use_threads=False)
+            yield from _rows_of(part, batches, at_once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,12 @@ class HuggingFaceReader:
             schema = _stream_schema(stream, file)
             columns, _ = _columns(schema, self.options)
             stream.seek(part.start)
-            yield from _rows_of(part, _batches(stream, part.stop, schema, columns, file))
+            yield from _rows_of(part, _batches(stream, part.stop, schema, columns, file), _rows_at_once(self.options))
+
+
+def _rows_at_once(options: ReadOptions) -> int:
+    """How many rows are Python objects together: a video may be larger than all images of many rows."""
+    return _ROWS if options.max_video_bytes is None else 1
 
 
 def _columns(schema: pa.Schema, options: ReadOptions) -> tuple[list[str], list[str]]:
@@ -230,12 +236,12 @@ def _batches(
         yield _next_batch(stream, schema, file).select(columns)
 
 
-def _rows_of(part: Slice, batches: Iterator[pa.RecordBatch]) -> Iterator[RawRow]:
+def _rows_of(part: Slice, batches: Iterator[pa.RecordBatch], at_once: int) -> Iterator[RawRow]:
     """The rows of record batches; what cannot be decoded is one refused row, what follows damage is lost as one."""
     row = part.first_row
     try:
         for batch in batches:
-            for value in _values(batch):
+            for value in _values(batch, at_once):
                 yield RawRow(part.file, row, value)
                 row += 1
     except (pa.ArrowException, OSError, EOFError) as error:
@@ -244,7 +250,7 @@ def _rows_of(part: Slice, batches: Iterator[pa.RecordBatch]) -> Iterator[RawRow]
         yield RawRow(part.file, row, ReadError(Fault(Reason.FILE_CORRUPT, detail)))
 
 
-def _values(batch: pa.RecordBatch) -> Iterator[Any]:
+def _values(batch: pa.RecordBatch, at_once: int) -> Iterator[Any]:
     """Rows as Python values. A batch from outside is validated first: wrong offsets would read foreign memory."""
     try:
         batch.validate(full=True)
@@ -253,8 +259,8 @@ def _values(batch: pa.RecordBatch) -> Iterator[Any]:
         for i in range(batch.num_rows):
             yield _value(batch.slice(i, 1))
         return
-    for start in range(0, batch.num_rows, _ROWS):
-        yield from batch.slice(start, _ROWS).to_pylist()
+    for start in range(0, batch.num_rows, at_once):
+        yield from batch.slice(start, at_once).to_pylist()
 
 
 def _value(row: pa.RecordBatch) -> Any:

@@ -3,10 +3,11 @@
 The key of a member is its path up to the first dot of the file name; neighbours with one key are one row. Where a key
 would have two ``.json`` members the dots belong to the names (``conv.0001.json``): from there on the key is the path up
 to the last dot, so that no row is lost. The ``.json`` member is the row, or its list of turns; image members become
-its images as bytes, ordered by what stands in front of the extension (``000.0.jpg``, ``000.1.jpg``). Without one a
-``.txt`` member is what is said of the images (Energon's captions). A video refuses its row, other members are counted
-as not read. Nothing is unpacked to disk, so names in the archive cannot escape; links and devices are refused. The
-archive is read as a stream, compressed or not: one row in memory, one slice per tar.
+its images as bytes, ordered by what stands in front of the extension (``000.0.jpg``, ``000.1.jpg``), and so do videos
+where they are read; else one refuses its row. Without a ``.json`` a ``.txt`` member is what is said of the images or
+videos (Energon's captions). Other members are counted as not read. Nothing is unpacked to disk, so names in the archive
+cannot escape; links and devices are refused. The archive is read as a stream, compressed or not: one row in memory, one
+slice per tar.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ class _Group:
     text_stem: str = ""
     caption: bytes | None = None
     images: list[tuple[str, bytes]] = field(default_factory=list)
+    videos: list[tuple[str, bytes]] = field(default_factory=list)
     others: dict[str, str] = field(default_factory=dict)
     """Extension -> name of the members that no rule reads."""
     fault: Fault | None = None
@@ -115,15 +117,17 @@ class _Group:
         return is_json and self.text is not None and (stem == self.text_stem or bool(stem and self.text_stem))
 
     def split(self, extension: str) -> _Group:
-        """The group of the row that begins with this ``.json``; images of its stem, which came before, go with it."""
+        """The group of the row that begins with this ``.json``; media of its stem, which came before, go with it."""
         stem = _stem_of(extension)
         if not stem:
             return _Group(self.key)
         named = _Group(f"{self.key}.{stem}", is_empty=False)
-        before, self.images = self.images, []
-        for name, data in before:
-            owner = named if name == stem or name.startswith(f"{stem}.") else self
-            owner.images.append((name, data))
+        for kind in ("images", "videos"):
+            before = getattr(self, kind)
+            setattr(self, kind, [])
+            for name, data in before:
+                owner = named if name == stem or name.startswith(f"{stem}.") else self
+                getattr(owner, kind).append((name, data))
         self.key = f"{self.key}.{self.text_stem}"
         return named
 
@@ -137,6 +141,9 @@ class _Group:
         if kind == "txt" and self.caption is None and member.size <= options.max_row_bytes:
             opened = archive.extractfile(member)
             self.caption = opened.read() if opened else b""
+        if options.max_video_bytes is not None and SUFFIXES.get(f".{kind}") is VIDEO:
+            self._add_video(member, stem, archive, options.max_video_bytes)
+            return
         if kind not in ("json", *IMAGE_EXTENSIONS) or (kind == "json" and stem and self.text is not None):
             self.others[f".{kind}" if kind else "no extension"] = member.name
             return
@@ -155,14 +162,28 @@ class _Group:
         else:
             self.images.append((stem, data))
 
+    def _add_video(self, member: tarfile.TarInfo, stem: str, archive: tarfile.TarFile, limit: int) -> None:
+        """A row is in memory with its videos, so the bound is of them together."""
+        if not member.size:
+            self.fault = self.fault or Fault(Reason.VIDEO_CORRUPT, f"{member.name} is empty")
+            return
+        size = member.size + sum(len(data) for _, data in self.videos)
+        if size > limit:
+            detail = f"{member.name} and the row's videos before it have {size} bytes; at most {limit} are accepted"
+            self.fault = self.fault or Fault(Reason.VIDEO_TOO_LARGE, f"{detail} (video_max_mb)")
+            return
+        opened = archive.extractfile(member)
+        self.videos.append((stem, opened.read() if opened else b""))
+
     def value(self) -> Any:
-        """The row: the JSON object with the images as bytes in place of its own references."""
+        """The row: the JSON object with images and videos as bytes in place of its own references."""
         if self.fault:
             return ReadError(self.fault, self.key)
-        if self.text is None and self.caption is not None and self.images:
+        if self.text is None and self.caption is not None and (self.images or self.videos):
             return self._captioned(self.caption)
         if self.text is None:
-            there = [*(["images"] if self.images else []), *sorted(self.others)]
+            media = [name for name in ("images", "videos") if getattr(self, name)]
+            there = [*media, *sorted(self.others)]
             detail = (
                 f"{self.key} has no .json member beside its {', '.join(there) or 'others'}. The members of a row have "
                 "to be neighbours in the archive (tar --sort=name) that share the name up to the first dot"
@@ -173,27 +194,25 @@ class _Group:
             value = {"messages": value}
         if not isinstance(value, dict):
             return value
-        ordered = sorted(self.images, key=lambda image: _natural(image[0]))
-        inner = {name: item for name, item in value.items() if name not in ("image", "images")}
-        references = value.get("images") or value.get("image")
-        paths = references if isinstance(references, list) else [references]
-        hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
-        images = [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
-        return {"id": self.key, **inner, **self._left_out(), "images": images}
+        own = {**self._left_out(), "images": _in_order(self.images, value.get("images") or value.get("image"))}
+        replaced = {"image", "images"}
+        if self.videos:
+            own["videos"] = _in_order(self.videos, value.get("videos") or value.get("video"))
+            replaced |= {"video", "videos"}
+        inner = {name: item for name, item in value.items() if name not in replaced}
+        return {"id": self.key, **inner, **own}
 
     def _captioned(self, caption: bytes) -> Any:
-        """Images and a text: the text is what is said of them."""
+        """Images or videos and a text: the text is what is said of them."""
         try:
             text = caption.decode("utf-8").strip()
         except UnicodeDecodeError as error:
             return ReadError(Fault(Reason.INVALID_UTF8, f"byte {error.start} of the text is not UTF-8"), self.key)
         self.others.pop(".txt", None)
-        images = [data for _, data in sorted(self.images, key=lambda image: _natural(image[0]))]
-        turns = [
-            {"role": "user", "content": [{"type": "image"} for _ in images]},
-            {"role": "assistant", "content": text},
-        ]
-        return {"id": self.key, "messages": turns, **self._left_out(), "images": images}
+        shown = [{"type": "image"} for _ in self.images] + [{"type": "video"} for _ in self.videos]
+        turns = [{"role": "user", "content": shown}, {"role": "assistant", "content": text}]
+        media = {"images": _in_order(self.images, None), "videos": _in_order(self.videos, None)}
+        return {"id": self.key, "messages": turns, **self._left_out(), **media}
 
     def _left_out(self) -> dict[str, Any]:
         """The members that no rule reads, as columns of the row: a video is refused as one, others are counted."""
@@ -203,6 +222,14 @@ class _Group:
             column = media.get(SUFFIXES[extension]) if extension in SUFFIXES else None
             found[column or f"{extension} members"] = {"member": name} if column == "video" else name
         return found
+
+
+def _in_order(members: list[tuple[str, bytes]], references: Any) -> list[dict[str, Any]]:
+    """Media by the natural order of their names, with the row's own references where it has as many."""
+    ordered = sorted(members, key=lambda member: _natural(member[0]))
+    paths = references if isinstance(references, list) else [references]
+    hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
+    return [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
 
 
 def _open_tar(stream: Any) -> tarfile.TarFile:

@@ -65,6 +65,8 @@ class ReadOptions:
     """A longer JSON row is refused without being held in memory."""
     max_image_bytes: int = 64 << 20
     """A longer member of a tar shard is refused without being held in memory."""
+    max_video_bytes: int | None = None
+    """Of the videos of a row of a tar shard, together; None: videos are not read."""
     split: str | None = None
     """Which split of a Hugging Face ``DatasetDict``."""
     columns: tuple[str, ...] = ()

@@ -36,6 +36,7 @@ from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import ImageRef
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
+MAX_BYTES = 1024 << 20
 MAX_DECODED = 3000
 """Frames between a key frame and the one that is wanted: two minutes without a key frame."""
 QUALITY = 90
@@ -60,7 +61,7 @@ class VideoOptions:
 
     frames: int
     root: ImageRoot
-    max_bytes: int = 1024 << 20
+    max_bytes: int = MAX_BYTES
     max_seconds: float = 7200.0
     max_pixels: int = 50_000_000
     max_side: int = 768

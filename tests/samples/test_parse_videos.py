@@ -100,7 +100,6 @@ def test_a_mark_that_is_missing_is_put_first_where_that_is_asked_for(root):
             talk("<video>?", videos=["a.mp4"])
             | {"messages": [ANSWER | {"role": "user"}, ANSWER | {"content": "<video>"}]},
         ),
-        ("unsupported_video", talk("<video>?", video={"member": "x.mp4"})),
         ("unsupported_audio", talk("<video>?", video="a.mp4", audio="a.wav")),
         ("too_many_images", talk("<video>" * 33, videos=["a.mp4"] * 33)),
         ("image_path_escape", talk("<video>?", video="../a.mp4")),
