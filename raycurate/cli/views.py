@@ -186,7 +186,9 @@ def diff(first: str, second: str, quiet: bool, as_json: bool) -> None:
 @click.option("--kept/--dropped", "kept", default=None, help="Kept or dropped rows only.")
 @click.option("--reason", help="Rows with this reason only, such as over_quota.")
 @click.option("--cluster", type=int, help="Rows of this cluster only.")
-@click.option("--limit", default=20, help="Rows to show: a sample of those that are asked for.")
+@click.option(
+    "--limit", default=20, type=click.IntRange(1, 10_000), help="Rows to show: a sample of those that are asked for."
+)
 @click.option("--seed", default=0, help="Of the sample.")
 @click.option("--html", "place", help="Write them with their pictures into this HTML file instead.")
 @AS_JSON
@@ -294,7 +296,7 @@ def report(
     if folder is None:
         page_place(Run(run), label, place)
     else:
-        check_folder(folder)
+        check_folder(Run(run), folder)
     maps = None
     if relevancy:
         from raycurate.report.relevancy import relevancy_maps

@@ -42,7 +42,7 @@ def write_folder(
         UserError: there is no finished selection with this label, or the place is taken by something else.
     """
     filesystem, path = resolve(absolute(folder))
-    check_folder(folder)
+    check_folder(run, folder)
     large = replace(sizes, per_side=max(MOST_ROWS, sizes.per_side))
     parts, clusters = report_parts(run, label, large, maps, price_per_hour)
     shelves: Sequence[Shelf] = parts["shelves"]

@@ -37,9 +37,11 @@ def check_page(place: str) -> None:
         raise UserError(f"{place} is there and is no page of raycurate; give another name, or remove it first")
 
 
-def check_folder(folder: str) -> None:
-    """Raise `UserError` for a file, and for a folder whose index is another's."""
+def check_folder(run: Run, folder: str) -> None:
+    """Raise `UserError` for a file, for a folder whose index is another's, and for the run directory itself."""
     filesystem, path = resolve(absolute(folder))
+    if absolute(folder).rstrip("/") == absolute(run.uri).rstrip("/"):
+        raise UserError(f"--folder {folder} is the run directory; give a folder of its own, such as {folder}/report")
     if filesystem.get_file_info(path).type not in (pafs.FileType.NotFound, pafs.FileType.Directory):
         raise UserError(f"--folder {folder} is a file; give a new folder, or one that a report was written to before")
     index = filesystem.get_file_info(f"{path}/{INDEX}")

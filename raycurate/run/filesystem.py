@@ -146,11 +146,20 @@ def write_json(filesystem: pafs.FileSystem, path: str, value: Any, *, sort_keys:
 
 
 def read_json(filesystem: pafs.FileSystem, path: str) -> Any | None:
-    """A JSON file, or None where there is none."""
+    """A JSON file, or None where there is none. Raises `UserError` for a damaged one."""
     try:
-        return json.loads(read_bytes(filesystem, path))
+        text = read_bytes(filesystem, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        folder, _, name = path.rpartition("/")
+        again = f", or remove {folder} and run the command that made it again" if name == "manifest.json" else ""
+        raise UserError(
+            f"{path} is damaged: its {len(text):,} bytes are no JSON ({error}). Files of a run are written whole, so "
+            f"a disk or another program did it. Bring it back from a copy{again}"
+        ) from None
 
 
 def table_to_parquet(table: pa.Table, *, row_group_rows: int | None = None, compression: str = "zstd") -> pa.Buffer:

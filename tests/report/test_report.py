@@ -350,7 +350,7 @@ def test_a_price_gives_the_money_beside_the_time(hostile):
 
 
 def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile, tmp_path):
-    """And a file is no folder."""
+    """And a file is no folder, and the run directory none of pages."""
     place = tmp_path / "pages"
     place.mkdir()
     for name in ("cluster-77-kept-3.html", "task-9-dropped-1.html", "mine.html", "notes.txt"):
@@ -360,6 +360,8 @@ def test_a_folder_loses_the_pages_of_an_earlier_report_and_nothing_else(hostile,
     assert left == {"mine.html", "notes.txt"}
     with pytest.raises(UserError, match="is a file; give a new folder"):
         write_folder(hostile, "main", str(place / "notes.txt"), Sizes())
+    with pytest.raises(UserError, match="is the run directory"):
+        write_folder(hostile, "main", hostile.uri, Sizes())
     assert write_folder(hostile, "main", str(place), Sizes()).endswith("index.html")
     (place / "index.html").write_text("a page of mine")
     with pytest.raises(UserError, match=r"an index.html that is no report"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow.fs as pafs
 import pytest
 
+from raycurate.errors import UserError
 from raycurate.run.filesystem import exists, read_json, resolve, write_bytes, write_json
 
 URIS = ["s3://b", "s3://b/", "s3://b/x", "s3://b/x/", "s3://b/a%20b/c%2Bd", "s3://b/x?region=eu-west-1", "gs://b/x/y"]
@@ -48,6 +49,16 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_bytes(*resolve(str(tmp_path / "taken")), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"rows": 3', b"\x00\xff\x00"])
+def test_a_damaged_file_is_named_with_what_mends_it(tmp_path, damage):
+    """Of a noun its folder can go; of the run directory itself nothing must."""
+    for name, advice in (("manifest.json", "remove .*samples/main and run"), ("run.json", "from a copy$")):
+        filesystem, path = resolve(str(tmp_path / "samples" / "main" / name))
+        write_bytes(filesystem, path, damage)
+        with pytest.raises(UserError, match=f"{name} is damaged: its {len(damage)} bytes are no JSON.*{advice}"):
+            read_json(filesystem, path)
 
 
 def test_what_lies_below_a_file_is_not_there(tmp_path):
