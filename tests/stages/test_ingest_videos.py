@@ -13,6 +13,7 @@ from raycurate.errors import UserError
 from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.ingest import ingest
+from tests.drivers import kill_at_commit
 from tests.films import numbers_of, write_film
 from tests.nouns import read_all
 
@@ -61,6 +62,28 @@ def test_slices_do_not_matter(data, tmp_path):
         for rows in (2, 64)
     ]
     assert tables[0] == tables[1]
+
+
+def test_kill_9_while_videos_are_read_changes_no_byte(data, tmp_path):
+    """As frames are decoded, then as shards are written: what was decoded stays, and the rest gives the same bytes."""
+    words = ["ingest", f"{data}/rows.json", "--images", f"{data}/films", "--out", str(tmp_path / "killed")]
+    for setting in ("video_frames=2", "slice_rows=4", "rows_per_shard=4", "max_rejected=1.0"):
+        words += ["--set", setting]
+    samples = tmp_path / "killed" / "samples" / "main"
+    kill_at_commit("*/samples/main/work/parsed/*.json", 1, *words)
+    decoded = {path: path.stat().st_mtime_ns for path in samples.glob("work/parsed/00000.*")}
+    assert len(decoded) == 2
+    kill_at_commit("*/samples/main/records/*.json", 1, *words)
+    assert decoded == {path: path.stat().st_mtime_ns for path in samples.glob("work/parsed/00000.*")}
+    made = [
+        _ingest(tmp_path / name, data, video_frames=2, slice_rows=4, rows_per_shard=4)[1]
+        for name in ("killed", "whole")
+    ]
+    assert made[0].metrics == made[1].metrics
+    assert made[0].quarantined == {"video_missing": 1, "video_corrupt": 1}
+    parts = [sorted((tmp_path / name).glob("samples/main/part-*")) for name in ("killed", "whole")]
+    assert len(parts[0]) > 1
+    assert [part.read_bytes() for part in parts[0]] == [part.read_bytes() for part in parts[1]]
 
 
 def test_without_the_setting_rows_with_videos_are_refused(data, tmp_path):
