@@ -119,7 +119,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror}. jobs/recipes/ holds examples.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a mapping of sections (run, ingest, extract, cluster, select, ...)")

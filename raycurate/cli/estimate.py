@@ -89,6 +89,10 @@ def _rates(path: str | None, calibrated: str | None) -> Rates:
         folder = os.path.dirname(os.path.abspath(calibrated))
         if not os.path.isdir(folder):
             raise UserError(f"--calibrate {calibrated}: there is no folder {folder}")
+        if os.path.isdir(calibrated):
+            raise UserError(
+                f"--calibrate {calibrated} is a folder: name the file for the rates, {calibrated}/rates.json"
+            )
         rates = measure(folder)
         with open(calibrated, "w", encoding="utf-8") as file:
             json.dump(rates.to_json(), file, indent=2)
@@ -112,7 +116,10 @@ def _cluster(path: str | None, cards: tuple[str, ...]) -> Cluster:
 def _estimates(
     target: str, overrides: tuple[str, ...], cluster: Cluster, rates: Rates, prices: dict[str, float]
 ) -> tuple[Planner, list[Estimate]]:
+    from raycurate.estimate.actual import estimate_run, know_run
     from raycurate.estimate.plan import Planner
+    from raycurate.run.filesystem import exists, resolve
+    from raycurate.run.store import Run
 
     if os.path.isfile(target):
         from raycurate.pipeline import steps_of
@@ -120,11 +127,11 @@ def _estimates(
 
         recipe = load_recipe(target, overrides)
         planner = Planner(cluster, rates, prices, on_store=_is_store(recipe.run))
+        if recipe.section("ingest") is None and exists(*resolve(recipe.run)):
+            know_run(planner, Run(recipe.run))
         return planner, [planner.estimate(section, stage.name, config) for section, stage, config in steps_of(recipe)]
     if overrides:
         raise UserError(f"--set changes a recipe, and {target} is none: no file is there")
-    from raycurate.estimate.actual import estimate_run
-    from raycurate.run.store import Run
     from raycurate.stages.table import STAGES
 
     planner = Planner(cluster, rates, prices, on_store=_is_store(target))

@@ -27,6 +27,24 @@ def estimate_run(planner: Planner, run: Run, configs: Mapping[str, Any]) -> list
     Raises:
         UserError: a folder that is no run directory.
     """
+    manifests = know_run(planner, run)
+    seconds = _seconds(manifests)
+    return [_one(planner, manifest, configs, seconds) for manifest in manifests if manifest.noun not in PARTS_OF_OTHERS]
+
+
+def know_run(planner: Planner, run: Run) -> list[Manifest]:
+    """Tell a planner what a run has: samples, features, clusters, models, selections.
+
+    Args:
+        planner: that is told.
+        run: the run directory.
+
+    Returns:
+        The manifests, samples first, else in the order in which they were made.
+
+    Raises:
+        UserError: a folder that is no run directory.
+    """
     manifests = [found for noun in run.nouns() if (found := noun.manifest()) is not None]
     manifests.sort(key=lambda manifest: (manifest.noun != "samples", manifest.created))
     for manifest in manifests:
@@ -40,8 +58,7 @@ def estimate_run(planner: Planner, run: Run, configs: Mapping[str, Any]) -> list
             planner.trained[manifest.label] = str(manifest.description["config"]["model"])
         elif manifest.noun == "selection":
             planner.kept[manifest.label] = int(manifest.metrics.get("kept", manifest.rows_out))
-    seconds = _seconds(manifests)
-    return [_one(planner, manifest, configs, seconds) for manifest in manifests if manifest.noun not in PARTS_OF_OTHERS]
+    return manifests
 
 
 def _seconds(manifests: list[Manifest]) -> dict[tuple[str, str], float]:

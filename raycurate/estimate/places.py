@@ -19,6 +19,8 @@ from raycurate.estimate.rates import Card, card_named
 
 ASSUMED_CARD = "L40S"
 USE = "raycurate/use"
+USUAL_MOST = 2
+"""Workers of a launcher's file that says of none how many, as Ray has it."""
 _CARD_OF_MACHINE = {
     **{"g4dn.": "T4", "g5.": "A10G", "g6.": "L4", "g6e.": "L40S", "p3.": "V100"},
     **{"p4d.": "A100-40GB", "p4de.": "A100-80GB", "p5.": "H100", "p5e.": "H200", "p5en.": "H200", "p6-b200.": "B200"},
@@ -58,6 +60,11 @@ class Group:
     use: str = ""
     head: bool = False
 
+    @property
+    def works(self) -> bool:
+        """Whether it ever has a node that runs tasks."""
+        return not self.head and self.most > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -75,12 +82,12 @@ class Cluster:
 
     def for_cores(self) -> Group:
         """The group of stages without a card."""
-        able = [group for group in self.groups if not group.head]
+        able = [group for group in self.groups if group.works]
         return max(able, key=lambda group: (group.cards == 0, group.cores * group.most))
 
     def for_cards(self, use: str) -> Group | None:
         """The group with cards for `extract` or `finetune`, by its label, else by how many cards it has a node."""
-        able = [group for group in self.groups if group.cards]
+        able = [group for group in self.groups if group.works and group.cards]
         named = [group for group in able if group.use == use]
         if named or not able:
             return named[0] if named else None
@@ -110,12 +117,12 @@ def read_cluster(path: str | Path, cards: Mapping[str, str] | None = None) -> Cl
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {error}") from None
     groups = next((found for document in documents if (found := _groups_of(document, str(path)))), None)
-    if not groups or all(group.head for group in groups):
+    if not any(group.works for group in groups or ()):
         raise UserError(
             f"{path} names no group of nodes that runs tasks: expected `available_node_types` of Ray's launcher, or a "
             "RayCluster or RayJob of KubeRay"
         )
-    return _with_cards(Cluster(str(path), tuple(groups)), cards or {})
+    return _with_cards(Cluster(str(path), tuple(groups or ())), cards or {})
 
 
 def _with_cards(cluster: Cluster, cards: Mapping[str, str]) -> Cluster:
@@ -140,31 +147,32 @@ def _groups_of(document: Any, where: str) -> list[Group]:
         return []
     try:
         if isinstance(types := document.get("available_node_types"), Mapping):
-            head = document.get("head_node_type")
-            return [_launcher_group(str(name), each, name == head) for name, each in types.items()]
+            head, most = document.get("head_node_type"), document.get("max_workers", USUAL_MOST)
+            return [_launcher_group(str(name), each, name == head, most) for name, each in types.items()]
         if document.get("kind") in ("RayCluster", "RayJob"):
-            spec = document["spec"]
+            spec: Any = document.get("spec") or {}
             spec = spec.get("rayClusterSpec", spec)
-            return [_pod_group(each) for each in spec.get("workerGroupSpecs", ())]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return [_pod_group(each) for each in spec.get("workerGroupSpecs") or ()]
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UserError(f"{where}: a group of nodes cannot be read: {type(error).__name__}: {error}") from None
     return []
 
 
-def _launcher_group(name: str, values: Mapping[str, Any], head: bool) -> Group:
-    node = values.get("node_config", {})
+def _launcher_group(name: str, values: Mapping[str, Any], head: bool, most: Any) -> Group:
+    node, resources = values.get("node_config") or {}, values.get("resources") or {}
     machine = str(node.get("InstanceType") or node.get("machineType") or _azure_size(node) or "")
-    resources = values.get("resources", {})
-    cards = int(resources.get("GPU", 0))
+    cards = int(_amount(name, "resources.GPU", resources.get("GPU", 0)))
     return Group(
         name=name,
         machine=machine,
-        cores=float(resources.get("CPU", 1)),
+        cores=_amount(name, "resources.CPU", resources.get("CPU", 0 if head else None)),
         cards=cards,
         card=_card_of(machine) if cards else None,
-        most=1 if head else int(values.get("max_workers", 1)),
-        standing=1 if head else int(values.get("min_workers", 0)),
-        use=str(values.get("labels", {}).get(USE, "")),
+        most=1 if head else int(_amount(name, "max_workers", values.get("max_workers", most))),
+        standing=1 if head else int(_amount(name, "min_workers", values.get("min_workers", 0))),
+        use=str((values.get("labels") or {}).get(USE, "")),
         head=head,
     )
 
@@ -174,22 +182,32 @@ def _azure_size(node: Mapping[str, Any]) -> str | None:
 
 
 def _pod_group(values: Mapping[str, Any]) -> Group:
-    limits = values["template"]["spec"]["containers"][0]["resources"]["limits"]
+    name = str(values["groupName"])
+    resources = values["template"]["spec"]["containers"][0].get("resources") or {}
+    # Kubernetes takes a limit for the request where only one is there, and so does KubeRay for Ray's number of cores.
+    found = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
     return Group(
-        name=str(values["groupName"]),
+        name=name,
         machine="",
-        cores=_cores(limits["cpu"]),
-        cards=int(limits.get("nvidia.com/gpu", 0)),
-        most=int(values.get("maxReplicas", values.get("replicas", 1))),
-        standing=int(values.get("minReplicas", 0)),
-        use=str(values.get("labels", {}).get(USE, "")),
+        cores=_amount(name, "resources.limits.cpu", found.get("cpu")),
+        cards=int(_amount(name, "resources.limits of nvidia.com/gpu", found.get("nvidia.com/gpu", 0))),
+        most=int(_amount(name, "maxReplicas", values.get("maxReplicas", values.get("replicas", 1)))),
+        standing=int(_amount(name, "minReplicas", values.get("minReplicas", 0))),
+        use=str((values.get("labels") or {}).get(USE, "")),
     )
 
 
-def _cores(text: Any) -> float:
-    """Cores of a Kubernetes quantity, `30` or `1500m`."""
-    value = str(text)
-    return float(value[:-1]) / 1000 if value.endswith("m") else float(value)
+def _amount(group: str, name: str, value: Any) -> float:
+    """A number or a Kubernetes quantity, `30` or `1500m`. Raises `ValueError` for what is none or below 0."""
+    text = str(value)
+    try:
+        found = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        told = "is not there" if value is None else f"is {value!r}"
+        raise ValueError(f"group '{group}' cannot be read: {name} {told}; it must be a number of at least 0")
+    return found
 
 
 def _card_of(machine: str) -> Card | None:

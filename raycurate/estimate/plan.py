@@ -268,7 +268,10 @@ def _score(plan: Planner, _: str, config: Any) -> Work:
 def _cluster(plan: Planner, _: str, config: Any) -> Work:
     if config.features not in plan.features:
         raise UserError(f"the width of features '{config.features}' is not known: no stage here makes them")
+    from raycurate.clustering.guards import check_counts
+
     rows, dim = plan.features[config.features]
+    check_counts(config.clusters, min(rows, config.fit_sample or rows))
     plan.clusters[config.label] = config.clusters
     group = plan.cluster.for_cards("extract")
     able = group.cards * group.most if group is not None else max(1, int(plan.cluster.for_cores().cores) // 2)

@@ -143,17 +143,14 @@ def rates_of(values: Any, where: str) -> Rates:
 def load_rates(path: str | Path) -> Rates:
     """Rates from a file. Raises `UserError` where it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"cannot read the rates {path}: {error.strerror}. `raycurate estimate --calibrate {path} ...` makes them."
         ) from None
-    try:
-        return rates_of(json.loads(text), str(path))
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path} is no JSON: {error}") from None
+    return rates_of(values, str(path))
 
 
 def rates_here() -> Rates:

@@ -26,7 +26,7 @@ from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun
 from raycurate.samples.images import ImageRoot
-from raycurate.samples.mixture import rows_of_sources, source_name, wishes_of
+from raycurate.samples.mixture import check_usable, rows_of_sources, source_name, wishes_of
 from raycurate.samples.opening import open_reader, parse_options
 from raycurate.samples.parse import parse_row
 from raycurate.samples.quarantine import FaultError
@@ -109,6 +109,8 @@ def read_source(config: IngestConfig, *, seed: int = 0) -> Source:
         counted[name], slices = _count(reader, files, whole, seed)
         most = max(1, MOST_SLICES // len(by_source))
         taken += slices if whole else random.Random(seed).sample(slices, min(len(slices), most))
+    if not taken:
+        reader.slices()  # raises: the source is empty
     each = None if whole else max(1, SAMPLED_ROWS // max(len(taken), 1))
     samples, refused = [], Counter[str]()
     for part in taken:
@@ -121,6 +123,7 @@ def read_source(config: IngestConfig, *, seed: int = 0) -> Source:
     if whole:  # slices of JSON lines know an upper bound only
         counted = Counter(_source_of(config, sample.source_file) for sample in samples)
     if config.sources is not None:
+        check_usable(config.sources, counted)
         samples, counted = _as_mixed(config, samples, counted, seed)
     rows = counted.total()
     if not samples:
@@ -266,7 +269,7 @@ def _count(reader: Reader, files: Sequence[SourceFile], whole: bool, seed: int) 
         files = random.Random(seed).sample(files, MOST_FILES)
     slices = [part for file in files for part in reader.slice_file(file)]
     if not slices:
-        slices = reader.slices()  # raises where the source is empty
+        return 0, []
     known = [part for part in slices if part.num_rows is not None]
     rows = sum(part.num_rows or 0 for part in known)
     if len(known) < len(slices):  # archives tell their rows only when they are read

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import SourceConfig
+from raycurate.errors import UserError
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.read_indexed import PATH_COLUMNS, IndexedReader, below
 from raycurate.samples.rows import RawRow, Reader, ReadError, Slice, SourceFile, all_slices
@@ -138,6 +139,15 @@ def rows_of_sources(rows: Mapping[str, int], weights: Mapping[str, float], caps:
         return most
     total = min(most[name] / Fraction(weights[name]) for name in rows)
     return {name: int(total * Fraction(weights[name])) for name in rows}
+
+
+def check_usable(sources: Mapping[str, SourceConfig], rows: Mapping[str, int]) -> None:
+    """Raise `UserError` for a source that has no good row."""
+    if empty := [name for name in sources if not rows.get(name)]:
+        raise UserError(
+            f"sources.{empty[0]}: not one row of {sources[empty[0]].path} can be used, so it has no share "
+            "of the mixture. Is the format right? `raycurate ingest` of it alone says why, row by row"
+        )
 
 
 def wishes_of(sources: Mapping[str, SourceConfig], names: Iterable[str]) -> tuple[dict[str, float], dict[str, int]]:

@@ -11,7 +11,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from raycurate.cli.main import main
+from raycurate.config import IngestConfig
 from raycurate.estimate.sizes import size_table
+from raycurate.run.store import Run
+from raycurate.stages.ingest import ingest
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "jobs" / "recipes"
@@ -33,7 +36,7 @@ def ask(*arguments):
 
 
 def settings(data, *sections):
-    given = []
+    given = ["--set", "cluster.clusters=10"]
     for section in sections:
         given += ["--set", f"{section}.source={data}/rows.json", "--set", f"{section}.images={data}"]
     return given
@@ -90,6 +93,8 @@ def test_a_model_that_is_not_here_leaves_its_stages_without_seconds(data):
         ([RECIPES / "demo.yaml", "--rates", "nothing.json"], "cannot read the rates"),
         ([RECIPES / "demo.yaml", "--rates", "a", "--calibrate", "b"], "both given"),
         ([RECIPES / "demo.yaml", "--calibrate", "/not/here/rates.json"], "there is no folder"),
+        ([RECIPES / "demo.yaml", "--calibrate", RECIPES], "name the file for the rates"),
+        ([ROOT / "tests" / "data" / "run_done.tar.xz"], "is not valid YAML"),
     ],
 )
 def test_wrong_input_is_one_readable_line(arguments, told, tmp_path, monkeypatch):
@@ -97,6 +102,23 @@ def test_wrong_input_is_one_readable_line(arguments, told, tmp_path, monkeypatch
     code, output = ask(*arguments)
     assert code == 1
     assert told in " ".join(output.split())
+
+
+def test_more_clusters_than_rows_have_no_seconds(data):
+    given = ["--set", "cluster.clusters=31", "--set", "compare=null"]
+    _, output = ask(RECIPES / "demo.yaml", *settings(data, "ingest", "test"), *given, "--json")
+    assert "only 30 rows to cluster" in stages(output)["cluster"]["notes"][0]
+
+
+def test_a_recipe_that_ingests_nothing_goes_by_what_its_run_has(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "What?", "answer": "That."}\n' * 12, encoding="utf-8")
+    ingest(Run(str(tmp_path / "run")), IngestConfig(source=str(tmp_path / "rows.jsonl")))
+    (tmp_path / "recipe.yaml").write_text(
+        f"run: {tmp_path}/run\nextract: {{model: tiny}}\ncluster: {{clusters: 3}}\n", encoding="utf-8"
+    )
+    code, output = ask(tmp_path / "recipe.yaml", "--json")
+    assert code == 0
+    assert [(each["rows"], each["seconds"] > 0) for each in stages(output).values()] == [(12, True), (12, True)]
 
 
 def test_the_table_of_sizes_in_the_documentation_is_the_formulas():

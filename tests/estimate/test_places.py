@@ -15,6 +15,8 @@ from raycurate.estimate.places import parse_prices, price_of, read_cluster
 from raycurate.estimate.rates import DEFAULT_RATES, card_named, load_rates
 
 FILES = Path(__file__).parents[2] / "cluster_configs"
+PODS = "kind: RayCluster\nspec: {{workerGroupSpecs: [{{groupName: a, template: {{spec: {{containers: [{}]}}}}}}]}}"
+NODES = "available_node_types:\n  a: {}"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +51,14 @@ def test_a_card_can_be_said_for_a_group():
         ("available_node_types: {head: {resources: {CPU: 0}}}\nhead_node_type: head", "names no group"),
         ("available_node_types: {cpu: {resources: {CPU: many}}}", "cannot be read"),
         ("kind: RayCluster\nspec: {workerGroupSpecs: [{groupName: a}]}", "cannot be read: KeyError"),
+        (PODS.format("{}"), "'a' cannot be read: resources.limits.cpu is not there"),
+        (PODS.format("{resources: {limits: {cpu: lots}}}"), "'a' cannot be read: resources.limits.cpu is 'lots'"),
+        (NODES.format("{node_config: , resources: }"), "'a' cannot be read: resources.CPU is not there"),
+        (NODES.format("{resources: {CPU: -8}}"), "'a' cannot be read: resources.CPU is -8"),
+        (NODES.format("{resources: {CPU: 8}, max_workers: -1}"), "'a' cannot be read: max_workers is -1"),
+        (NODES.format("{resources: {CPU: 8}, max_workers: 0}"), "names no group"),
+        ("kind: RayCluster\nspec: {workerGroupSpecs: }", "names no group"),
+        ("kind: RayJob\nspec:", "names no group"),
         ("available_node_types: {cpu: 4}", "cannot be read"),
     ],
 )
@@ -56,6 +66,19 @@ def test_another_file_is_refused(tmp_path, text, told):
     (tmp_path / "file.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=told):
         read_cluster(tmp_path / "file.yaml")
+
+
+def test_a_group_that_never_has_a_node_runs_nothing(tmp_path):
+    text = NODES.format("{resources: {CPU: 8}}\n  b: {resources: {CPU: 64, GPU: 8}, max_workers: 0}\nmax_workers: 7")
+    (tmp_path / "file.yaml").write_text(text, encoding="utf-8")
+    cluster = read_cluster(tmp_path / "file.yaml")
+    assert cluster.for_cards("extract") is None
+    assert (cluster.for_cores().name, cluster.for_cores().most) == ("a", 7)
+
+
+def test_pods_that_only_request_cores_have_them(tmp_path):
+    (tmp_path / "file.yaml").write_text(PODS.format("{resources: {requests: {cpu: 1500m}}}"), encoding="utf-8")
+    assert read_cluster(tmp_path / "file.yaml").for_cores().cores == 1.5
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
@@ -95,10 +118,11 @@ def test_rates_are_read_as_they_were_kept(tmp_path):
         ('{"disk_read": 0}', "positive"),
         ('{"disk_read": true}', "positive"),
         ("{", "no JSON"),
+        ("\xff", "no JSON"),
     ],
 )
 def test_a_wrong_file_of_rates_is_refused(tmp_path, text, told):
-    (tmp_path / "rates.json").write_text(text, encoding="utf-8")
+    (tmp_path / "rates.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=told):
         load_rates(tmp_path / "rates.json")
 

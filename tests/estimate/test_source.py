@@ -133,3 +133,12 @@ def test_a_mixture_counts_its_sources_by_weight_and_cap(tmp_path, monkeypatch, w
         {task: rows / made.rows_out for task, rows in made.metrics["tasks"].items()}, abs=0.03
     )
     assert found.answer_chars == pytest.approx((50 * 99 + 150 + 50) / 250, rel=0.05)
+
+
+@pytest.mark.parametrize("text", ["", '{"other": 1}\n'])
+def test_a_mixture_with_a_source_of_no_use_is_refused_as_by_ingest(tmp_path, text):
+    (tmp_path / "some.jsonl").write_text('{"question": "What?", "answer": "That."}\n' * 9, encoding="utf-8")
+    (tmp_path / "none.jsonl").write_text(text, encoding="utf-8")
+    sources = {name: {"path": str(tmp_path / f"{name}.jsonl")} for name in ("some", "none")}
+    with pytest.raises(UserError, match=r"sources.none: not one row of"):
+        read_source(IngestConfig(sources=sources))

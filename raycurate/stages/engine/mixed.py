@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import IngestConfig
-from raycurate.errors import UserError
 from raycurate.run.store import Noun
-from raycurate.samples.mixture import Bound, bound_of, rows_of_sources, source_name, wishes_of
+from raycurate.samples.mixture import Bound, bound_of, check_usable, rows_of_sources, source_name, wishes_of
 from raycurate.stages.engine.shards import step_name
 
 DRAWS = "draws.parquet"
@@ -47,12 +46,8 @@ def draw_sources(
     """
     if config.sources is None:
         return {}, sum(rows.values())
-    if empty := [name for name in config.sources if not rows.get(name)]:
-        raise UserError(
-            f"sources.{empty[0]}: not one row of {config.sources[empty[0]].path} can be used, so it has no share "
-            "of the mixture. Is the format right? `raycurate ingest` of it alone says why, row by row"
-        )
-    wanted = rows_of_sources(rows, *wishes_of(config.sources or {}, rows))
+    check_usable(config.sources, rows)
+    wanted = rows_of_sources(rows, *wishes_of(config.sources, rows))
     bounds = {name: bound_of(_draws(noun, slices[name]), wanted[name]) for name in rows if wanted[name] < rows[name]}
     return bounds, sum(wanted.values())
 
