@@ -113,11 +113,11 @@ def forget(run: Run, keys: str) -> Removed:
     contents = read_keys(keys)
     with run_lock(run.uri):
         nouns = sorted(run.nouns(), key=lambda noun: NOUNS.index(noun.noun) if noun.noun in NOUNS else len(NOUNS))
-        _check_finished(nouns)
+        removed, found = Removed(), set[str]()
+        nouns = _finished(nouns, removed)
         forgotten = Forgotten.of(run.uri).add(run.uri, contents)
         filesystem, root = resolve(run.uri)
         anew: dict[str, str] = read_json(filesystem, f"{root}/{MAP_FILE}") or {}
-        removed, found = Removed(), set[str]()
         _delete_exports(run, contents, removed)  # before their selections go
         for noun in nouns:
             held = _named(filesystem, noun.folder, contents) | _named(filesystem, noun.quarantine_folder, contents)
@@ -141,13 +141,23 @@ def forget(run: Run, keys: str) -> Removed:
     return removed
 
 
-def _check_finished(nouns: list[Noun]) -> None:
-    for noun in nouns:
-        if noun.manifest() is None and noun.read_json(NOTE) is None:
+def _finished(nouns: list[Noun], removed: Removed) -> list[Noun]:
+    """The nouns that can be looked through; attempts that have no row yet are deleted.
+
+    Such an attempt begins anew in any case, as the samples that it reads have another description. Raises `UserError`
+    for one that has rows.
+    """
+    open_ones = [noun for noun in nouns if noun.manifest() is None and noun.read_json(NOTE) is None]
+    for noun in open_ones:
+        if any(record.rows_out for record in noun.records().values()):
             raise UserError(
                 f"'{noun.noun}/{noun.label}' is not finished, and what it has so far cannot be looked through: run "
                 f"`raycurate {command_for(noun)}` first, or delete {noun.folder}"
             )
+    for noun in open_ones:
+        removed.deleted[f"{noun.noun}/{noun.label}"] = command_for(noun)
+        noun.clear()
+    return [noun for noun in nouns if noun not in open_ones]
 
 
 def _described_anew(

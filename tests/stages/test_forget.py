@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -229,6 +230,25 @@ def test_what_cannot_be_forgotten_is_said(tmp_path):
     with pytest.raises(UserError, match=r"still named in .*mine\.txt"):
         forget(run, str(file))
     note.unlink()
-    run.noun("clusters").begin({"stage": "cluster"})
+    clusters = run.noun("clusters")
+    clusters.begin({"stage": "cluster"})
+    clusters.commit_part(0, pa.table({"key": [key]}), rows_in=1)
     with pytest.raises(UserError, match="'clusters/main' is not finished"):
         forget(run, str(file))
+
+
+def test_attempts_without_a_row_are_in_nobodys_way(tmp_path):
+    """An append of no use and a selection that was refused have begun; neither can be finished first."""
+    _write(tmp_path)
+    run = _made(tmp_path)
+    (tmp_path / "bad.json").write_text('[{"other": 1}]')
+    with pytest.raises(UserError, match="no row of"):
+        _ingest(run, tmp_path, "bad", append=True)
+    run.noun("selection", "new").begin({"stage": "select"})
+    (key,) = _keys(run, {"secret004"}, tmp_path)
+    removed = forget(run, str(tmp_path / "keys.txt"))
+    assert removed.rows == 1
+    assert removed.deleted.pop("selection/new") == "select --label new"
+    assert "ingest MORE --append" in removed.deleted.values()
+    assert [noun.label for noun in run.nouns() if noun.manifest() is None] == []
+    assert not _files_with(tmp_path / "run", [key])

@@ -15,6 +15,8 @@ BY_TASK_NEED = f"ranking/{BY_TASK}"
 EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended", "gradients", "clip")
 LABELLED = ("samples", "selection", "models")
 """Nouns whose labels users give: without it their command would make another one."""
+PIECE = re.compile(r"(.+)\+[0-9a-f]{8}")
+"""Labels of samples that are being read to be appended to others: `main+1a2b3c4d`."""
 CLIP_EXAMPLE = "openai/clip-vit-large-patch14-336"
 
 
@@ -32,7 +34,11 @@ def command_for(noun: Noun) -> str:
         return f"cluster {run} --features {noun.label} --label {noun.label} --clusters K"
     if noun.noun == MARKS:
         return _marks_command(noun)
-    named = f" --label {noun.label}" if noun.noun in LABELLED and noun.label != "main" else ""
+    piece = PIECE.fullmatch(noun.label) if noun.noun == "samples" else None
+    label = noun.label if piece is None else piece[1]
+    named = f" --label {label}" if noun.noun in LABELLED and label != "main" else ""
+    if piece is not None:
+        return f"ingest MORE --append{named}"
     return f"{maker_of(noun.noun)}{named}"
 
 

@@ -9,9 +9,15 @@ Cost: the manifests that `status` has read.
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from raycurate.estimate.formulas import cluster_work, rank_work, table_work
 from raycurate.estimate.places import this_machine
@@ -20,6 +26,7 @@ from raycurate.estimate.work import Work, time_of
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.names import command_for
 from raycurate.stages.engine.status import NounStatus
+from raycurate.stages.table import STAGES
 
 ROWS_PER_CLUSTER = 66
 """Of COINCIDE on LLaVA's 665k rows: a first guess of how many clusters are wanted."""
@@ -58,8 +65,44 @@ def _noun(run: Run, line: NounStatus) -> Noun:
 
 
 def _command(run: Run, line: NounStatus) -> str:
-    command = command_for(_noun(run, line))
-    return command if run.uri in command else f"{command} {run.uri}"
+    """The command with the settings that the noun was begun with: with others it would be refused, or be another."""
+    noun = _noun(run, line)
+    command = command_for(noun)
+    if run.uri in command:
+        return command
+    stage, _, label = command.partition(" ")
+    settings = _settings(noun, stage)
+    if noun.noun == "samples":
+        source = shlex.quote(settings.pop("source", "SOURCE"))
+        command = f"{stage} {source} --out {shlex.quote(run.uri)} {label.removeprefix('MORE ')}".strip()
+    else:
+        command = f"{stage} {shlex.quote(run.uri)} {label}".strip()
+    return " ".join((command, *(_option(stage, name, value) for name, value in settings.items())))
+
+
+def _settings(noun: Noun, stage: str) -> dict[str, str]:
+    """The settings of a noun that its stage's defaults do not have, as text."""
+    description = (noun.read_json("work.json") or {}).get("description", {})
+    if stage not in STAGES or description.get("stage") != stage:
+        return {}
+    fields = STAGES[stage].load_config().model_fields
+    told = {}
+    for name, value in (description.get("config") or {}).items():
+        if name in fields and (fields[name].is_required() or value != _default(fields[name])):
+            told[name] = value if isinstance(value, str) else json.dumps(value)
+    return told
+
+
+def _default(info: FieldInfo) -> Any:
+    return None if info.is_required() else to_jsonable_python(info.get_default(call_default_factory=True))
+
+
+def _option(stage: str, name: str, value: str) -> str:
+    kind = STAGES[stage].load_config()
+    if kind.model_fields[name].is_required():
+        return f"--{name.replace('_', '-')} {shlex.quote(value)}"
+    setting = f"{name}={value}"
+    return f"--set {shlex.quote(setting)}"
 
 
 def _resumed(run: Run, line: NounStatus) -> NextStep:

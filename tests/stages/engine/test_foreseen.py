@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 
 import numpy as np
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from raycurate.cli.main import main
 from raycurate.config import ClusterConfig, IngestConfig, SelectConfig
+from raycurate.errors import UserError
 from raycurate.estimate.rates import DEFAULT_RATES, RATES_VARIABLE
 from raycurate.estimate.work import Work
 from raycurate.run.store import Run
@@ -136,3 +138,28 @@ def test_a_clustering_has_an_estimate_and_a_selection_comes_next(ray_cluster, ru
     (step,) = next_steps(run, status(run))
     assert step.command == f"select {run.uri} --ratio 0.2"
     assert step.seconds > 0
+
+
+def test_what_is_stale_is_made_again_with_its_own_settings(run, tmp_path):
+    """The commands that `status` shows do what they say, as they stand."""
+    select(run, SelectConfig(method="random", ratio=0.25, label="few", options={}, where="task = 'unknown'"))
+    (tmp_path / "rows.jsonl").write_text('{"question": "Who?", "answer": "You."}\n' * 12, encoding="utf-8")
+    where = shlex.quote("where=task = 'unknown'")
+    commands = [step.command for step in next_steps(run, status(run))]
+    assert commands == [
+        f"ingest {tmp_path}/rows.jsonl --out {run.uri}",
+        f"select {run.uri} --label few --set method=random --set ratio=0.25 --set {where}",
+    ]
+    for command in commands:
+        done = CliRunner().invoke(main, shlex.split(command))
+        assert done.exit_code == 0, done.output
+    assert run.noun("selection", "few").manifest().metrics["kept"] == 3
+    assert {line.state for line in status(run)} == {"done"}
+
+
+def test_an_append_that_was_interrupted_is_named_as_one(run, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"other": 1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="no row of"):
+        ingest(run, IngestConfig(source=str(tmp_path / "bad.jsonl"), append=True))
+    (step,) = next_steps(run, status(run))
+    assert step.command == f"ingest {tmp_path}/bad.jsonl --out {run.uri} --append"
