@@ -49,6 +49,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         **{**_PATCHES, **_DEEPSTACK, "text_config.rope_parameters": {"full_attention": _ROPE}},
         "text_config.layer_types": ["full_attention"] * LAYERS,
     },
+    "cohere2_vision": {**_FINE, "alignment_intermediate_size": 32},
     "cosmos3_edge": {"text_config.rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}},
     "deepseek_ocr2": {
         **_DENSE_THEN_SPARSE,
@@ -70,6 +71,10 @@ FURTHER: dict[str, dict[str, Any]] = {
     },
     "exaone4_5": _PATCHES,
     "gemma3": {**_SQUARE, "mm_tokens_per_image": 4},
+    "gemma3n": {
+        **{**_PER_LAYER, "text_config.num_kv_shared_layers": 0, "vision_soft_tokens_per_image": 4},
+        **{"vision_config.architecture": "mobilenetv3_small_050", "vision_config.hidden_size": 288},
+    },
     "gemma4": {
         "text_config.per_layer_config": {},
         **_PER_LAYER,
@@ -99,10 +104,16 @@ FURTHER: dict[str, dict[str, Any]] = {
     "internvl": {"vision_config.image_size": [28, 28], "vision_config.patch_size": [7, 7]},
     "lfm3_vl": _PATCHES,
     "lighton_ocr": {"vision_config.image_size": 84, **_PATCHES},
+    "llama4": {
+        **{**_PATCHES, "vision_config.image_size": 56, "vision_config.intermediate_size": 64},
+        **dict.fromkeys((f"vision_config.{name}_dim" for name in ("projector_input", "projector_output")), 32),
+        "vision_config.vision_output_dim": 32,
+    },
     "llava": _SQUARE,
     "llava_next": {**_SQUARE, **_PINPOINTS},
     "llava_next_video": {**_SQUARE, **_PINPOINTS},
     "llava_onevision": {**_SQUARE, **_PINPOINTS, "vision_aspect_ratio": "anyres_max_9"},
+    "mistral3": {"vision_config.image_size": 84, **_PATCHES},
     "ovis2": {**_SQUARE, "vision_config.vocab_size": 16, "hidden_size": 32},
     "paddleocr_vl": {**_PATCHES, **_MROPE},
     "qwen2_vl": {**_PATCHES, **_MROPE, "vision_config.hidden_size": 32},
@@ -116,6 +127,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         **{"text_config.indexer_head_dim": 8, "text_config.indexer_budget": 2048, "text_config.hc_lowrank": 4},
         "text_config.indexer_compress_ratio": 4,
     },
+    "smolvlm": _FINE,
     "video_llama_3": _PATCHES,
     "video_llava": _SQUARE,
     "vipllava": {**_SQUARE, "vision_feature_layer": [-2, -1]},
@@ -164,8 +176,9 @@ def _shrunk(values: dict[str, Any], processor: Any, sizes: dict[str, int]) -> di
 
 def _image_id(processor: Any) -> int:
     """The token of an image's features: not always the one that a template writes."""
-    if "Ovis2" in type(processor).__name__:
-        return int(processor.tokenizer.convert_tokens_to_ids("<IMG_ATOM>"))
+    for family, token in (("Ovis2", "<IMG_ATOM>"), ("Llama4", "<|patch|>")):
+        if family in type(processor).__name__:
+            return int(processor.tokenizer.convert_tokens_to_ids(token))
     if processor.image_token_id == getattr(processor.tokenizer, "boi_token_id", None):
         return int(processor.tokenizer.image_token_id)
     return int(processor.image_token_id)

@@ -34,11 +34,13 @@ _CLIP = {"patch_size": 14, "num_additional_image_tokens": 1, "vision_feature_sel
 SMALL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "aria": ({}, {"size_conversion": {490: 4, 980: 4}}),
     "aya_vision": (_TILES, {"img_size": 28, "patch_size": 14}),
+    "cohere2_vision": ({**_TILES, "patch_size": 2}, {}),
     "cosmos3_edge": ({"size": {"shortest_edge": 32 * 32, "longest_edge": 96 * 96}}, {}),
     "deepseek_vl": (_SQUARE, {"num_image_tokens": 4}),
     "deepseek_vl_hybrid": ({**_SQUARE, "high_res_size": {"height": 64, "width": 64}}, {"num_image_tokens": 4}),
     "dots3_note": ({**_PATCHES, "temporal_patch_size": 1}, {}),
     "gemma3": (_SQUARE, {"image_seq_length": 4}),
+    "gemma3n": ({"size": {"height": 64, "width": 64}}, {"image_seq_length": 4}),
     "gemma4": ({"max_soft_tokens": 70}, {}),
     "glm5_next": ({"min_image_tokens": 4, "max_image_tokens": 9}, {}),
     "granite4_vision": ({**_CROP, **_PINPOINTS}, {**_CLIP, "downsample_rate": "1/2"}),
@@ -46,11 +48,17 @@ SMALL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "idefics3": ({"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}, {"image_seq_len": 4}),
     "internvl": (_TILES, {"image_seq_length": 4}),
     "lighton_ocr": ({"patch_size": {"height": 14, "width": 14}, "size": {"longest_edge": 84}}, {"patch_size": 14}),
+    "llama4": ({"size": {"height": 56, "width": 56}, "max_patches": 4}, {"patch_size": 14}),
     "llava": (_CROP, _CLIP),
     "llava_next": ({**_CROP, **_PINPOINTS}, _CLIP),
     "llava_next_video": ({**_CROP, **_PINPOINTS}, _CLIP),
     "llava_onevision": ({**_SQUARE, **_PINPOINTS}, {"num_image_tokens": 4, "vision_feature_select_strategy": "full"}),
+    "mistral3": (
+        {"patch_size": {"height": 14, "width": 14}, "size": {"longest_edge": 84}},
+        {"patch_size": 14, "spatial_merge_size": 2},
+    ),
     "ovis2": (_TILES, {"image_seq_length": 4}),
+    "smolvlm": ({"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}, {"image_seq_len": 4}),
     "vipllava": (_CROP, _CLIP),
     "video_llava": (_CROP, {}),
     **dict.fromkeys(
@@ -78,7 +86,8 @@ def make_processor(family: str, *, small: bool = True, **settings: Any) -> Any:
         elif each.name == "tokenizer":
             values["tokenizer"] = _tokenizer(family, Path(inspect.getsourcefile(kind) or "").read_text("utf-8"))
         elif each.name in ("video_processor", "feature_extractor", "audio_processor"):
-            values[each.name] = None
+            is_asked = family == "smolvlm" and each.name == "video_processor"  # by its chat template, for its settings
+            values[each.name] = hf.SmolVLMVideoProcessor() if is_asked else None
         elif each.name in NUMBERS and each.default in (None, each.empty):
             values[each.name] = NUMBERS[each.name]
         elif each.name == "vision_feature_select_strategy":

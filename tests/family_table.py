@@ -31,6 +31,11 @@ def read_families() -> dict[str, Family]:
     return found
 
 
+def read_further() -> dict[str, list[str]]:
+    """Every family that is right for all uses with further packages, and which."""
+    return {name.strip("`"): packages.split(", ") for name, packages, _ in _rows(columns=3)}
+
+
 def read_refused() -> dict[str, str]:
     """Every family that is refused before a row is read, and words of the reason."""
     return {name.strip("`"): reason for names, reason in _rows(columns=2) for name in names.split(", ")}

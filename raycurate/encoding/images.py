@@ -224,7 +224,7 @@ def _further(processor: Any, merged: Mapping[str, Any]) -> dict[str, Any]:
     """What a processor's `_process_images` asks for beside the images and the settings of its image processor."""
     parameters = inspect.signature(processor._process_images).parameters.values()
     asked = [each.name for each in parameters if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
-    given = {**merged.get("text_kwargs", {}), **merged.get("images_kwargs", {})}
+    given = {**merged, **merged.get("text_kwargs", {}), **merged.get("images_kwargs", {})}
     return {name: given[name] for name in asked if name in given}
 
 

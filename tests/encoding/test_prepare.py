@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raycurate.encoding.batch import PreparedBatch
+from raycurate.encoding.images import _further
 from raycurate.encoding.prepare import Preparer
 from raycurate.errors import UserError
 from tests.features.conftest import PREFIXES, make_image, make_sample
@@ -278,3 +279,14 @@ def test_window_without_usable_rows():
     preparer = Preparer(processor_of("llava"))
     assert preparer.prepare([]).batches == []
     assert np.size(preparer.prepare([make_sample("a", [], "<image>", "x")]).failures) == 1
+
+
+def test_what_a_processor_asks_for_beside_the_images_is_given():
+    """From its settings of text and images, and from its own, as LFM2-VL's wrappers of images are."""
+
+    class Asking:
+        def _process_images(self, images, wrappers, padding, **kwargs):
+            return images, wrappers, padding, kwargs
+
+    merged = {"wrappers": True, "text_kwargs": {"padding": "left", "unasked": 1}, "images_kwargs": {}}
+    assert _further(Asking(), merged) == {"wrappers": True, "padding": "left"}

@@ -44,7 +44,9 @@ def own_inputs(vlm: VLM, row: dict[str, Any]) -> dict[str, torch.Tensor]:
     accepted = inspect.signature(vlm.model.forward).parameters
     if "mm_token_type_ids" in own:
         own[types_name(vlm.model)] = own.pop("mm_token_type_ids")
-    return {name: value for name, value in own.items() if name in accepted}
+    own = {name: value for name, value in own.items() if name in accepted}
+    dtype = next(vlm.model.parameters()).dtype  # Llama 4's processor gives bfloat16
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in own.items()}
 
 
 class FamilyChecks:
