@@ -121,6 +121,16 @@ def test_a_recipe_that_ingests_nothing_goes_by_what_its_run_has(tmp_path):
     assert [(each["rows"], each["seconds"] > 0) for each in stages(output).values()] == [(12, True), (12, True)]
 
 
+def test_a_recipe_to_be_filled_in_needs_its_data_and_no_bucket(data):
+    open_places = ["--set", "run=s3://FILL_IN/run", "--set", "export.out=s3://FILL_IN/coreset.json"]
+    given = [*open_places, "--set", "compare=null"]
+    code, output = ask(RECIPES / "demo.yaml", *settings(data, "ingest", "test"), *given)
+    assert (code, "in all" in output) == (0, True)
+    code, output = ask(RECIPES / "demo.yaml", *given, "--set", "ingest.source=gs://FILL_IN/rows.json")
+    assert code == 1
+    assert "the recipe still has FILL_IN in ingest.source" in " ".join(output.split())
+
+
 def test_the_table_of_sizes_in_the_documentation_is_the_formulas():
     assert size_table() in (ROOT / "cluster_configs" / "README.md").read_text(encoding="utf-8")
 

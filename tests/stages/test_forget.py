@@ -218,8 +218,9 @@ def test_what_cannot_be_forgotten_is_said(tmp_path):
     _write(tmp_path)
     run = _made(tmp_path)
     file = tmp_path / "keys.txt"
-    with pytest.raises(UserError, match="there is no file"):
-        forget(run, str(file))
+    for other in (file, tmp_path):
+        with pytest.raises(UserError, match="there is no file"):
+            forget(run, str(other))
     for text, told in (("\n\n", "names no key"), ("row 004\n", "line 1 of .* is no key: 'row 004'")):
         file.write_text(text)
         with pytest.raises(UserError, match=told):
