@@ -53,15 +53,25 @@ def collect_images(
     """
     named = [_as_list(row[name]) for name in ("images", "image") if row.get(name) is not None]
     named = [values for values in named if values]
+    if len(named) == 2:  # one of them may be there for the rows without an image
+        named = [values for values in named if not is_nothing(values)] or named[:1]
     if len(named) == 2 and named[0] != named[1]:
         raise FaultError(Reason.WRONG_TYPE, "'image' and 'images' disagree; a row may have one of them")
     values = named[0] if named else list(inline)
+    if named and _other_paths(values, inline):
+        detail = f"the columns name the images {str(values)[:80]}, the content blocks {str(list(inline))[:80]}"
+        raise FaultError(Reason.WRONG_TYPE, f"{detail}; which are meant is not said")
     if len(values) > max_images:
         raise FaultError(Reason.TOO_MANY_IMAGES, f"the row has {len(values)} images; at most {max_images} are accepted")
     something = [value for value in values if not is_nothing(value)]
     if len(something) == marks:
         values = something
     return [_image(value, root) for value in values]
+
+
+def _other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
+    """Whether columns and content blocks both name files, and others. Bytes may stand for the files of the blocks."""
+    return bool(inline) and list(values) != list(inline) and all(isinstance(each, str) for each in (*values, *inline))
 
 
 def check_path(path: str, root: str | None = None) -> str:
@@ -104,8 +114,9 @@ def _relative(path: str, shown: str, root: str | None) -> str:
         path = unquote(urlsplit(path).path)
     if _SCHEME.match(path) or path.startswith("/"):
         base = None if root is None else root.removeprefix("file://").rstrip("/") + "/"
-        if base is not None and path.startswith(base):
-            return path[len(base) :]
+        plain = re.sub(r"/(\.?/)+", "/", path) if path.startswith("/") else path
+        if base is not None and plain.startswith(base):
+            return plain[len(base) :]
         if path.startswith("/"):
             where = f"the image root {root}" if root else "the image root, which is not given"
             raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} lies outside of {where}")

@@ -74,7 +74,8 @@ def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer
     refuse_marks(messages, videos=bool(shown))
     if not any(message.train for message in messages if message.role == "assistant"):
         raise FaultError(Reason.NO_TRAINED_ANSWER, "every answer is marked as not trained on; nothing is left to learn")
-    return Turns(tuple(messages), tuple(inline.images), name == "texts", tuple(shown))
+    implied = name == "texts" and not any("role" in turn or "from" in turn for turn in raw_turns)
+    return Turns(tuple(messages), tuple(inline.images), implied, tuple(shown))
 
 
 def _what_is_there(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,6 +140,16 @@ def test_lost_rows_are_never_kept_and_their_budget_is_met() -> None:
     keys = table["key"].to_pylist()
     assert not kept & {key for key, a, b in zip(keys, lost, gone, strict=True) if a or b}
     assert kept == naive(table, 0.5, 0)
+
+
+def test_rows_without_any_of_the_reference_are_told_from_a_reference_without_scores() -> None:
+    """A condition that leaves the reference out is another mistake than a pass that lost all of its rows."""
+    table = table_of(5, 60, text=0.0)
+    with pytest.raises(UserError, match="rows that can be kept is one of the reference.* Loosen --where"):
+        select(table.filter(pc.invert(table["reference"])), 0.5)
+    lost = table.set_column(5, "irs", pa.nulls(60, pa.float32()))
+    with pytest.raises(UserError, match="none of the reference rows has an IRS"):
+        select(lost, 0.5)
 
 
 def test_a_budget_below_the_reference_keeps_a_part_of_it() -> None:

@@ -222,6 +222,12 @@ def test_a_forgotten_option_does_not_delete_what_took_long(run, features):
     assert noun.manifest() is None
 
 
+def test_seconds_that_nothing_took_are_not_told(run):
+    noun = _made(run.noun("features"), {"stage": "extract", "config": {"model": "X"}})
+    with pytest.raises(UserError, match=r"model X -> tiny\. It is from "):
+        begin(noun, {"stage": "extract", "config": {"model": "tiny"}})
+
+
 def test_settings_of_the_execution_are_no_other_settings(run, features):
     noun, description = _extracted(run, model="X", threads=4, max_actors=2, batch_rows=256)
     assert changes(noun, description) == []
