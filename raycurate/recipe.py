@@ -128,13 +128,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return make_config(Recipe, values, str(path))
 
 
-def check_filled_in(recipe: Recipe) -> None:
-    """Refuse to run a recipe in which something still waits to be filled in.
+def check_filled_in(recipe: Recipe, aside: Sequence[str] = ()) -> None:
+    """Refuse a recipe in which something still waits to be filled in.
+
+    Args:
+        recipe: to be run, or looked at.
+        aside: fields that may wait.
 
     Raises:
         UserError: such a recipe.
     """
-    open_fields = list(_open_fields(recipe.model_dump(mode="json")))
+    open_fields = [field for field in _open_fields(recipe.model_dump(mode="json")) if field not in aside]
     if open_fields:
         raise UserError(
             f"the recipe still has {FILL_IN} in {', '.join(open_fields)}: put your own values there, or give them with "

@@ -123,9 +123,10 @@ def _estimates(
 
     if os.path.isfile(target):
         from raycurate.pipeline import steps_of
-        from raycurate.recipe import load_recipe
+        from raycurate.recipe import check_filled_in, load_recipe
 
         recipe = load_recipe(target, overrides)
+        check_filled_in(recipe, aside=("run", "export.out"))  # a bucket of that name is asked for for many minutes
         planner = Planner(cluster, rates, prices, on_store=_is_store(recipe.run))
         if recipe.section("ingest") is None and exists(*resolve(recipe.run)):
             know_run(planner, Run(recipe.run))

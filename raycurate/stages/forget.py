@@ -86,7 +86,7 @@ def read_keys(uri: str) -> set[str]:
         UserError: no such file, no key in it, or a line that is none.
     """
     filesystem, path = resolve(uri)
-    if not exists(filesystem, path):
+    if filesystem.get_file_info(path).type != pafs.FileType.File:
         raise UserError(f"there is no file {uri}; give a text file with a row's key in each line")
     contents = set()
     for number, line in enumerate(read_bytes(filesystem, path).decode("utf-8", "replace").splitlines(), 1):

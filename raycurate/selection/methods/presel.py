@@ -101,7 +101,7 @@ class Presel(InCells):
         """Count cells, reference rows and IRS, divide the target, and find the cuts.
 
         Raises:
-            UserError: no row takes part, or no reference row has an IRS.
+            UserError: no row takes part, none of those is of the reference, or no reference row has an IRS.
         """
         sizes: Counter[tuple[str, int]] = Counter()
         reference: Counter[tuple[str, int]] = Counter()
@@ -116,6 +116,13 @@ class Presel(InCells):
         keys = zip((cells.tasks[task] for task in cells.task_C.tolist()), cells.cluster_C.tolist(), strict=True)
         reference_C = np.array([reference[key] for key in keys], dtype=np.int64)
         with_images = {cells.tasks[task] for task in cells.task_C[cells.cluster_C != NO_IMAGE].tolist()}
+        if with_images and not reference:
+            raise UserError(
+                f"none of the {int(cells.size_C.sum()):,} rows that can be kept is one of the reference, so tasks have "
+                "no weights: a condition or marks leave all of the reference out. Loosen --where, leave marks aside "
+                "(--ignore-marks), or score a larger part: `raycurate score RUN --scores reference --set "
+                "reference_part=0.2 --replace`"
+            )
         weights = task_weights(IrsSums.added(parts), with_images, self.temperature) if with_images else {}
         target = min(goal.target(tables.num_rows), int(cells.size_C.sum()))
         plan = cell_plan(tables, cells, goal, quotas(cells, reference_C, weights, target), needs_cut=True)

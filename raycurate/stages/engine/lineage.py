@@ -33,6 +33,8 @@ log = logging.getLogger("raycurate")
 
 CHEAP = ("selection", "ranking", "tokens", "sketches", "marks")
 """Nouns that are made again without asking: in minutes, or kept under a label made of all that determines them."""
+LEAST_SHOWN = 0.05
+"""Seconds that are more than 0.0 when they are told."""
 LITTLE_SECONDS = 60.0
 """Work of an unfinished noun that may be thrown away for other settings."""
 INPUT_NAMES = {
@@ -260,8 +262,9 @@ def _holds(asked: Any, held: Any) -> bool:
 def _refuse_what_took_long(noun: Noun, settings: Sequence[str], loss: str = "it would be deleted") -> None:
     manifest = noun.manifest()
     if manifest is not None:
-        held = f"has {manifest.rows_out:,} rows, " if manifest.rows_out else ""
-        lost = f"It {held}took {manifest.seconds:,.1f} s and is from {when(manifest.created)}"
+        facts = [f"has {manifest.rows_out:,} rows"] if manifest.rows_out else []
+        facts += [f"took {manifest.seconds:,.1f} s"] if manifest.seconds >= LEAST_SHOWN else []
+        lost = f"It {' and '.join(filter(None, (', '.join(facts), f'is from {when(manifest.created)}')))}"
     else:
         seconds = float((noun.read_json("work.json") or {}).get("seconds", 0.0))
         if seconds < LITTLE_SECONDS:
