@@ -138,6 +138,23 @@ READ: dict[str, tuple[dict[str, Any], list[str | None], str]] = {
         ["co co/1.jpg"],
         "<image>\nQ",
     ),
+    "an absolute path, written carelessly": (
+        _talk("<image>\nQ", "A", image="/./data//coco/1.jpg"),
+        ["coco/1.jpg"],
+        "<image>\nQ",
+    ),
+    "one of two columns is empty": (_talk("<image>\nQ", "A", image="", images=["1.jpg"]), ["1.jpg"], "<image>\nQ"),
+    "columns and content blocks name the same": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": "1.jpg"}, {"type": "text", "text": "Q"}]},
+                {"role": "assistant", "content": "A"},
+            ],
+            "images": ["1.jpg"],
+        },
+        ["1.jpg"],
+        "<image>\nQ",
+    ),
     "a data URI": (
         _talk("<image>\nQ", "A", image=f"data:image/png;base64,{base64.b64encode(PNG).decode()}"),
         [None],
@@ -234,6 +251,25 @@ REFUSED = {
     "a tag in an answer": (_talk("What?", "<img>a.png</img>"), "image_mark_mismatch", "of the assistant"),
     "a tag that leads out": (_talk("<img>../a.png</img> What?", "It."), "image_path_escape", "../a.png"),
     "an absolute path elsewhere": (_talk("<image>\nQ", "A", image="/other/1.jpg"), "image_path_escape", "/data"),
+    "columns and content blocks name different images": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image", "image": "1.jpg"}, {"type": "text", "text": "Q"}]},
+                {"role": "assistant", "content": "A"},
+            ],
+            "images": ["2.jpg"],
+        },
+        "wrong_type",
+        "the content blocks ['1.jpg']",
+    ),
+    "energon texts, a mark too few": (
+        {
+            "texts": [{"role": "user", "content": "<image>\nQ"}, {"role": "assistant", "content": "A"}],
+            "images": [PNG, PNG],
+        },
+        "image_mark_mismatch",
+        "1 <image> mark(s) for 2 image(s)",
+    ),
     "no marks": (_talk("Q", "A", image="1.jpg"), "image_mark_mismatch", "insert_missing_marks"),
 }
 
