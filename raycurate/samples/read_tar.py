@@ -3,11 +3,11 @@
 The key of a member is its path up to the first dot of the file name; neighbours with one key are one row. Where a key
 would have two ``.json`` members the dots belong to the names (``conv.0001.json``): from there on the key is the path up
 to the last dot, so that no row is lost. The ``.json`` member is the row, or its list of turns; image members become
-its images as bytes, ordered by what stands in front of the extension (``000.0.jpg``, ``000.1.jpg``), and so do videos
-where they are read; else one refuses its row. Without a ``.json`` a ``.txt`` member is what is said of the images or
-videos (Energon's captions). Other members are counted as not read. Nothing is unpacked to disk, so names in the archive
-cannot escape; links and devices are refused. The archive is read as a stream, compressed or not: one row in memory, one
-slice per tar.
+its images as bytes, in the order in which the row names them, else by what stands in front of the extension
+(``000.0.jpg``, ``000.1.jpg``), and so do videos where they are read; else one refuses its row. Without a ``.json`` a
+``.txt`` member is what is said of the images or videos (Energon's captions). Other members are counted as not read.
+Nothing is unpacked to disk, so names in the archive cannot escape; links and devices are refused. The archive is read
+as a stream, compressed or not: one row in memory, one slice per tar.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ class _Group:
     """Extension -> name of the members that no rule reads."""
     fault: Fault | None = None
     is_empty: bool = True
+    media_first: tuple[int, int] = (0, 0)
+    """How many images and videos stand in front of the ``.json``."""
 
     def has_json_beside(self, extension: str) -> bool:
         """Whether a further ``.json`` is another row: of the same name, or of another where none is the plain one."""
@@ -117,10 +119,19 @@ class _Group:
         return is_json and self.text is not None and (stem == self.text_stem or bool(stem and self.text_stem))
 
     def split(self, extension: str) -> _Group:
-        """The group of the row that begins with this ``.json``; media of its stem, which came before, go with it."""
+        """The group of the row that begins with this ``.json``; media of its stem, which came before, go with it.
+
+        Rows of one name are told apart by their order: where the media stand in front of the first row, so do those of
+        the next.
+        """
         stem = _stem_of(extension)
         if not stem:
-            return _Group(self.key)
+            images, videos = self.media_first
+            if not images and not videos:
+                return _Group(self.key)
+            same = _Group(self.key, images=self.images[images:], videos=self.videos[videos:], is_empty=False)
+            del self.images[images:], self.videos[videos:]
+            return same
         named = _Group(f"{self.key}.{stem}", is_empty=False)
         for kind in ("images", "videos"):
             before = getattr(self, kind)
@@ -159,6 +170,7 @@ class _Group:
             if self.text is not None:
                 self.others[".json"] = f"{self.key}.{self.text_stem}.json"
             self.text, self.text_stem = data, stem
+            self.media_first = len(self.images), len(self.videos)
         else:
             self.images.append((stem, data))
 
@@ -194,10 +206,11 @@ class _Group:
             value = {"messages": value}
         if not isinstance(value, dict):
             return value
-        own = {**self._left_out(), "images": _in_order(self.images, value.get("images") or value.get("image"))}
+        told = value.get("name") if isinstance(value.get("name"), list) else None  # of LLaVA-OneVision-1.5
+        own = {**self._left_out(), "images": _in_order(self.images, value.get("images") or value.get("image") or told)}
         replaced = {"image", "images"}
         if self.videos:
-            own["videos"] = _in_order(self.videos, value.get("videos") or value.get("video"))
+            own["videos"] = _in_order(self.videos, value.get("videos") or value.get("video") or told)
             replaced |= {"video", "videos"}
         inner = {name: item for name, item in value.items() if name not in replaced}
         return {"id": self.key, **inner, **own}
@@ -225,10 +238,14 @@ class _Group:
 
 
 def _in_order(members: list[tuple[str, bytes]], references: Any) -> list[dict[str, Any]]:
-    """Media by the natural order of their names, with the row's own references where it has as many."""
+    """Media as the row's references name them, else by the natural order of their names; with as many references."""
     ordered = sorted(members, key=lambda member: _natural(member[0]))
     paths = references if isinstance(references, list) else [references]
     hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
+    names = [hint.rpartition("/")[2].rpartition(".")[0].lower() for hint in hints if isinstance(hint, str)]
+    by_name = dict(members)
+    if len(by_name) == len(members) and sorted(names) == sorted(by_name):
+        ordered = [(name, by_name[name]) for name in names]
     return [{"bytes": data, "path": hint} for (_, data), hint in zip(ordered, hints, strict=True)]
 
 

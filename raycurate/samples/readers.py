@@ -34,8 +34,7 @@ _EXTENSIONS = {
     ".arrow": "huggingface",
     **{f"{kind}{packed}": name for kind, name in _TEXTS.items() for packed in CODECS},
     ".tar": "webdataset",
-    ".tar.gz": "webdataset",
-    ".tgz": "webdataset",
+    **dict.fromkeys((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "webdataset"),
 }
 _SUPPORTED = (
     "Supported: llava (.json, one array), jsonl (.jsonl, one object a line), both also as .gz, .bz2 or .zst, parquet "
@@ -43,7 +42,7 @@ _SUPPORTED = (
 )
 _INDEX_FILES = {
     *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "meta.json", "metadata.json"),
-    *("config.json", "index.json", "package.json", "gitattributes.json", "sizes.json"),
+    *("config.json", "index.json", "package.json", "gitattributes.json", "sizes.json", "export.json"),
 }
 """Files that say something of the others in a folder, and hold no rows."""
 _BESIDE = (*(f".{kind}" for kind in sorted(IMAGE_EXTENSIONS)), ".md", ".txt", ".yaml", ".yml", ".license", ".py")
@@ -176,7 +175,7 @@ def _format_by_content(file: SourceFile) -> str:
         raise UserError(f"the source file {file.uri} is empty")
     packed = (
         " It is compressed: unpack it, or name it .json.gz or .jsonl.gz."
-        if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK"))
+        if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK", b"BZh", b"\xfd7zXZ"))
         else ""
     )
     raise UserError(f"cannot tell the format of {file.uri}.{packed} {_SUPPORTED}")

@@ -122,9 +122,11 @@ def test_formats_with_embedded_images_give_the_same_samples(rows, images, tmp_pa
     write_stream(tmp_path / "b", pa.Table.from_pylist(hf))
     write_tar(tmp_path / "c.tar", rows, images)
     write_tar(tmp_path / "d.tar.gz", rows, images, "w:gz")
+    write_tar(tmp_path / "e.tar.bz2", rows, images, "w:bz2")
+    write_tar(tmp_path / "f.tar.xz", rows, images, "w:xz")
     expected = content(read_all(tmp_path / "a.parquet"))
     assert len(expected) == len(rows)
-    for name in ("b", "c.tar", "d.tar.gz"):
+    for name in ("b", "c.tar", "d.tar.gz", "e.tar.bz2", "f.tar.xz"):
         assert content(read_all(tmp_path / name)) == expected, name
 
 
@@ -448,14 +450,15 @@ def test_every_file_of_a_folder_is_read_or_named(tmp_path):
     """Lines beside compressed lines are both read; what is no rows is named, an index file does not stop the rest."""
     (tmp_path / "part-0.jsonl").write_text(json.dumps(GOOD))
     (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
-    (tmp_path / "dataset_info.json").write_text('{\n "a": 1\n}')
+    for name in ("dataset_info.json", "export.json"):
+        (tmp_path / name).write_text('{\n "a": 1\n}')
     for name in ("part-2.jsonl.xz", "notes.csv", "README.md", "picture.png"):
         (tmp_path / name).write_bytes(b"x")
     reader = open_source(str(tmp_path))
     assert [file.name for file in reader.files] == ["part-0.jsonl", "part-1.jsonl.gz"]
     assert len(read_all(tmp_path)) == 2
     assert left_out(str(tmp_path), reader) == [
-        f"not read: {n}" for n in ("dataset_info.json", "notes.csv", "part-2.jsonl.xz")
+        f"not read: {n}" for n in ("dataset_info.json", "export.json", "notes.csv", "part-2.jsonl.xz")
     ]
 
 
@@ -501,6 +504,24 @@ def test_images_go_with_the_row_of_their_name_where_names_have_dots(tmp_path):
     items = read_all(tmp_path / "a.tar")
     assert [item.source_id for item in items] == ["c.0", "c.1", "c.2"]
     assert [item.images[0].data for item in items] == [encoded(seed=i) for i in range(3)]
+
+
+@pytest.mark.parametrize("row_first", [False, True])
+def test_rows_of_one_name_keep_their_own_images(row_first, tmp_path):
+    """In front of each row or behind it; as many as the row says, in the order in which it names them."""
+    turns = [{"role": "user", "content": "<image><image>q"}, {"role": "assistant", "content": "a"}]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for i in range(3):
+            pictures = [(f"c.{i}_{side}.png", encoded(seed=2 * i + k)) for k, side in enumerate("ab")]
+            told = {"texts": turns, "name": [f"{i}_b.png", f"{i}_a.png"]}
+            text = [("c.json", json.dumps(told).encode())]
+            for name, data in text + pictures if row_first else pictures + text:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    items = read_all(tmp_path / "a.tar")
+    shown = [[image.data for image in item.images] for item in items]
+    assert shown == [[encoded(seed=2 * i + 1), encoded(seed=2 * i)] for i in range(3)]
 
 
 def test_texts_beside_images_are_captions(tmp_path):
