@@ -22,6 +22,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 SHARED_MEMORY = "/dev/shm"
+RAYS_COPIES = "thirdparty_files"
+"""Folder of packages inside Ray's, which its workers have on their path beside the installed ones."""
 SOCKET_SETTINGS = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -122,12 +124,14 @@ def facts_here(requirements: Sequence[str], folders: Sequence[str] = ()) -> Fact
 
 
 def _packages() -> dict[str, tuple[str, ...]]:
-    """All versions of each installed package; a folder that is on the path twice counts once."""
+    """All versions of each installed package; a folder on the path twice counts once, Ray's own copies never."""
     found: dict[str, dict[str, str]] = {}
     for each in importlib.metadata.distributions():
         name = each.metadata["Name"]
         if name:
             place = str(Path(str(each.locate_file(""))).resolve())
+            if os.path.basename(place) == RAYS_COPIES:
+                continue
             found.setdefault(canonicalize_name(name), {}).setdefault(place, each.version)
     return {name: tuple(sorted(versions.values())) for name, versions in sorted(found.items())}
 

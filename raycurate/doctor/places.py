@@ -6,6 +6,7 @@ requests and one object of 6 MiB on a store, which pyarrow sends in parts as it 
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable
@@ -52,13 +53,21 @@ def check_place(uri: str) -> list[Finding]:
     if not local:
         steps.append(("write in parts", lambda: _is_written(filesystem, f"{folder}/large", b"x" * LARGE)))
     steps.append(("delete", lambda: _is_deleted(filesystem, folder, name)))
-    is_new = local and not exists(filesystem, path)
+    made = _first_missing(path) if local else None
     for step, attempt in steps:
         if found := _tried(uri, step, attempt, local=local):
             return [found]
-    if is_new:
-        delete_folder(filesystem, path)
+    if made is not None:
+        delete_folder(filesystem, made)
     return [Finding("run directory", "ok", "", f"{uri}: {', '.join(step for step, _ in steps)}")]
+
+
+def _first_missing(path: str) -> str | None:
+    """The highest folder on the way to a local one that is not there; None where it is."""
+    missing = None
+    while not os.path.lexists(path):
+        missing, path = path, os.path.dirname(path.rstrip("/")) or "/"
+    return missing
 
 
 def _tried(uri: str, step: str, attempt: Callable[[], bool], *, local: bool) -> Finding | None:

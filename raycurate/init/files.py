@@ -62,7 +62,14 @@ class Wishes:
 
 
 def files_for(wishes: Wishes, look: Look) -> dict[str, str]:
-    """Text by file name of everything that a target needs."""
+    """Text by file name of everything that a target needs.
+
+    Raises:
+        UserError: a ratio that keeps none of so few rows.
+    """
+    from raycurate.stages.select import check_target  # it brings Ray
+
+    check_target(wishes.ratio, look.usable)
     facts = _facts(wishes, look)
     made = {RECIPE: _render("recipe.yaml", facts)}
     described = {RECIPE: "the stages and their settings, with what each line means"}

@@ -114,3 +114,11 @@ def test_this_machine_can_be_asked():
     assert facts.packages["ray"]
     assert facts.free["/tmp/not/there"] > 0
     assert not [each for each in judge(facts) if each.check == "packages" and each.state != "ok"]
+
+
+def test_what_ray_brings_for_itself_is_no_package_that_is_there_twice(monkeypatch):
+    """Its workers have that folder on their path, a driver has not: each node would differ from it."""
+    import ray
+
+    monkeypatch.syspath_prepend(f"{ray.__path__[0]}/thirdparty_files")
+    assert len(facts_here(()).packages["psutil"]) == 1

@@ -9,8 +9,8 @@ from raycurate.doctor.places import check_leftovers, check_place
 
 
 def test_a_place_that_works_is_left_as_it_was(tmp_path):
-    """A new one is not there afterwards; one with files keeps them."""
-    (found,) = check_place(str(tmp_path / "new"))
+    """A new one is not there afterwards, nor is what leads to it; one with files keeps them."""
+    (found,) = check_place(str(tmp_path / "new" / "deep" / "run"))
     assert found.state == "ok"
     assert not (tmp_path / "new").exists()
     (tmp_path / "run.json").write_text("{}")

@@ -29,6 +29,14 @@ def init(place: Path, target: str, *options: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def test_a_ratio_that_keeps_no_row_is_refused_before_anything_is_written(tmp_path):
+    write_data(tmp_path, rows=1)
+    code, text = init(tmp_path, "local")
+    assert (code, "ratio 0.2 of 1 rows keeps none" in " ".join(text.split())) == (1, True)
+    assert not (tmp_path / "local").exists()
+    assert init(tmp_path, "local", "--ratio", "1")[0] == 0
+
+
 def lines_of(readme: Path) -> list[str]:
     """The commands of a README."""
     return [line.strip() for line in readme.read_text().splitlines() if line.startswith("    ")]
