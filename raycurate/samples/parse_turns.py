@@ -80,11 +80,20 @@ def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer
 
 def _what_is_there(row: Mapping[str, Any]) -> str:
     """Why a row has no conversation: what it has instead."""
+    inside = next((name for name, value in row.items() if _are_rows(value)), None)
+    if inside is not None:
+        return f"the row is an object around rows, which are in '{str(inside)[:40]}': write these as one array [...]"
     names = [str(name)[:40] for name in row][:12]
     found = f"it has {', '.join(names)}" if names else "it is empty"
     return (
         f"the row has no 'conversations', 'messages' or 'texts'; {found}. Other tables are read by "
         "--columns question=COLUMN,answer=COLUMN,image=COLUMN, or by a function of yours, --row module:function"
+    )
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(v, Mapping) and not v.keys().isdisjoint(TURN_FIELDS) for v in value
     )
 
 

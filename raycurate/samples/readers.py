@@ -19,7 +19,7 @@ from raycurate.samples.read_arrow import (
     huggingface_files,
     is_huggingface_folder,
 )
-from raycurate.samples.read_indexed import IndexedReader, read_index
+from raycurate.samples.read_indexed import INTERN_VL, LLAMA_FACTORY, IndexedReader, read_index
 from raycurate.samples.read_json import CODECS, JsonReader
 from raycurate.samples.read_tar import IMAGE_EXTENSIONS, WebDatasetReader
 from raycurate.samples.rows import Reader, ReadOptions, SourceFile
@@ -73,6 +73,10 @@ def open_source(
     if folder and format == "auto" and (indexed := _indexed(folder, options)) is not None:
         return indexed
     files = list_source(source)
+    if len(files) == 1 and files[0].name in (LLAMA_FACTORY, INTERN_VL):
+        above = files[0].uri.rpartition("/")[0]
+        if _indexed(above, options) is not None:
+            raise UserError(f"{source} holds no rows, it names the files that do. Name its folder instead: {above}")
     if format == "auto":
         format, files = _detect(files, source)
     elif len(files) > 1:

@@ -1,7 +1,8 @@
 """Which split (train, validation, test) each file of a source is of: by a hub checkout's README, or by its name.
 
-A checkout says it in the front matter of its README (``configs: data_files: {split, path}``); without that, a file is
-of a split whose name begins its own name, stands in it between separators, or is a folder above it.
+A checkout says it in the front matter of its README (``configs: data_files: {split, path}``; a path alone is of the
+split train); without that, a file is of a split whose name begins its own name, stands in it between separators, or is
+a folder above it.
 """
 
 from __future__ import annotations
@@ -82,11 +83,11 @@ def _declared(folder: str) -> list[tuple[str, str]]:
         return []
     configs = values.get("configs") if isinstance(values, dict) else None
     entries = [
-        entry
+        {"split": "train", "path": entry} if isinstance(entry, str) else entry
         for config in (configs if isinstance(configs, list) else [])
-        if isinstance(config, dict) and isinstance(config.get("data_files"), list)
-        for entry in config["data_files"]
-        if isinstance(entry, dict)
+        if isinstance(config, dict)
+        for entry in _as_list(config.get("data_files"))
+        if isinstance(entry, str | dict)
     ]
     paths = [(str(e.get("split")), e["path"]) for e in entries if isinstance(e.get("path"), str | list)]
     return [
@@ -94,3 +95,7 @@ def _declared(folder: str) -> list[tuple[str, str]]:
         for split, found in paths
         for pattern in ([found] if isinstance(found, str) else map(str, found))
     ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

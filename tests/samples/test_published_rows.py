@@ -270,6 +270,7 @@ REFUSED = {
         "image_mark_mismatch",
         "1 <image> mark(s) for 2 image(s)",
     ),
+    "an object around rows": ({"data": [_talk("Q", "A")]}, "missing_conversations", "which are in 'data'"),
     "no marks": (_talk("Q", "A", image="1.jpg"), "image_mark_mismatch", "insert_missing_marks"),
 }
 

@@ -126,3 +126,14 @@ def test_another_index_is_another_fact(tmp_path):
         assert isinstance(reader, IndexedReader)
         known.append(reader.facts)
     assert known[0] == known[2] != known[1]
+
+
+def test_an_index_that_is_named_itself_says_to_name_its_folder(tmp_path):
+    """It holds no rows; a file of rows may have its name."""
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    write(tmp_path / "rows.json", [row])
+    write(tmp_path / "meta.json", {"vqa": {"root": "", "annotation": "rows.json"}})
+    with pytest.raises(UserError, match="names the files that do. Name its folder"):
+        open_source(str(tmp_path / "meta.json"))
+    write(tmp_path / "meta.json", [row])
+    assert len(open_source(str(tmp_path / "meta.json")).slices()) == 1

@@ -580,3 +580,9 @@ def test_splits_are_honoured_or_named(tmp_path):
     front = json.dumps({"configs": [{"config_name": "default", "data_files": entries}]})
     (tmp_path / "README.md").write_text(f"---\n{front}\n---\n# A checkout\n")
     assert len(open_source(str(tmp_path), options=ReadOptions(split="first")).files) == 3
+    for entries in ("data/train-*", ["data/train-*"]):
+        front = json.dumps({"configs": [{"config_name": "default", "data_files": entries}]})
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n# A path alone\n")
+        assert len(open_source(str(tmp_path), options=ReadOptions(split="train")).files) == 2
+        with pytest.raises(UserError, match="its files are of train"):
+            open_source(str(tmp_path), options=ReadOptions(split="test"))
