@@ -58,7 +58,7 @@ def collect_images(
     if len(named) == 2 and named[0] != named[1]:
         raise FaultError(Reason.WRONG_TYPE, "'image' and 'images' disagree; a row may have one of them")
     values = named[0] if named else list(inline)
-    if named and _other_paths(values, inline):
+    if named and other_paths(values, inline):
         detail = f"the columns name the images {str(values)[:80]}, the content blocks {str(list(inline))[:80]}"
         raise FaultError(Reason.WRONG_TYPE, f"{detail}; which are meant is not said")
     if len(values) > max_images:
@@ -69,7 +69,7 @@ def collect_images(
     return [_image(value, root) for value in values]
 
 
-def _other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
+def other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
     """Whether columns and content blocks both name files, and others. Bytes may stand for the files of the blocks."""
     return bool(inline) and list(values) != list(inline) and all(isinstance(each, str) for each in (*values, *inline))
 

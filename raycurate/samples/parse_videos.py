@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from raycurate.samples.marks import VIDEO_MARK
-from raycurate.samples.parse_images import ImageValue, below_root
+from raycurate.samples.parse_images import ImageValue, below_root, other_paths
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import IMAGE_MARK, Message
 from raycurate.samples.unsupported import is_nothing
@@ -23,12 +23,19 @@ VIDEO_BLOCKS = ("video", "video_url")
 
 
 def videos_of(row: Mapping[str, Any], inline: Sequence[Any]) -> list[Any]:
-    """The references of a row's videos in the order of their marks: of a column, else of content blocks."""
-    for name in VIDEO_COLUMNS:
-        if not is_nothing(row.get(name)):
-            value = row[name]
-            return value if isinstance(value, list) else [value]
-    return list(inline)
+    """The references of a row's videos in the order of their marks: of a column, else of content blocks.
+
+    Raises:
+        FaultError: places that name different videos.
+    """
+    values = [row[name] for name in VIDEO_COLUMNS if not is_nothing(row.get(name))]
+    named = [value if isinstance(value, list) else [value] for value in values]
+    if len(named) == 2 and named[0] != named[1]:
+        raise FaultError(Reason.WRONG_TYPE, "'video' and 'videos' disagree; a row may have one of them")
+    if named and other_paths(named[0], inline):
+        detail = f"a column names the videos {str(named[0])[:80]}, the content blocks {str(list(inline))[:80]}"
+        raise FaultError(Reason.WRONG_TYPE, f"{detail}; which are meant is not said")
+    return named[0] if named else list(inline)
 
 
 def show_frames(
@@ -94,8 +101,9 @@ def _marked(messages: tuple[Message, ...], images: int, videos: int, fill: bool)
         text = f"{VIDEO_MARK}\n" * videos + questions[0].text
         return (*messages[:first], replace(questions[0], text=text), *messages[first + 1 :])
     if (films, pictures) != (videos, images):
+        hint = "; insert_missing_marks=true puts missing marks first" if (films, pictures, images) == (0, 0, 0) else ""
         detail = f"{films} {VIDEO_MARK} mark(s) for {videos} video(s), {pictures} {IMAGE_MARK} for {images} image(s)"
-        raise FaultError(Reason.IMAGE_MARK_MISMATCH, detail)
+        raise FaultError(Reason.IMAGE_MARK_MISMATCH, detail + hint)
     return messages
 
 

@@ -86,13 +86,17 @@ def test_videos_and_images_stand_in_the_order_of_their_marks(root):
 def test_a_mark_that_is_missing_is_put_first_where_that_is_asked_for(root):
     """As images' are; else the row is refused."""
     assert said(parsed(root, talk("Why?", video="a.mp4"), insert_missing_marks=True)) == f"{FRAMES}\nWhy?"
-    assert parsed(root, talk("Why?", video="a.mp4")).reason == "image_mark_mismatch"
+    refused = parsed(root, talk("Why?", video="a.mp4"))
+    assert refused.reason == "image_mark_mismatch"
+    assert "insert_missing_marks=true" in refused.detail
 
 
 @pytest.mark.parametrize(
     ("reason", "row"),
     [
         ("image_mark_mismatch", talk("<video>?", videos=["a.mp4", "a.mp4"])),
+        ("wrong_type", talk("<video>?", videos=["a.mp4"], video="deep/b.mp4")),
+        ("wrong_type", talk([{"type": "video", "video": "a.mp4"}, "Why?"], videos=["deep/b.mp4"])),
         ("image_mark_mismatch", talk("<image><image>?", video="a.mp4", image={"bytes": encoded()})),
         ("unsupported_video", talk("<video>?")),
         (
