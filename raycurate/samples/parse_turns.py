@@ -54,7 +54,8 @@ class _Inline:
 def collect_turns(row: Mapping[str, Any], *, max_turns: int, drop_leading_answer: bool, videos: bool = False) -> Turns:
     """The conversation of a row. Raises ``FaultError``, also for a video unless ``videos`` are read."""
     refuse_columns(row, "the row", VIDEO_COLUMNS if videos else ())
-    name = next((field for field in TURN_FIELDS if row.get(field) is not None), None)
+    there = [field for field in TURN_FIELDS if row.get(field) is not None]
+    name = next((field for field in there if row[field]), there[0] if there else None)
     if name is None:
         raise FaultError(Reason.MISSING_CONVERSATIONS, _what_is_there(row))
     raw_turns = _turn_list(row[name], name)
@@ -85,6 +86,8 @@ def _what_is_there(row: Mapping[str, Any]) -> str:
         return f"the row is an object around rows, which are in '{str(inside)[:40]}': write these as one array [...]"
     names = [str(name)[:40] for name in row][:12]
     found = f"it has {', '.join(names)}" if names else "it is empty"
+    if {"prompts", "captions"} <= row.keys():  # LLaVA-OneVision-1.5's
+        return f"{found}: several rows packed into one. Read the shards that were packed"
     return (
         f"the row has no 'conversations', 'messages' or 'texts'; {found}. Other tables are read by "
         "--columns question=COLUMN,answer=COLUMN,image=COLUMN, or by a function of yours, --row module:function"

@@ -4,14 +4,16 @@ The key of a member is its path up to the first dot of the file name; neighbours
 would have two ``.json`` members the dots belong to the names (``conv.0001.json``): from there on the key is the path up
 to the last dot, so that no row is lost. The ``.json`` member is the row, or its list of turns; image members become
 its images as bytes, in the order in which the row names them, else by what stands in front of the extension
-(``000.0.jpg``, ``000.1.jpg``), and so do videos where they are read; else one refuses its row. Without a ``.json`` a
-``.txt`` member is what is said of the images or videos (Energon's captions). Other members are counted as not read.
-Nothing is unpacked to disk, so names in the archive cannot escape; links and devices are refused. The archive is read
-as a stream, compressed or not: one row in memory, one slice per tar.
+(``000.0.jpg``, ``000.1.jpg``), and so do videos where they are read; else one refuses its row. Images that a row names
+without any such member are paths below the image root. Without a ``.json`` a ``.txt`` member is what is said of the
+images or videos (Energon's captions). Other members are counted as not read. Nothing is unpacked to disk, so names in
+the archive cannot escape; links and devices are refused. The archive is read as a stream, compressed or not: one row in
+memory, one slice per tar.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 import tarfile
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.read_json import parse_json
 from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
 from raycurate.samples.sources import open_file
-from raycurate.samples.unsupported import AUDIO, MEDIA, SUFFIXES, VIDEO
+from raycurate.samples.unsupported import AUDIO, MEDIA, SUFFIXES, VIDEO, is_nothing
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img", "image"})
 TAR = "tar"
@@ -201,14 +203,21 @@ class _Group:
                 "to be neighbours in the archive (tar --sort=name) that share the name up to the first dot"
             )
             return ReadError(Fault(Reason.MISSING_CONVERSATIONS, detail), self.key)
-        value = parse_json(self.text)
+        value = parse_json(self.text.removeprefix(codecs.BOM_UTF8))
         if isinstance(value, list):  # a bare list of turns
             value = {"messages": value}
         if not isinstance(value, dict):
             return value
         told = value.get("name") if isinstance(value.get("name"), list) else None  # of LLaVA-OneVision-1.5
-        own = {**self._left_out(), "images": _in_order(self.images, value.get("images") or value.get("image") or told)}
-        replaced = {"image", "images"}
+        named = value.get("images") or value.get("image")
+        something = [each for each in named if not is_nothing(each)] if isinstance(named, list) else []
+        if self.images and len(something) > len(self.images):
+            detail = f"the row names {len(something)} images, beside {self.key}.json are {len(self.images)}"
+            return ReadError(Fault(Reason.IMAGE_MISSING, detail), self.key)
+        own, replaced = self._left_out(), set()
+        if self.images or is_nothing(named):
+            own["images"] = _in_order(self.images, named or told)
+            replaced |= {"image", "images"}
         if self.videos:
             own["videos"] = _in_order(self.videos, value.get("videos") or value.get("video") or told)
             replaced |= {"video", "videos"}

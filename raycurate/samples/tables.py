@@ -136,7 +136,7 @@ def _turns(values: Mapping[str, Any], named: Mapping[str, str]) -> list[Any]:
         text = _answer(value, named[field]) if field == "answer" else value
         below = values.get("input")
         if field == "question" and isinstance(below, str) and below.strip():
-            text = f"{text}\n{below}"
+            text = below if isinstance(text, str) and not text.strip() else f"{text}\n{below}"
         turns.append(_turn(role, text))
     return turns
 

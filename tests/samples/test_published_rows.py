@@ -185,6 +185,13 @@ READ: dict[str, tuple[dict[str, Any], list[str | None], str]] = {
         "<image>\nHow many?",
     ),
     "alpaca": ({"instruction": "Add.", "input": "", "output": "2", "images": ["a.jpg"]}, ["a.jpg"], "<image>\nAdd."),
+    "alpaca, an input alone": ({"instruction": "", "input": "2+2?", "output": "4"}, [], "2+2?"),
+    "turns under one of two names": ({**_talk("Q", "A"), "messages": [], "texts": []}, [], "Q"),
+    "turns under the other": (
+        {"conversations": [], "texts": [{"user": "Q", "assistant": "A"}], "images": ["a.jpg"]},
+        ["a.jpg"],
+        "<image>\nQ",
+    ),
     "ms-swift, a query": (
         {"query": "<image>Who?", "response": "Ada", "images": ["a.jpg"], "history": [["Hi", "Hello"]]},
         ["a.jpg"],
@@ -246,7 +253,7 @@ REFUSED = {
     "packed energon": (
         {"images": ["a"], "prompts": ["b"], "captions": ["c"]},
         "missing_conversations",
-        "it has images, prompts, captions",
+        "it has images, prompts, captions: several rows packed into one",
     ),
     "a tag in an answer": (_talk("What?", "<img>a.png</img>"), "image_mark_mismatch", "of the assistant"),
     "a tag that leads out": (_talk("<img>../a.png</img> What?", "It."), "image_path_escape", "../a.png"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import json
@@ -522,6 +523,26 @@ def test_rows_of_one_name_keep_their_own_images(row_first, tmp_path):
     items = read_all(tmp_path / "a.tar")
     shown = [[image.data for image in item.images] for item in items]
     assert shown == [[encoded(seed=2 * i + 1), encoded(seed=2 * i)] for i in range(3)]
+
+
+def test_images_that_a_row_of_a_tar_names_are_not_lost(tmp_path):
+    """Those that are no members lie below the root; a member too few refuses the row."""
+    rows = {
+        "a": {"question": "q", "answer": "a", "image": "a.png"},
+        "b": {"texts": [{"user": "q", "assistant": "a"}], "images": ["b.png"]},
+        "c": {"question": "q", "answer": "a", "images": ["c.0.png", "c.1.png"]},
+        "d": {"question": "q", "answer": "a", "image": ""},
+    }
+    members = {f"{key}.json": codecs.BOM_UTF8 + json.dumps(row).encode() for key, row in rows.items()}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in sorted((members | {"c.0.png": encoded()}).items()):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    first, second, third, fourth = read_all(tmp_path / "a.tar")
+    assert [image.path for item in (first, second) for image in item.images] == ["a.png", "b.png"]
+    assert (third.reason, third.detail) == ("image_missing", "the row names 2 images, beside c.json are 1")
+    assert fourth.images == ()
 
 
 def test_texts_beside_images_are_captions(tmp_path):
