@@ -41,7 +41,9 @@ def find_plugin(kind: str, name: str, own: Mapping[str, Any]) -> Any:
         named = importlib.import_module(module)
         found = getattr(named, attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{kind} '{name}' cannot be imported: {error}; give package.module:object") from error
+        raise UserError(
+            f"{kind} '{name}' cannot be imported: {error}; give package.module:object, its folder on PYTHONPATH"
+        ) from error
     for file, each in _files_of(named, found).items():
         _check_loaded(file, each, before)
     return found

@@ -53,7 +53,7 @@ class IngestConfig(NounConfig):
     )
     columns: dict[str, str] | None = Field(
         None,
-        description="of a table, as question=q,answer=a,image=i; also input, system, history, conversations",
+        description="of a table, as question=q,answer=a,image=i; also input, system, history, conversations, id",
     )
     row_function: str | None = Field(None, description="package.module:function of yours, a row in, a row or None out")
     task_column: str | None = Field(None, description="column that names the task; default: task, source and the like")
@@ -73,7 +73,7 @@ class IngestConfig(NounConfig):
     video_max_side: int | None = Field(None, ge=16, description="longest side of a frame in pixels; default: 768")
     insert_missing_marks: bool = Field(False, description="put a missing <image> mark first, instead of a reject")
     drop_leading_answer: bool = Field(False, description="drop answers before the first question, as LLaVA's trainer")
-    split: str | None = Field(None, description="which split of a Hugging Face DatasetDict")
+    split: str | None = Field(None, description="which split: of a DatasetDict, else by file names or a README")
     hash_range: tuple[float, float] | None = Field(
         None,
         description="keep rows whose first image's hash is in this part of [0, 1): disjoint parts of a source",

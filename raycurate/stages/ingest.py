@@ -182,6 +182,7 @@ def _finish(noun: Noun, config: IngestConfig, parsed: Parsed) -> Manifest:
         raise UserError(
             f"no row of {config.source} could be used: {told_reasons(reasons)}. {noun.quarantine_folder} says why, "
             "row by row; is the format right, and is --images the folder that the image paths start from?"
+            + (f" One of them: {parsed.first_reject}" if parsed.first_reject else "")
         )
     check_rejects("ingest", noun, config.max_rejected)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
