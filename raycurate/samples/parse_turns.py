@@ -29,7 +29,7 @@ _ROLES = {
 WEIGHT_FIELDS = ("loss", "loss_scale", "loss_weight", "train", "weight")
 """Spellings of "train on this answer": ms-swift's first two, LLaMA-Factory's, Axolotl's, OpenAI's."""
 _WEIGHTS = frozenset(WEIGHT_FIELDS)
-_IMAGE_BLOCKS = ("image", "image_url")
+IMAGE_BLOCKS = ("image", "image_url")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,18 +181,18 @@ def _block(block: Any, inline: _Inline) -> Block:
             raise FaultError(Reason.NON_STRING_TURN, "a text block has no text")
         return text
     if inline.videos is not None and kind in VIDEO_BLOCKS:
-        inline.videos.append(_reference(block, VIDEO_BLOCKS))
+        inline.videos.append(reference_of(block, VIDEO_BLOCKS))
         return VIDEO_MARK
     refuse_block(kind)
-    if kind not in _IMAGE_BLOCKS:
+    if kind not in IMAGE_BLOCKS:
         raise FaultError(Reason.WRONG_TYPE, f"a content block has the type {str(kind)[:40]!r}; known are text, image")
-    reference = _reference(block, _IMAGE_BLOCKS)
+    reference = reference_of(block, IMAGE_BLOCKS)
     if reference is not None:
         inline.images.append(reference)
     return None
 
 
-def _reference(block: Mapping[str, Any], kinds: Sequence[str]) -> Any:
+def reference_of(block: Mapping[str, Any], kinds: Sequence[str]) -> Any:
     """What a block of one of these types shows; None where it does not say."""
     names = (*kinds, "path", "url", "value")
     reference = next((block[name] for name in names if block.get(name) is not None), None)

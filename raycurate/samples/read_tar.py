@@ -16,15 +16,18 @@ from __future__ import annotations
 import codecs
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 from raycurate.errors import UserError
+from raycurate.samples.parse_turns import IMAGE_BLOCKS, reference_of
+from raycurate.samples.parse_videos import VIDEO_BLOCKS
 from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.read_json import parse_json
 from raycurate.samples.rows import RawRow, ReadError, ReadOptions, Slice, SourceFile, all_slices
 from raycurate.samples.sources import open_file
+from raycurate.samples.tables import TURN_FIELDS
 from raycurate.samples.unsupported import AUDIO, MEDIA, SUFFIXES, VIDEO, is_nothing
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img", "image"})
@@ -216,10 +219,11 @@ class _Group:
             return ReadError(Fault(Reason.IMAGE_MISSING, detail), self.key)
         own, replaced = self._left_out(), set()
         if self.images or is_nothing(named):
-            own["images"] = _in_order(self.images, named or told)
+            own["images"] = _in_order(self.images, named or told or _in_blocks(value, IMAGE_BLOCKS), self.key)
             replaced |= {"image", "images"}
         if self.videos:
-            own["videos"] = _in_order(self.videos, value.get("videos") or value.get("video") or told)
+            films = value.get("videos") or value.get("video") or told or _in_blocks(value, VIDEO_BLOCKS)
+            own["videos"] = _in_order(self.videos, films, self.key)
             replaced |= {"video", "videos"}
         inner = {name: item for name, item in value.items() if name not in replaced}
         return {"id": self.key, **inner, **own}
@@ -233,7 +237,7 @@ class _Group:
         self.others.pop(".txt", None)
         shown = [{"type": "image"} for _ in self.images] + [{"type": "video"} for _ in self.videos]
         turns = [{"role": "user", "content": shown}, {"role": "assistant", "content": text}]
-        media = {"images": _in_order(self.images, None), "videos": _in_order(self.videos, None)}
+        media = {"images": _in_order(self.images, None, ""), "videos": _in_order(self.videos, None, "")}
         return {"id": self.key, "messages": turns, **self._left_out(), **media}
 
     def _left_out(self) -> dict[str, Any]:
@@ -246,12 +250,21 @@ class _Group:
         return found
 
 
-def _in_order(members: list[tuple[str, bytes]], references: Any) -> list[dict[str, Any]]:
+def _in_blocks(value: Mapping[str, Any], kinds: Sequence[str]) -> list[Any]:
+    """What the content blocks of a row's turns show, in their order."""
+    turns: list[Any] = next((value[name] for name in TURN_FIELDS if isinstance(value.get(name), list)), [])
+    contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
+    return [reference_of(block, kinds) for block in blocks if isinstance(block, dict) and block.get("type") in kinds]
+
+
+def _in_order(members: list[tuple[str, bytes]], references: Any, key: str) -> list[dict[str, Any]]:
     """Media as the row's references name them, else by the natural order of their names; with as many references."""
     ordered = sorted(members, key=lambda member: _natural(member[0]))
     paths = references if isinstance(references, list) else [references]
     hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
-    names = [hint.rpartition("/")[2].rpartition(".")[0].lower() for hint in hints if isinstance(hint, str)]
+    files = [hint.rpartition("/")[2].rpartition(".")[0] for hint in hints if isinstance(hint, str)]
+    names = [file.removeprefix(f"{key.rpartition('/')[2]}.").lower() for file in files]
     by_name = dict(members)
     if len(by_name) == len(members) and sorted(names) == sorted(by_name):
         ordered = [(name, by_name[name]) for name in names]

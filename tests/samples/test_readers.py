@@ -525,6 +525,25 @@ def test_rows_of_one_name_keep_their_own_images(row_first, tmp_path):
     assert shown == [[encoded(seed=2 * i + 1), encoded(seed=2 * i)] for i in range(3)]
 
 
+def test_images_of_a_tar_stand_as_the_row_names_them(tmp_path):
+    """In a column by the whole name of the member, in content blocks by what is behind the key."""
+    answer = {"role": "assistant", "content": "a"}
+    blocks = [{"type": "image", "image": "b.png"}, {"type": "image_url", "image_url": {"url": "a.png"}}]
+    rows = {
+        "x": {"messages": [{"role": "user", "content": "<image><image>"}, answer], "images": ["x.b.png", "x.a.png"]},
+        "y": {"messages": [{"role": "user", "content": blocks}, answer]},
+    }
+    members = {f"{key}.json": json.dumps(row).encode() for key, row in rows.items()}
+    members |= {f"{key}.{name}.png": encoded(seed=seed) for key in rows for name, seed in (("a", 0), ("b", 1))}
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in sorted(members.items()):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    shown = [[image.data for image in item.images] for item in read_all(tmp_path / "a.tar")]
+    assert shown == [[encoded(seed=1), encoded(seed=0)]] * 2
+
+
 def test_images_that_a_row_of_a_tar_names_are_not_lost(tmp_path):
     """Those that are no members lie below the root; a member too few refuses the row."""
     rows = {
