@@ -114,7 +114,8 @@ def peaks_at(folder: Path, rows: int, dim: int) -> Iterator[tuple[str, int, int]
             lambda: select(made, _config(SelectConfig, method="coincide", envelope=True, label="in")),
         ),
     ]
-    write_features(made, rows, dim)
+    write_samples(made, rows)
+    write_features(made, dim)
     write_scores(made, rows)
     for name, step in steps:
         with ray_session(), PeakMemory() as peak:
@@ -128,51 +129,34 @@ def _config(kind: Any, **values: Any) -> Any:
     return make_config(kind, values)
 
 
-def write_features(run: Any, rows: int, dim: int, part_rows: int = 2048) -> None:
-    """Made samples and features of ``rows`` rows, part by part."""
-    import pyarrow as pa
-
-    from raycurate.features.rows import features_column
-    from raycurate.run.store import fingerprint_of
+def write_samples(run: Any, rows: int, part_rows: int = 2048) -> None:
+    """Made samples of ``rows`` rows, part by part."""
     from raycurate.samples.schema import Message, Sample, samples_to_table
 
-    samples, features = run.noun("samples"), run.noun("features")
-    description = {"stage": "ingest", "config": {"images": None}, "rows": rows}
-    samples.begin(description)
-    inputs = {"samples": fingerprint_of(description)}
-    features.begin({"stage": "extract", "config": {}, "inputs": inputs, "dim": dim})
-    centres = np.random.default_rng(0).standard_normal((150, dim), dtype=np.float32)
+    samples = run.noun("samples")
+    samples.begin({"stage": "ingest", "config": {"images": None}, "rows": rows})
     for shard, begin in enumerate(range(0, rows, part_rows)):
-        rng = np.random.default_rng(shard + 1)
-        count = min(part_rows, rows - begin)
-        wide = centres[rng.integers(0, 150, count)] + rng.standard_normal((count, dim), dtype=np.float32)
-        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
         made = [
             Sample(messages=(Message("user", f"question {i}"), Message("assistant", "answer")), task=f"task {i % 9}")
-            for i in range(begin, begin + count)
+            for i in range(begin, min(begin + part_rows, rows))
         ]
-        table = samples_to_table(made)
-        samples.commit_part(shard, table, rows_in=count, extra={})
-        rows_table = pa.table({"key": table["key"], "features": features_column(wide.astype(np.float16))})
-        features.commit_part(shard, rows_table, rows_in=count, compression="none")
+        samples.commit_part(shard, samples_to_table(made), rows_in=len(made), extra={})
     samples.finish(metrics={"tasks": {f"task {t}": len(range(t, rows, 9)) for t in range(min(9, rows))}})
-    features.finish(metrics={"dimension": dim, "block_dim": dim // 2, "blocks": 2})
 
 
-def write_features_of(run: Any, dim: int) -> None:
-    """Made features of the samples that a run has, around 800 directions."""
+def write_features(run: Any, dim: int, directions: int = 150) -> None:
+    """Made features of the samples that a run has, around so many directions, part by part."""
     import pyarrow as pa
 
     from raycurate.features.rows import features_column
 
     samples, features = run.noun("samples"), run.noun("features")
     manifest = samples.require("ingest")
-    inputs = {"samples": manifest.fingerprint}
-    features.begin({"stage": "extract", "config": {}, "inputs": inputs, "dim": dim})
-    centres = np.random.default_rng(0).standard_normal((800, dim), dtype=np.float32)
+    features.begin({"stage": "extract", "config": {}, "inputs": {"samples": manifest.fingerprint}, "dim": dim})
+    centres = np.random.default_rng(0).standard_normal((directions, dim), dtype=np.float32)
     for shard in range(manifest.shards):
         keys, rng = samples.read_part(shard, ["key"])["key"], np.random.default_rng(shard + 1)
-        wide = centres[rng.integers(0, 800, len(keys))] + rng.standard_normal((len(keys), dim), dtype=np.float32)
+        wide = centres[rng.integers(0, directions, len(keys))] + rng.standard_normal((len(keys), dim), dtype=np.float32)
         wide /= np.linalg.norm(wide, axis=1, keepdims=True)
         table = pa.table({"key": keys, "features": features_column(wide.astype(np.float16))})
         features.commit_part(shard, table, rows_in=len(keys), compression="none")
@@ -180,7 +164,7 @@ def write_features_of(run: Any, dim: int) -> None:
 
 
 def write_scores(run: Any, rows: int) -> None:
-    """Made losses with and without the image, and gradient norms, of the samples of `write_features`."""
+    """Made losses with and without the image, and gradient norms, of the samples of `write_samples`."""
     import pyarrow as pa
 
     samples = run.noun("samples")

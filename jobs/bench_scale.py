@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 import numpy as np
-from bench_memory import PeakMemory, write_features_of
+from bench_memory import PeakMemory, write_features
 from rich.console import Console
 from rich.table import Table
 
@@ -56,7 +56,7 @@ def stages_of(folder: Path, dim: int, **clusters: int) -> Iterator[tuple[str, Ca
 
     source = configured(IngestConfig, source=str(folder / "rows.jsonl"))
     yield "ingest", lambda: ingest(run, source)
-    yield "(features made)", lambda: write_features_of(run, dim)
+    yield "(features made)", lambda: write_features(run, dim, directions=800)
     yield "cluster", lambda: cluster(run, configured(ClusterConfig, **clusters))
     yield "rank", lambda: rank(run, configured(RankConfig))
     yield "rank by task", lambda: rank(run, configured(RankConfig, order="mmd_by_task", label="by-task"))
