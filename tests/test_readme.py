@@ -156,7 +156,9 @@ def test_a_printed_job_takes_its_options(words, monkeypatch):
     read, left, _ = command.make_parser(click.Context(command)).parse_args(list(options))
     assert left == []
     assert all((ROOT / word).exists() for word in options if word.startswith("jobs/"))
-    assert len(read) == len({word for word in options if word.startswith("--")})
+    arguments = {parameter.name for parameter in command.params if isinstance(parameter, click.Argument)}
+    assert arguments <= set(read)
+    assert len(set(read) - arguments) == len({word for word in options if word.startswith("--")})
 
 
 def test_the_jobs_are_printed():
