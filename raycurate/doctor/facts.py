@@ -21,6 +21,8 @@ import psutil
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from raycurate.run.filesystem import TEMPORARY
+
 SHARED_MEMORY = "/dev/shm"
 RAYS_COPIES = "thirdparty_files"
 """Folder of packages inside Ray's, which its workers have on their path beside the installed ones."""
@@ -116,7 +118,7 @@ def facts_here(requirements: Sequence[str], folders: Sequence[str] = ()) -> Fact
         preferred_encoding=locale.getpreferredencoding(False),
         free={folder: shutil.disk_usage(_existing(folder)).free for folder in (*folders, tempfile.gettempdir())},
         hf_home=hf_home,
-        hf_writable=os.path.isdir(_existing(hf_home)) and os.access(_existing(hf_home), os.W_OK),
+        hf_writable=can_write(_existing(hf_home)),
         interfaces=tuple(sorted(psutil.net_if_addrs())),
         named_interfaces={name: _names(os.environ[name]) for name in SOCKET_SETTINGS if os.environ.get(name)},
         auth_mode=os.environ.get("RAY_AUTH_MODE", ""),
@@ -149,6 +151,15 @@ def _existing(path: str) -> str:
     while not os.path.exists(path):
         path = os.path.dirname(path) or "/"
     return path
+
+
+def can_write(folder: str) -> bool:
+    """Whether a file can be made in a folder; it is gone at once. Rights alone do not tell: root has them in /proc."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY):
+            return True
+    except OSError:
+        return False
 
 
 def _names(value: str) -> tuple[str, ...]:
