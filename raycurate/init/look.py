@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
+from raycurate.run.paths import image_roots
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.parse_task import folders_are_tasks
 from raycurate.samples.quarantine import Reject
@@ -124,17 +125,19 @@ def find_images(look: Look, source: str, given: str | None) -> tuple[str | None,
         return given, True
     beside = source if os.path.isdir(source) else posixpath.dirname(source)
     for root in (given,) if given is not None else (beside, f"{beside}/images"):
-        if all(os.path.isfile(os.path.join(root.split(":")[0], path)) for path in look.image_paths):
+        if all(os.path.isfile(os.path.join(image_roots(root)[0], path)) for path in look.image_paths):
             return root, True
     return given, False
 
 
 def _rules(reader: Reader, config: IngestConfig, task_map: str | None) -> ParseOptions:
+    roots = image_roots(config.images)
     return ParseOptions(
         task_map=None if task_map is None else load_task_map(task_map),
         folder_tasks=folders_are_tasks(file.name for file in reader.files),
         columns=config.columns or {},
-        image_root=config.images,
+        image_root=roots[0] if roots else None,
+        image_links=tuple(roots[1:]),
     )
 
 

@@ -91,6 +91,7 @@ def parse_options(config: IngestConfig, reader: Reader) -> ParseOptions:
         insert_missing_marks=config.insert_missing_marks,
         drop_leading_answer=config.drop_leading_answer,
         image_root=root.root,
+        image_links=root.links,
         video=video_options(config, root) if config.video_frames else None,
         max_turns=config.max_turns,
         max_chars=config.max_chars,

@@ -62,6 +62,8 @@ class ParseOptions:
     """Drop the assistant's turns before the first question (as LLaVA's trainer does), instead of refusing the row."""
     image_root: str | None = None
     """What absolute image paths are made relative to."""
+    image_links: tuple[str, ...] = ()
+    """Other folders in which absolute image paths may lie."""
     video: VideoOptions | None = None
     """How the frames of videos are read; None: rows with a video are refused."""
     max_turns: int = 256
@@ -109,7 +111,8 @@ def _sample(
     )
     _check_text(turns.messages, options.max_chars)
     marks = sum(message.text.count(IMAGE_MARK) for message in turns.messages)
-    images = collect_images(row, turns.inline_images, options.max_images, marks, options.image_root)
+    root, links = options.image_root, options.image_links
+    images = collect_images(row, turns.inline_images, options.max_images, marks, root, links)
     fill = options.insert_missing_marks or turns.marks_are_implied or is_table
     messages = turns.messages
     if turns.videos and options.video is not None:

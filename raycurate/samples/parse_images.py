@@ -1,9 +1,9 @@
 """The image references of a raw row: paths that stay below the image root, or embedded bytes.
 
 A path is checked as text here, so that no reference is ever opened that could leave the root: no ``..``, no absolute
-path (POSIX, drive letter, UNC) or URL but below the root itself, no NUL or other control character. Links inside the
-root are checked when the image is opened (``images.ImageRoot``). Bytes may be written as base64: a ``data:`` URI, the
-text under ``bytes``, or a reference that is too long for the name of a file.
+path (POSIX, drive letter, UNC) or URL but below the root itself or a folder that is named behind it, no NUL or other
+control character. Links inside the root are checked when the image is opened (``images.ImageRoot``). Bytes may be
+written as base64: a ``data:`` URI, the text under ``bytes``, or a reference that is too long for the name of a file.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ImageValue:
 
 
 def collect_images(
-    row: Mapping[str, Any], inline: Sequence[Any], max_images: int, marks: int, root: str | None
+    row: Mapping[str, Any], inline: Sequence[Any], max_images: int, marks: int, root: str | None, links: Sequence[str]
 ) -> list[ImageValue]:
     """The images of a row in the order of their marks. Raises ``FaultError``.
 
@@ -50,6 +50,7 @@ def collect_images(
         marks: image marks in the text. References that name nothing ("", "None", null) are dropped where the others
             are as many as the marks.
         root: the image root, which absolute paths are made relative to.
+        links: other folders, below which absolute paths may lie as they are.
     """
     named = [_as_list(row[name]) for name in ("images", "image") if row.get(name) is not None]
     named = [values for values in named if values]
@@ -66,7 +67,7 @@ def collect_images(
     something = [value for value in values if not is_nothing(value)]
     if len(something) == marks:
         values = something
-    return [_image(value, root) for value in values]
+    return [_image(value, root, links) for value in values]
 
 
 def other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
@@ -74,19 +75,19 @@ def other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
     return bool(inline) and list(values) != list(inline) and all(isinstance(each, str) for each in (*values, *inline))
 
 
-def check_path(path: str, root: str | None = None) -> str:
-    """The path of an image below the root, with ``.`` and doubled slashes removed.
+def check_path(path: str, root: str | None = None, links: Sequence[str] = ()) -> str:
+    """The path of an image below the root, with ``.`` and doubled slashes removed; an absolute one below the links.
 
     Raises:
-        FaultError: a path that leads out of the root, a URL, or the name of another medium.
+        FaultError: a path that leads out of these, a URL, or the name of another medium.
     """
-    normal = below_root(path, root)
+    normal = below_root(path, root, links)
     refuse_path(normal)
     return normal
 
 
-def below_root(path: str, root: str | None = None) -> str:
-    """The path of any file below the root, with ``.`` and doubled slashes removed. Raises ``FaultError``."""
+def below_root(path: str, root: str | None = None, links: Sequence[str] = ()) -> str:
+    """The path of any file, as `check_path`. Raises ``FaultError``."""
     if not path.strip():
         raise FaultError(Reason.IMAGE_MISSING, "the path is empty")
     shown = repr(path[:100])
@@ -94,8 +95,9 @@ def below_root(path: str, root: str | None = None) -> str:
         raise FaultError(Reason.OVERLONG, f"the path has {len(path)} characters")
     if _CONTROL.search(path):
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} holds a control character")
-    path = _relative(path, shown, root)
-    parts = re.split(r"[/\\]", path)
+    path = _relative(path, shown, root, links)
+    start = "/" if path.startswith("/") else ""
+    parts = re.split(r"[/\\]", path.removeprefix(start))
     if parts[0] == "" or (parts[0].startswith("~") and len(parts) > 1) or ".." in parts:
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} leads out of the image root")
     try:
@@ -105,11 +107,11 @@ def below_root(path: str, root: str | None = None) -> str:
     normal = "/".join(part for part in path.split("/") if part not in ("", "."))
     if not normal:
         raise FaultError(Reason.IMAGE_MISSING, f"the path {shown} names no file")
-    return normal
+    return start + normal
 
 
-def _relative(path: str, shown: str, root: str | None) -> str:
-    """A path as it was, or relative to the root where it is absolute and lies below it."""
+def _relative(path: str, shown: str, root: str | None, links: Sequence[str]) -> str:
+    """A path as it was, or relative to the root where it is absolute and lies below it; absolute below the links."""
     if path.lower().startswith("file:"):
         path = unquote(urlsplit(path).path)
     if _SCHEME.match(path) or path.startswith("/"):
@@ -117,9 +119,12 @@ def _relative(path: str, shown: str, root: str | None) -> str:
         plain = re.sub(r"/(\.?/)+", "/", path) if path.startswith("/") else path
         if base is not None and plain.startswith(base):
             return plain[len(base) :]
+        if plain.startswith(tuple(f"{link.rstrip('/')}/" for link in links)):
+            return plain
         if path.startswith("/"):
-            where = f"the image root {root}" if root else "the image root, which is not given"
-            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} lies outside of {where}")
+            where = f"the image root {root}" if root else "the image root, which is not given (--images FOLDER)"
+            more = f"; name its folder behind it: --images {root}:FOLDER" if root and "://" not in root else ""
+            raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} lies outside of {where}{more}")
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"{shown} is a URL or has a drive; images are paths below the root")
     return path
 
@@ -128,7 +133,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _image(value: Any, root: str | None) -> ImageValue:
+def _image(value: Any, root: str | None, links: Sequence[str]) -> ImageValue:
     if isinstance(value, dict):
         data = value.get("bytes")
         path = value.get("path")
@@ -151,7 +156,7 @@ def _image(value: Any, root: str | None) -> ImageValue:
     ends = (value[:_LONGEST_NAME], value[-_LONGEST_NAME:])
     if len(value) > _LONGEST_NAME and all(map(_BASE64.fullmatch, ends)):
         return _embedded(_from_base64(value), None)
-    path = check_path(value, root)
+    path = check_path(value, root, links)
     return ImageValue(ImageRef(path=path), path)
 
 

@@ -117,7 +117,7 @@ def _reference(value: Any, options: VideoOptions) -> tuple[str | bytes, str | No
     if isinstance(value, bytes):
         return value, None
     if isinstance(value, str) and value.strip():
-        path = below_root(value, options.root.root)
+        path = below_root(value, options.root.root, options.root.links)
         return path, path
     detail = f"a video is named by a value of type {type(value).__name__}, not by a path"
     raise FaultError(Reason.WRONG_TYPE if value is not None else Reason.VIDEO_MISSING, detail)

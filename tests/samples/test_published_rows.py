@@ -10,6 +10,7 @@ import pytest
 
 from raycurate.errors import UserError
 from raycurate.samples.extras import columns_of, kinds_of
+from raycurate.samples.images import ImageRoot
 from raycurate.samples.parse import ParseOptions, parse_row
 from raycurate.samples.parse_task import folder_task, folders_are_tasks
 from raycurate.samples.quarantine import Reject
@@ -303,6 +304,24 @@ def test_what_cannot_be_read_says_why(name):
     assert isinstance(refused, Reject)
     assert refused.reason == reason
     assert told in refused.detail
+
+
+def test_absolute_paths_may_lie_in_folders_that_are_named_behind_the_root(tmp_path):
+    """They stay absolute and are read there; the refusal says how to name such a folder."""
+    for name in ("root", "coco"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "coco" / "1.png").write_bytes(PNG)
+    row = _talk("<image>\nQ", "A", image=f"{tmp_path}/coco//1.png")
+    root = str(tmp_path / "root")
+    links = (str(tmp_path / "coco"),)
+    image = _read(row, image_root=root, image_links=links).images[0]
+    assert image.path == f"{tmp_path}/coco/1.png"
+    assert ImageRoot(root, links).read(image) == PNG
+    assert f"--images {root}:FOLDER" in _read(row, image_root=root).detail
+    out = _talk("<image>\nQ", "A", image=f"{tmp_path}/coco/../secret/1.png")
+    assert _read(out, image_root=root, image_links=links).reason == "image_path_escape"
+    beside = _talk("<image>\nQ", "A", image=f"{tmp_path}/coco2/1.png")
+    assert _read(beside, image_root=root, image_links=links).reason == "image_path_escape"
 
 
 def test_a_task_column_of_whole_numbers_with_gaps_names_tasks():
