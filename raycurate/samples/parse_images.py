@@ -26,6 +26,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z]:[/\\]|(https?|s3|gs|h
 _DATA_URI = re.compile(r"data:image/[A-Za-z0-9.+-]+(;[A-Za-z0-9=._-]+)*;base64,", re.IGNORECASE)
 _LONGEST_NAME = 255
 """Of a file, in bytes: a longer text without a slash in it is none."""
+_NAMES = ("image", "image_url", "video", "video_url", "path", "url", "base64", "source", "data", "value")
+"""What an object calls that which it stands for: OpenAI's, Qwen's, ms-swift's, Anthropic's, LLaMA-Factory's."""
+_REMOTE = re.compile(r"(https?|ftp|hf):", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -53,7 +56,7 @@ def collect_images(
         links: other folders, below which absolute paths may lie as they are.
     """
     named = [_as_list(row[name]) for name in ("images", "image") if row.get(name) is not None]
-    named = [values for values in named if values]
+    named = [[_said(value) for value in values] for values in named if values]
     if len(named) == 2:  # one of them may be there for the rows without an image
         named = [values for values in named if not is_nothing(values)] or named[:1]
     if len(named) == 2 and named[0] != named[1]:
@@ -68,6 +71,28 @@ def collect_images(
     if len(something) == marks:
         values = something
     return [_image(value, root, links) for value in values]
+
+
+def reference_in(value: Any) -> Any:
+    """What an object says that it stands for: a path, a URL, base64, or the object with its bytes; else the value.
+
+    ``{"url": ...}``, ``{"image_url": {"url": ...}}`` and the like. None for an object that does not say.
+    """
+    while isinstance(value, Mapping) and value.get("bytes") is None:
+        name = next((name for name in _NAMES if not is_nothing(value.get(name))), None)
+        value = None if name is None else value[name]
+        if name in ("base64", "data") and isinstance(value, str):
+            return {"bytes": value}
+    return value
+
+
+def _said(value: Any) -> Any:
+    """`reference_in` of a column's value. Raises ``FaultError`` for an object whose words nobody knows."""
+    found = reference_in(value)
+    if found is None and not is_nothing(value):
+        detail = f"an image is an object of {', '.join(map(str, value))[:80]}; read are bytes, {', '.join(_NAMES[:-1])}"
+        raise FaultError(Reason.IMAGE_MISSING, detail)
+    return found
 
 
 def other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
@@ -121,11 +146,16 @@ def _relative(path: str, shown: str, root: str | None, links: Sequence[str]) -> 
             return plain[len(base) :]
         if plain.startswith(tuple(f"{link.rstrip('/')}/" for link in links)):
             return plain
+        if _REMOTE.match(path):
+            told = (
+                f"{shown} is on the web; files are read from disk: download it, and name it by its path below --images"
+            )
+            raise FaultError(Reason.IMAGE_REMOTE, told)
         if path.startswith("/"):
             where = f"the image root {root}" if root else "the image root, which is not given (--images FOLDER)"
             more = f"; name its folder behind it: --images {root}:FOLDER" if root and "://" not in root else ""
             raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} lies outside of {where}{more}")
-        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"{shown} is a URL or has a drive; images are paths below the root")
+        raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"{shown} is a URL or has a drive, and does not lie below --images")
     return path
 
 
@@ -135,33 +165,32 @@ def _as_list(value: Any) -> list[Any]:
 
 def _image(value: Any, root: str | None, links: Sequence[str]) -> ImageValue:
     if isinstance(value, dict):
-        data = value.get("bytes")
-        path = value.get("path")
-        if data is None:
-            value = path
-        elif isinstance(data, bytes):
-            return _embedded(data, path if isinstance(path, str) else None)
-        elif isinstance(data, str):
-            return _embedded(_from_base64(data), path if isinstance(path, str) else None)
+        path, value = value.get("path"), value["bytes"]
+        data = _from_base64(value) if isinstance(value, str) else value
+        if not isinstance(data, bytes):
+            raise FaultError(Reason.WRONG_TYPE, f"the bytes of an image are of type {type(data).__name__}")
+        return _embedded(data, path if isinstance(path, str) else None)
     if isinstance(value, bytes):
         return _embedded(value, None)
     if value is None:
         raise FaultError(Reason.IMAGE_MISSING, "an image has neither bytes nor a path")
     if not isinstance(value, str):
         raise FaultError(Reason.WRONG_TYPE, f"an image reference is of type {type(value).__name__}, not a path")
-    if data_uri := _DATA_URI.match(value):
-        return _embedded(_from_base64(value[data_uri.end() :]), None)
-    if value[:5].lower() == "data:":
-        raise FaultError(Reason.IMAGE_UNSUPPORTED, f"{value[:40]!r} is no image in base64: 'data:image/...;base64,...'")
     ends = (value[:_LONGEST_NAME], value[-_LONGEST_NAME:])
-    if len(value) > _LONGEST_NAME and all(map(_BASE64.fullmatch, ends)):
+    if value[:5].lower() == "data:" or (len(value) > _LONGEST_NAME and all(map(_BASE64.fullmatch, ends))):
         return _embedded(_from_base64(value), None)
     path = check_path(value, root, links)
     return ImageValue(ImageRef(path=path), path)
 
 
 def _from_base64(text: str) -> bytes:
-    """The bytes of an image that is written as text, as long as the row that holds it may be."""
+    """The bytes of an image that is written as text or ``data:`` URI, as long as the row that holds it may be."""
+    if text[:5].lower() == "data:":
+        uri = _DATA_URI.match(text)
+        if uri is None:
+            detail = f"{text[:40]!r} is no image in base64: 'data:image/...;base64,...'"
+            raise FaultError(Reason.IMAGE_UNSUPPORTED, detail)
+        text = text[uri.end() :]
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (ValueError, binascii.Error) as error:

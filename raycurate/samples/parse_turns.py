@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.samples.marks import VIDEO_MARK, Block, join_blocks, take_tags
+from raycurate.samples.parse_images import reference_in
 from raycurate.samples.parse_videos import VIDEO_BLOCKS, VIDEO_COLUMNS, videos_of
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import Message
@@ -29,7 +30,9 @@ _ROLES = {
 WEIGHT_FIELDS = ("loss", "loss_scale", "loss_weight", "train", "weight")
 """Spellings of "train on this answer": ms-swift's first two, LLaMA-Factory's, Axolotl's, OpenAI's."""
 _WEIGHTS = frozenset(WEIGHT_FIELDS)
-IMAGE_BLOCKS = ("image", "image_url")
+IMAGE_BLOCKS = ("image", "image_url", "input_image")
+_TEXT_BLOCKS = ("text", "input_text", "output_text")
+_TYPELESS = ("text", "image", "image_url", "video", "audio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,29 +177,32 @@ def _block(block: Any, inline: _Inline) -> Block:
     """A content block as text, or None for an image; a reference inside it goes to ``inline``."""
     if isinstance(block, str):
         return block
-    kind = block.get("type") if isinstance(block, dict) else None
-    if kind == "text":
+    kind = block_type(block)
+    if kind in _TEXT_BLOCKS:
         text = block["text"] if block.get("text") is not None else block.get("value")
         if not isinstance(text, str):
             raise FaultError(Reason.NON_STRING_TURN, "a text block has no text")
         return text
     if inline.videos is not None and kind in VIDEO_BLOCKS:
-        inline.videos.append(reference_of(block, VIDEO_BLOCKS))
+        inline.videos.append(reference_in(block))
         return VIDEO_MARK
     refuse_block(kind)
     if kind not in IMAGE_BLOCKS:
         raise FaultError(Reason.WRONG_TYPE, f"a content block has the type {str(kind)[:40]!r}; known are text, image")
-    reference = reference_of(block, IMAGE_BLOCKS)
+    reference = reference_in(block)
     if reference is not None:
         inline.images.append(reference)
     return None
 
 
-def reference_of(block: Mapping[str, Any], kinds: Sequence[str]) -> Any:
-    """What a block of one of these types shows; None where it does not say."""
-    names = (*kinds, "path", "url", "value")
-    reference = next((block[name] for name in names if block.get(name) is not None), None)
-    return reference["url"] if isinstance(reference, dict) and "url" in reference else reference
+def block_type(block: Any) -> Any:
+    """The type of a content block: what it says, or the one thing that it has (Qwen's ``{"image": ...}``)."""
+    if not isinstance(block, Mapping):
+        return None
+    if block.get("type") is not None:
+        return block["type"]
+    there = [name for name in _TYPELESS if block.get(name) is not None]
+    return there[0] if len(there) == 1 else None
 
 
 def _without_leading_answer(messages: list[Message]) -> list[Message]:

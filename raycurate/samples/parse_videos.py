@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from raycurate.samples.marks import VIDEO_MARK
-from raycurate.samples.parse_images import ImageValue, below_root, other_paths
+from raycurate.samples.parse_images import ImageValue, below_root, other_paths, reference_in
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import IMAGE_MARK, Message
 from raycurate.samples.unsupported import is_nothing
@@ -109,6 +109,7 @@ def _marked(messages: tuple[Message, ...], images: int, videos: int, fill: bool)
 
 def _reference(value: Any, options: VideoOptions) -> tuple[str | bytes, str | None]:
     """A path below the root or the bytes of a file, and the path that came with it."""
+    value = reference_in(value)
     if isinstance(value, Mapping):
         path = value.get("path")
         value, path = value.get("bytes") or path, path if isinstance(path, str) else None

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     TOO_MANY_IMAGES = "too_many_images"
     IMAGE_MARK_MISMATCH = "image_mark_mismatch"
     IMAGE_PATH_ESCAPE = "image_path_escape"
+    IMAGE_REMOTE = "image_remote"
     IMAGE_MISSING = "image_missing"
     IMAGE_TOO_LARGE = "image_too_large"
     IMAGE_UNSUPPORTED = "image_unsupported"

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 from raycurate.errors import UserError
-from raycurate.samples.parse_turns import IMAGE_BLOCKS, reference_of
+from raycurate.samples.parse_images import reference_in
+from raycurate.samples.parse_turns import IMAGE_BLOCKS, block_type
 from raycurate.samples.parse_videos import VIDEO_BLOCKS
 from raycurate.samples.quarantine import Fault, Reason
 from raycurate.samples.read_json import parse_json
@@ -255,14 +256,14 @@ def _in_blocks(value: Mapping[str, Any], kinds: Sequence[str]) -> list[Any]:
     turns: list[Any] = next((value[name] for name in TURN_FIELDS if isinstance(value.get(name), list)), [])
     contents = [turn.get("content") for turn in turns if isinstance(turn, dict)]
     blocks = [block for content in contents if isinstance(content, list) for block in content]
-    return [reference_of(block, kinds) for block in blocks if isinstance(block, dict) and block.get("type") in kinds]
+    return [reference_in(block) for block in blocks if block_type(block) in kinds]
 
 
 def _in_order(members: list[tuple[str, bytes]], references: Any, key: str) -> list[dict[str, Any]]:
     """Media as the row's references name them, else by the natural order of their names; with as many references."""
     ordered = sorted(members, key=lambda member: _natural(member[0]))
     paths = references if isinstance(references, list) else [references]
-    hints = paths if len(paths) == len(ordered) else [None] * len(ordered)
+    hints = [reference_in(path) for path in paths] if len(paths) == len(ordered) else [None] * len(ordered)
     files = [hint.rpartition("/")[2].rpartition(".")[0] for hint in hints if isinstance(hint, str)]
     names = [file.removeprefix(f"{key.rpartition('/')[2]}.").lower() for file in files]
     by_name = dict(members)

@@ -107,7 +107,7 @@ def test_a_mark_that_is_missing_is_put_first_where_that_is_asked_for(root):
         ("unsupported_audio", talk("<video>?", video="a.mp4", audio="a.wav")),
         ("too_many_images", talk("<video>" * 33, videos=["a.mp4"] * 33)),
         ("image_path_escape", talk("<video>?", video="../a.mp4")),
-        ("image_path_escape", talk("<video>?", video="https://example.org/a.mp4")),
+        ("image_remote", talk("<video>?", video="https://example.org/a.mp4")),
         ("image_path_escape", talk("<video>?", video="/etc/a.mp4")),
         ("video_missing", talk("<video>?", video="gone.mp4")),
         ("video_missing", talk([{"type": "video"}, "x"])),

@@ -30,6 +30,14 @@ def _talk(question: Any, answer: Any, **row: Any) -> dict[str, Any]:
     return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], **row}
 
 
+def _asked(*blocks: dict[str, Any], **row: Any) -> dict[str, Any]:
+    """A question of content blocks with its answer."""
+    content = [*blocks, {"type": "text", "text": "Q"}]
+    return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "A"}], **row}
+
+
+IN_BASE64 = base64.b64encode(PNG).decode()
+IN_URI = f"data:image/png;base64,{IN_BASE64}"
 READ: dict[str, tuple[dict[str, Any], list[str | None], str]] = {
     "llava, several images": (
         _talk("<image>\n<image>\nWhich is older?", "The left one.", image=["a/1.png", "a/2.png"]),
@@ -169,6 +177,64 @@ READ: dict[str, tuple[dict[str, Any], list[str | None], str]] = {
     "base64 alone": (_talk("<image>\nQ", "A", image=base64.b64encode(PNG).decode()), [None], "<image>\nQ"),
     "a name with a colon": (_talk("<image>\nQ", "A", image="semi:colon.png"), ["semi:colon.png"], "<image>\nQ"),
     "a name with a tilde": (_talk("<image>\nQ", "A", image="~tilde.png"), ["~tilde.png"], "<image>\nQ"),
+    "objects with a url": (
+        _talk("<image><image>Q", "A", images=[{"url": "a.jpg"}, {"url": "file:///data/b.jpg"}]),
+        ["a.jpg", "b.jpg"],
+        "<image><image>Q",
+    ),
+    "objects of other words": (
+        _talk("<image>" * 4, "A", images=[{"path": "a"}, {"image": "b"}, {"image_url": {"url": "c"}}, {"bytes": PNG}]),
+        ["a", "b", "c", None],
+        "<image>" * 4,
+    ),
+    "bytes as data URIs": (
+        _talk("<image><image>Q", "A", images=[{"url": IN_URI}, {"bytes": IN_URI, "path": None}]),
+        [None, None],
+        "<image><image>Q",
+    ),
+    "openai blocks": (
+        _asked({"type": "image_url", "image_url": {"url": "a.jpg", "detail": "low"}}),
+        ["a.jpg"],
+        "<image>\nQ",
+    ),
+    "openai blocks, data URIs": (_asked({"type": "image_url", "image_url": {"url": IN_URI}}), [None], "<image>\nQ"),
+    "openai responses": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "input_image", "image_url": IN_URI}]},
+                {"role": "assistant", "content": [{"type": "output_text", "text": "A"}]},
+            ]
+        },
+        [None],
+        "<image>",
+    ),
+    "blocks of a path or bytes": (
+        _asked({"type": "image", "path": "a.jpg"}, {"type": "image", "bytes": IN_BASE64}),
+        ["a.jpg", None],
+        "<image>\n<image>\nQ",
+    ),
+    "transformers blocks": (_asked({"type": "image", "base64": IN_BASE64}), [None], "<image>\nQ"),
+    "anthropic blocks": (
+        _asked({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": IN_BASE64}}),
+        [None],
+        "<image>\nQ",
+    ),
+    "qwen blocks": (_asked({"type": "image", "image": "file:///data/a.jpg", "max_pixels": 9}), ["a.jpg"], "<image>\nQ"),
+    "qwen blocks without types": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"image": "a.jpg"}, {"text": "Q"}]},
+                {"role": "assistant", "content": [{"text": "A"}]},
+            ]
+        },
+        ["a.jpg"],
+        "<image>\nQ",
+    ),
+    "columns and content blocks name the same in other words": (
+        _asked({"type": "image_url", "image_url": {"url": "a.jpg"}}, images=[{"url": "a.jpg"}]),
+        ["a.jpg"],
+        "<image>\nQ",
+    ),
     "m3it": (
         {
             "instruction": "Describe.",
@@ -279,6 +345,22 @@ REFUSED = {
         "1 <image> mark(s) for 2 image(s)",
     ),
     "an object around rows": ({"data": [_talk("Q", "A")]}, "missing_conversations", "which are in 'data'"),
+    "an image on the web": (
+        _talk("<image>\nQ", "A", images=[{"url": "https://a.org/1.jpg"}]),
+        "image_remote",
+        "download it",
+    ),
+    "a block that is on the web": (
+        _asked({"type": "image_url", "image_url": {"url": "http://a.org/1.jpg"}}),
+        "image_remote",
+        "http://a.org/1.jpg",
+    ),
+    "an object of unknown words": (
+        _talk("<image>\nQ", "A", images=[{"file": "1.jpg"}]),
+        "image_missing",
+        "an object of file; read are bytes, image",
+    ),
+    "a block of two things": (_asked({"image": "1.jpg", "video": "1.mp4"}), "wrong_type", "known are text, image"),
     "no marks": (_talk("Q", "A", image="1.jpg"), "image_mark_mismatch", "insert_missing_marks"),
 }
 
