@@ -65,17 +65,19 @@ def map_tasks(
         yield from map_here(function, arguments)
         return
 
-    def call(*values: Any) -> Result:  # ray.remote takes plain functions only, not partials
-        return function(*values)
-
-    remote = ray.remote(call).options(num_cpus=num_cpus, max_retries=3, memory=memory)
+    remote = ray.remote(_call).options(num_cpus=num_cpus, max_retries=3, memory=memory)
+    shared = ray.put(function)  # an object: what it holds is mapped by workers, and not bounded to 95 MiB as code is
     with pending_tasks() as pending:
         for values in arguments:
             if len(pending) >= max_tasks:
                 yield _next_result(pending)
-            pending.append(remote.remote(*values))
+            pending.append(remote.remote(shared, *values))
         while pending:
             yield _next_result(pending)
+
+
+def _call(function: Callable[..., Result], *values: Any) -> Result:
+    return function(*values)
 
 
 @contextlib.contextmanager

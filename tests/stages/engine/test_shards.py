@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 
+import numpy as np
 import psutil
 import pytest
 
@@ -117,3 +118,9 @@ def test_a_step_that_ended_is_read_and_the_others_are_made(s3, monkeypatch):
     assert sorted(line.split()[0] for line in s3.requests) == ["GET"] * 3 + ["HEAD"] * 2 + ["PUT"] * 2
     assert dict(resumable_steps(noun, "routed", make, values)) == found
     assert made == [1, 3]
+
+
+def test_a_function_may_hold_more_than_ray_takes_for_code(ray_cluster):
+    """100 MiB of cells in a closure: Ray refuses functions above 95 MiB, objects it does not."""
+    held = np.arange(100 << 17, dtype=np.int64)
+    assert list(map_tasks(lambda place: int(held[place]), [(7,), (held.size - 1,)], num_cpus=0.5)) == [7, held.size - 1]
