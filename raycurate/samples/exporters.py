@@ -7,10 +7,8 @@
     parquet   messages of content blocks (or text), images as {bytes, path}, key, task        datasets, TRL
 
 Text is written to the letter, so a file that is read again gives the same content hashes (where images are paths).
-Image files stay where they are; JSON Lines name them by absolute paths, so that a trainer finds them from any folder,
-LLaVA's format from its image folder on, as its loaders want it. The JSON formats cannot hold bytes: embedded images are
-written once each to ``<name>_images/<sha>.<ext>`` beside the output and named relative to the output's folder, which is
-then the image root. A file appears when it is complete.
+How images are named, and where those go that a JSON format cannot hold: `export_images.py`. A file appears when it is
+complete.
 Cost: one pass; memory is one row (one row group for Parquet).
 """
 
@@ -31,9 +29,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raycurate.errors import UserError, unknown_name
-from raycurate.run.filesystem import TEMPORARY, exists, resolve, write_bytes
+from raycurate.run.filesystem import TEMPORARY, resolve
 from raycurate.samples.alternate import ALTERNATING, alternates, joined
-from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot, image_extension
+from raycurate.samples.export_images import ImageNames, local_folder
+from raycurate.samples.images import DEFAULT_LIMITS, ImageRoot
 from raycurate.samples.marks import split_marks
 from raycurate.samples.quarantine import FaultError
 from raycurate.samples.schema import ImageRef, Sample, row_to_sample
@@ -92,6 +91,8 @@ class ExportOptions:
         images: the root of the image paths.
         embed: put the files below it into Parquet; else Parquet has their absolute paths.
         blocks: content blocks in Parquet, as TRL wants them; else text with marks.
+        one_kind: all images can be named from one folder, be it that of the files or of the output; else LLaVA's
+            format has absolute paths.
         image_lists: ``image`` of LLaVA's format is a list in every row; needed where one row has several.
         max_image_bytes: of a file that is put into Parquet.
         train_all: write rows whose answers are not all trained on also where the format cannot say so.
@@ -101,6 +102,7 @@ class ExportOptions:
     images: ImageRoot | None = None
     embed: bool = False
     blocks: bool = True
+    one_kind: bool = True
     image_lists: bool = False
     max_image_bytes: int = DEFAULT_LIMITS.max_bytes
     train_all: bool = False
@@ -174,11 +176,11 @@ def looked_at(samples: Iterable[Sample], counts: ExportCounts, format: str, opti
 
 
 def _write_llava(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
-    counts, images = ExportCounts(), ImageFolder(output)
+    counts, images = ExportCounts(), ImageNames(output, options.images, absolute=not options.one_kind)
     with images.kept_if_written(), _atomic_stream(output) as stream:
         stream.write(b"[")
         for sample in samples:
-            paths = images.paths_of(sample)
+            paths = images.of(sample)
             row: dict[str, Any] = {"id": row_id(sample)}
             if paths:
                 row["image"] = paths if options.image_lists or len(paths) > 1 else paths[0]
@@ -195,12 +197,10 @@ def _write_lines(to_row: Callable[[Sample, list[str]], dict[str, Any]]) -> Expor
     """The writer of a JSON Lines format."""
 
     def write(samples: Iterable[Sample], output: str, options: ExportOptions) -> ExportCounts:
-        counts, images = ExportCounts(), ImageFolder(output)
-        root = None if options.images is None else options.images.root
-        near = None if root is not None and "://" in root else root
+        counts, images = ExportCounts(), ImageNames(output, options.images)
         with images.kept_if_written(), _atomic_stream(output) as stream:
             for sample in samples:
-                stream.write(json_bytes(to_row(sample, found_anywhere(sample, images.paths_of(sample), near))) + b"\n")
+                stream.write(json_bytes(to_row(sample, images.of(sample))) + b"\n")
                 counts.rows += 1
         counts.images_written = len(images.written)
         return counts
@@ -262,7 +262,7 @@ def _parquet_image(image: ImageRef, sample: Sample, options: ExportOptions) -> d
     if image.data is not None or root is None or root.root is None:
         return {"bytes": image.data, "path": image.path}
     if not options.embed:
-        return {"bytes": None, "path": posixpath.join(root.root, image.path or "")}
+        return {"bytes": None, "path": posixpath.join(local_folder(root) or root.root, image.path or "")}
     return {"bytes": image_bytes(image, sample, options), "path": image.path}
 
 
@@ -294,48 +294,6 @@ def _groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
             group, size = [], 0
     if group:
         yield group
-
-
-class ImageFolder:
-    """The embedded images of one output, written once each beside it."""
-
-    def __init__(self, output: str) -> None:
-        self._filesystem, path = resolve(output)
-        self._base, name = posixpath.split(path)
-        self._folder = f"{posixpath.splitext(name)[0]}_images"
-        self.written: list[str] = []
-
-    @contextmanager
-    def kept_if_written(self) -> Iterator[None]:
-        """Removes the image files of a body that fails: an output that is not there needs none."""
-        try:
-            yield
-        except BaseException:
-            for path in self.written:
-                self._filesystem.delete_file(path)
-            raise
-
-    def paths_of(self, sample: Sample) -> list[str]:
-        """The paths of a sample's images: their own, or where their bytes were written."""
-        return [image.path if image.data is None else self._path(image) for image in sample.images]  # type: ignore[misc]
-
-    def _path(self, image: ImageRef) -> str:
-        assert image.data is not None
-        assert image.sha is not None
-        relative = f"{self._folder}/{image.sha[:2]}/{image.sha}.{image_extension(image.data)}"
-        target = f"{self._base}/{relative}"
-        if not exists(self._filesystem, target):  # the name is the content's hash
-            write_bytes(self._filesystem, target, image.data)
-            self.written.append(target)
-        return relative
-
-
-def found_anywhere(sample: Sample, paths: list[str], root: str | None) -> list[str]:
-    """The paths of a sample's images with those of files below `root`; those that the export wrote are as they were."""
-    if root is None:
-        return paths
-    files = zip(paths, sample.images, strict=True)
-    return [path if image.data is not None else posixpath.join(root, path) for path, image in files]
 
 
 def row_id(sample: Sample) -> str:

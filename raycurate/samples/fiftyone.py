@@ -69,8 +69,8 @@ def with_decisions(rows: pa.Table, decided: pa.Table) -> pa.Table:
 class FiftyOneWriter(ImagesBesideWriter):
     """Writes the documents, and in the end what they are."""
 
-    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
-        super().__init__(folder, options, weights)
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None, place: str) -> None:
+        super().__init__(folder, options, weights, place)
         self._types = dict(_FIELDS)
         self._stream = open(f"{folder}/samples.json", "wb")  # noqa: SIM115 - open until all rows are written
         self._stream.write(b'{"samples": [')

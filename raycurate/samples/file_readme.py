@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Iterable
 
 from raycurate.run.filesystem import exists, resolve, write_bytes
+from raycurate.samples.export_images import local_folder
 from raycurate.samples.exporters import ExportCounts, ExportFacts, ExportOptions, export_samples
 from raycurate.samples.schema import Sample
 from raycurate.samples.task_folders_readme import in_table
@@ -34,7 +35,7 @@ where `{folder}/dataset_info.json` has the entry
 """
 _AFTERWARDS = {
     "sharegpt": _INDEX,
-    "messages": "(in `{folder}`, if images lie there), then `SFTTrainer(MODEL, train_dataset=rows)`.\n",
+    "messages": "{standing}then `SFTTrainer(MODEL, train_dataset=rows)`.\n",
     "parquet": "then `SFTTrainer(MODEL, train_dataset=rows)`.\n",
 }
 
@@ -58,8 +59,10 @@ def delete_readme(output: str) -> None:
 
 def _text(counts: ExportCounts, output: str, format: str, options: ExportOptions, facts: ExportFacts) -> str:
     folder, name = posixpath.split(output)
-    root = folder if options.images is None or options.images.root is None else options.images.root
-    names = {"file": output, "folder": folder, "name": name, "root": root}
+    far = options.images.root if options.images is not None else None
+    root = local_folder(options.images) or far or folder
+    standing = "" if local_folder(options.images) else f"(in `{folder}`, if there are images), "
+    names = {"standing": standing, "file": output, "folder": folder, "name": name, "root": root}
     lines = [f"# {name}: {counts.rows:,} rows of {len(counts.tasks)} tasks", "", _MEANING[format], ""]
     lines += [f"Made from {facts.made_from}, fingerprint `{facts.fingerprint}`, by `raycurate export`.", ""]
     lines += ["| task | rows |", "|---|---|"]
@@ -71,14 +74,16 @@ def _text(counts: ExportCounts, output: str, format: str, options: ExportOptions
 
 
 def _where_images_are(format: str, options: ExportOptions, root: str, written: str) -> str:
-    """What the paths of images mean."""
+    """What the names of images mean."""
+    known = options.images is not None and options.images.root is not None
     if format == "parquet":
-        inside = options.embed or options.images is None or options.images.root is None
+        inside = options.embed or not known
         return "Images are inside." if inside else f"Images are named by absolute paths below `{root}`."
-    if format == "llava":
-        named = f"Image paths count from `{root}`"
-    elif "://" in root:
-        named = f"Image paths count from `{root}`, where no trainer reads: copy the images and name their folder"
-    else:
-        named = "Image files are named by absolute paths"
-    return f"{named}; those that were bytes lie in `{written}/` and are named from the folder of this file."
+    if not known:
+        return f"Images, if there are any, lie in `{written}/` and are named from the folder of this file."
+    if local_folder(options.images) is None:
+        far = f"Image paths count from `{root}`, where no trainer reads: copy the images and name their folder"
+        return f"{far}; what was bytes lies in `{written}/`, which belongs into the same folder."
+    if format == "llava" and options.one_kind:
+        return f"Image paths count from `{root}`."
+    return f"Images are named by absolute paths; what was bytes lies in `{written}/`."

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from raycurate.errors import UserError
-from raycurate.samples.exporters import ExportOptions, ImageFolder, found_anywhere, json_bytes
+from raycurate.samples.export_images import ImageNames, local_folder
+from raycurate.samples.exporters import ExportOptions, json_bytes
 from raycurate.samples.schema import Sample
 
 
 class FolderWriter(ABC):
     """Writes the rows of one task after another into a folder of this machine."""
 
-    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
-        self.folder, self.options, self.weights = folder, options, weights
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None, place: str) -> None:
+        """`place`: the folder of this machine that `folder` will be; empty where it goes to an object store."""
+        self.folder, self.options, self.weights, self.place = folder, options, weights, place
         self.images_written = self.without_image = 0
 
     @abstractmethod
@@ -30,20 +32,20 @@ class FolderWriter(ABC):
 class ImagesBesideWriter(FolderWriter):
     """One that names images by their paths."""
 
-    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
-        super().__init__(folder, options, weights)
-        self._images = ImageFolder(f"{folder}/data")
-        root = None if options.images is None else options.images.root
-        self._root = None if root is None else str(root)
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None, place: str) -> None:
+        super().__init__(folder, options, weights, place)
+        self._images = ImageNames(f"{folder}/data", options.images, place=place)
+        self._is_far = options.images is not None and local_folder(options.images) is None
 
     def paths(self, sample: Sample) -> list[str]:
-        """Where the images of a row lie: files by absolute paths, bytes as files in this folder, named from there."""
-        if self._root is not None and "://" in self._root and any(image.data is None for image in sample.images):
+        """The names of a row's images. `UserError` for files that readers of the format do not find."""
+        root = self.options.images
+        if self._is_far and root is not None and root.root and any(image.data is None for image in sample.images):
             raise UserError(
-                f"the images lie at {self._root}, where readers of this format do not look. Export as webdataset, "
+                f"the images lie at {root.root}, where readers of this format do not look. Export as webdataset, "
                 "which holds them, or copy them and name the folder with --set images=FOLDER."
             )
-        found = found_anywhere(sample, self._images.paths_of(sample), self._root)
+        found = self._images.of(sample)
         self.images_written = len(self._images.written)
         return found
 

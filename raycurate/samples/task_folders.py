@@ -15,10 +15,10 @@ has, in expectation, the share of the loss that `finetune --weights` gives it: i
 weights p_t is its part of the rows. ms-swift has a second way, without drawing: every answer carries w_t, by which the
 loss of its tokens is multiplied.
 
-Image files stay where they are and are named by absolute paths; in tars, and where rows hold bytes, they are inside the
-folder. The folder is made beside its place and moved there when it is whole (an object store gets `export.json` last);
-files that no earlier export wrote are never touched. Cost: one pass, one row in memory, and on an object store the size
-of the export on a local disk. Source of the layouts: the trainers' own data modules.
+Image files stay where they are; in tars, and where rows hold bytes, they are inside the folder (`export_images.py`).
+The folder is made beside its place and moved there when it is whole (an object store gets `export.json` last); files
+that no earlier export wrote are never touched. Cost: one pass, one row in memory, and on an object store the size of
+the export on a local disk. Source of the layouts: the trainers' own data modules.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def export_folder(
     """
     counts = ExportCounts()
     with _made_whole(output) as folder:
-        writer = FOLDERS[format](folder, options, facts.weights)
+        writer = FOLDERS[format](folder, options, facts.weights, _place_of(output))
         for sample in looked_at(samples, counts, format, options):
             writer.add(as_label(sample.task or UNKNOWN_TASK), sample)
         tasks = counts.tasks
@@ -146,8 +146,8 @@ class _Swift(LinesWriter):
 class _Tars(FolderWriter):
     """Tar shards per task: ``KEY.json`` and its images ``KEY.000.jpg``, ..."""
 
-    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None) -> None:
-        super().__init__(folder, options, weights)
+    def __init__(self, folder: str, options: ExportOptions, weights: Mapping[str, float] | None, place: str) -> None:
+        super().__init__(folder, options, weights, place)
         self._shards: dict[str, _Shard] = {}
 
     def add(self, name: str, sample: Sample) -> None:
@@ -237,6 +237,12 @@ def _made_whole(output: str) -> Iterator[str]:
             pafs.copy_files(f"{scratch}/{name}", f"{path}/{name}", pafs.LocalFileSystem(), filesystem)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _place_of(output: str) -> str:
+    """Where the folder will lie on this machine; empty for an object store."""
+    filesystem, path = resolve(output)
+    return path if isinstance(filesystem, pafs.LocalFileSystem) else ""
 
 
 def _refuse_foreign(filesystem: pafs.FileSystem, path: str, output: str) -> None:

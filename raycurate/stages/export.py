@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from raycurate.config import ExportConfig
 from raycurate.errors import UserError, unknown_name
-from raycurate.run.store import Manifest, Run
+from raycurate.run.store import Manifest, Noun, Run
 from raycurate.samples.exporters import (
     EXPORTERS,
     SAYS_WHAT_IS_TRAINED,
@@ -29,6 +29,7 @@ from raycurate.stages.selecting.weights import read_task_weights
 from raycurate.training.weights import weights_of
 
 log = logging.getLogger("raycurate")
+_KINDS = {False: "relative", True: "absolute", None: "bytes"}
 
 
 def export(run: Run, config: ExportConfig) -> int:
@@ -48,17 +49,14 @@ def export(run: Run, config: ExportConfig) -> int:
             assert rows["key"].equals(decided["key"]), f"samples and selection differ in shard {shard}"
             yield with_decisions(rows, decided) if config.format in SHOWS_ALL else rows.filter(decided["kept"])
 
+    several, kinds = _images_of(samples, ingested.shards)
     root = config.images or ingested.description["config"].get("images")
-    several = any(
-        count > 1
-        for shard in range(ingested.shards)
-        for count in pc.list_value_length(samples.read_part(shard, ["images.list.element.path"])["images"]).to_pylist()
-    )
-    images = ImageRoot.of(root)
+    images = ImageRoot.of(None if kinds == {"bytes"} else root)
     options = ExportOptions(
         images=images,
         embed=config.embed_images,
         blocks=config.content == "blocks",
+        one_kind=len(kinds) < 2,
         image_lists=several,
         max_image_bytes=accepted_limits(ingested.description).max_bytes,
         train_all=config.train_all,
@@ -70,13 +68,24 @@ def export(run: Run, config: ExportConfig) -> int:
         counts = export_folder(rows, config.out, config.format, options, facts)
     else:
         counts = export_file(rows, config.out, config.format, options, facts)
-        if root is not None and config.format == "llava":
+        if images.root is not None and options.one_kind and config.format == "llava":
             log.info("export: image paths count from %s", images.root)
     _warn(counts, config.format)
     note_export(run, config.out, config.format, config.selection, manifest.fingerprint)
     expected = ingested.rows_out if config.format in SHOWS_ALL else manifest.metrics["kept"]
     assert counts.rows == expected, f"exported {counts.rows} rows of {expected}"
     return counts.rows
+
+
+def _images_of(samples: Noun, shards: int) -> tuple[bool, set[str]]:
+    """Whether a row has several images, and how all of them are told: by relative or absolute paths, or as bytes."""
+    several, kinds = False, set()
+    for shard in range(shards):
+        column = samples.read_part(shard, ["images.list.element.path"])["images"]
+        several = several or (pc.max(pc.list_value_length(column)).as_py() or 0) > 1
+        paths = pc.struct_field(pc.list_flatten(column), "path")
+        kinds |= {_KINDS[is_absolute] for is_absolute in pc.unique(pc.starts_with(paths, "/")).to_pylist()}
+    return several, kinds
 
 
 def _facts(run: Run, config: ExportConfig, selection: Manifest, ingested: Manifest) -> ExportFacts:

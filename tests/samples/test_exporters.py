@@ -180,22 +180,44 @@ def test_an_image_that_is_gone_is_told_with_its_root(tmp_path):
         export_samples([sample], str(tmp_path / "images"), "parquet")
 
 
-@pytest.mark.parametrize("name", ["messages", "sharegpt", "swift"])
-def test_json_lines_name_image_files_from_anywhere(name, tmp_path):
-    """By absolute paths, which read again below the root are the same rows; bytes from the folder of the file."""
-    image = ImageRef(data=encoded(), sha="ab" * 32)
-    asked = Message("user", "<image><image>q"), Message("assistant", "a")
-    sample = Sample(asked, (ImageRef(path="a/b.png"), image))
-    out = tmp_path / "out.jsonl"
-    export_samples([sample], str(out), name, ExportOptions(ImageRoot(str(tmp_path))))
-    paths = json.loads(out.read_text())["images"]
-    assert paths[0] == str(tmp_path / "a" / "b.png")
-    assert (tmp_path / paths[1]).read_bytes() == image.data
-    raw = next(raw for part in open_source(str(out)).slices() for raw in open_source(str(out)).read(part))
-    again = parse_row(raw, ParseOptions(image_root=str(tmp_path)))
+FILE_AND_BYTES = Sample(
+    (Message("user", "<image><image>q"), Message("assistant", "a")),
+    (ImageRef(path="a/b.png"), ImageRef(data=encoded(), sha="ab" * 32)),
+)
+
+
+@pytest.mark.parametrize("name", ["llava", "messages", "sharegpt", "swift"])
+def test_files_and_bytes_of_one_export_are_found_from_anywhere(name, tmp_path):
+    """All by absolute paths, which every image folder leaves as they are; the same when they are read again."""
+    root, out = tmp_path / "pictures", tmp_path / "out" / "rows.json"
+    for uri in (str(root), f"file://{root}"):
+        (root / "a").mkdir(parents=True, exist_ok=True)
+        (root / "a" / "b.png").write_bytes(b"a file")
+        export_samples([FILE_AND_BYTES], str(out), name, ExportOptions(ImageRoot(uri), one_kind=False))
+        row = json.loads(out.read_text().strip().removeprefix("[").removesuffix("]"))
+        paths = row.get("images") or row["image"]
+        assert all(path.startswith("/") for path in paths)
+        assert [Path("/elsewhere", path).read_bytes() for path in paths] == [b"a file", encoded()]
+    reader = open_source(str(out))
+    (raw,) = [raw for part in reader.slices() for raw in reader.read(part)]
+    again = parse_row(raw, ParseOptions(image_root=str(root), image_links=(str(out.parent),)))
     assert [each.path for each in again.images] == ["a/b.png", paths[1]]
-    export_samples([sample], str(out), name, ExportOptions(ImageRoot(f"file://{tmp_path}")))
-    assert json.loads(out.read_text())["images"][0] == "a/b.png"
+
+
+def test_images_of_one_kind_are_named_from_one_folder(tmp_path):
+    """LLaVA's from the image folder, bytes of every format from the output's; from a far root as they are."""
+    fsspec = pytest.importorskip("fsspec")
+    (tmp_path / "a").mkdir()
+    fsspec.filesystem("memory").makedirs("/pictures", exist_ok=True)
+    turns, images = FILE_AND_BYTES.messages, FILE_AND_BYTES.images
+    files, data = Sample(turns, images[:1] * 2), Sample(turns, images[1:] * 2)
+    kept = f"rows_images/ab/{'ab' * 32}.png"
+    cases = (("llava", files, str(tmp_path), "a/b.png"), ("llava", data, None, kept), ("swift", data, None, kept))
+    far = ("swift", files, "memory://pictures", "a/b.png"), ("swift", data, "memory://pictures", kept)
+    for name, sample, root, path in (*cases, *far):
+        export_samples([sample], str(tmp_path / "rows.json"), name, ExportOptions(ImageRoot(root)))
+        row = json.loads((tmp_path / "rows.json").read_text().strip().removeprefix("[").removesuffix("]"))
+        assert (row.get("images") or row["image"]) == [path] * 2
 
 
 def test_media_tags_are_counted(tmp_path):

@@ -41,11 +41,21 @@ def test_every_format_says_what_it_is(name, tmp_path):
 
 
 def test_the_root_of_paths_is_said(tmp_path):
-    """LLaVA's image folder; a root that is far away; a Parquet file of paths."""
-    assert f"--image_folder '{tmp_path}'" in written(tmp_path, "llava")[1]
-    assert "Image files are named by absolute paths" in written(tmp_path, "swift")[1]
-    far = ExportOptions(ImageRoot(f"file://{tmp_path}"))
-    assert f"Image paths count from `file://{tmp_path}`, where no trainer reads" in written(tmp_path, "swift", far)[1]
+    """LLaVA's image folder; a root as a URI; one that is far away; none; a Parquet file of paths."""
+    text = written(tmp_path, "llava")[1]
+    assert f"--image_folder '{tmp_path}'" in text
+    assert f"Image paths count from `{tmp_path}`." in text
+    here = ImageRoot(f"file://{tmp_path}")
+    assert f"--image_folder '{tmp_path}'" in written(tmp_path, "llava", ExportOptions(here))[1]
+    mixed = written(tmp_path, "llava", ExportOptions(here, one_kind=False))[1]
+    assert "named by absolute paths; what was bytes lies in `out_images/`" in mixed
+    assert "Images are named by absolute paths" in written(tmp_path, "swift")[1]
+    pytest.importorskip("fsspec").filesystem("memory").makedirs("/pictures", exist_ok=True)
+    far = ExportOptions(ImageRoot("memory://pictures"))
+    assert "Image paths count from `memory://pictures`, where no trainer reads" in written(tmp_path, "swift", far)[1]
+    bare = written(tmp_path, "messages", ExportOptions(ImageRoot(None)))[1]
+    assert "lie in `out_images/` and are named from the folder of this file" in bare
+    assert f"(in `{tmp_path}/deep`, if there are images)" in bare
     assert f"absolute paths below `{tmp_path}`" in written(tmp_path, "parquet")[1]
 
 

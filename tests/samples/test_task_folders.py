@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -51,8 +52,8 @@ def export(samples, out, name, options, weights=None):
     return export_folder(samples, str(out), name, options, ExportFacts("runs/mine", "abc", weights))
 
 
-def read_again(path, root=None):
-    reader, options = open_source(str(path)), ParseOptions(image_root=root)
+def read_again(path, root=None, *links):
+    reader, options = open_source(str(path)), ParseOptions(image_root=root, image_links=links)
     return [parse_row(raw, options) for part in reader.slices() for raw in reader.read(part)]
 
 
@@ -63,7 +64,8 @@ def test_every_row_is_in_the_part_of_its_task(name, samples, pictures, tmp_path)
     for task in TASKS:
         of_task = [sample for sample in samples if sample.task == task]
         part = tmp_path / "out" / as_label(task or "unknown")
-        again = read_again(part if name == "webdataset" else part.with_suffix(".jsonl"), str(tmp_path / "pictures"))
+        place = part if name == "webdataset" else part.with_suffix(".jsonl")
+        again = read_again(place, str(tmp_path / "pictures"), str(tmp_path / "out"))
         assert [item.messages for item in again] == [sample.messages for sample in of_task]
         assert [len(item.images) for item in again] == [len(sample.images) for sample in of_task]
 
@@ -76,11 +78,16 @@ def test_images_of_tars_are_the_files_in_their_order(samples, pictures, tmp_path
 
 
 def test_images_of_lines_are_found_from_anywhere(samples, pictures, tmp_path):
-    """Files by absolute paths; bytes as files inside the folder, named from there."""
+    """By absolute paths, also bytes, which are files inside the folder; from there where there are no others."""
     export(samples, tmp_path / "out", "llamafactory", pictures)
     rows = [json.loads(line) for line in (tmp_path / "out" / f"{as_label(TASKS[1])}.jsonl").read_text().splitlines()]
     assert rows[1]["images"] == [str(tmp_path / "pictures" / f"{n}.png") for n in (2, 0)]
-    assert (tmp_path / "out" / rows[2]["images"][0]).read_bytes() == encoded()
+    inside = Path(rows[2]["images"][0])
+    assert inside.is_relative_to(tmp_path / "out")
+    assert inside.read_bytes() == encoded()
+    export([samples[3]], tmp_path / "out", "llamafactory", ExportOptions())
+    alone = json.loads((tmp_path / "out" / f"{as_label(TASKS[1])}.jsonl").read_text())["images"]
+    assert alone == [str(inside.relative_to(tmp_path / "out"))]
 
 
 def test_many_rows_are_several_tars(monkeypatch, samples, pictures, tmp_path):

@@ -16,27 +16,32 @@ from raycurate.settings import make_config
 from raycurate.stages.engine.shards import map_here
 from raycurate.stages.export import export
 from raycurate.stages.select import select
+from tests.hostile import encoded
+
+
+def _run_of(folder, samples):
+    """A run of samples in two shards, all of them chosen; images below its folder."""
+    run = Run(str(folder / "run"))
+    noun = run.noun("samples")
+    noun.begin({"stage": "ingest", "config": {"images": str(folder)}})
+    half = len(samples) // 2
+    for shard, part in enumerate((samples[:half], samples[half:])):
+        noun.commit_part(shard, samples_to_table(part), rows_in=len(part))
+    noun.finish(metrics={"tasks": {"t": len(samples)}})
+    select(run, make_config(SelectConfig, {"method": "random", "ratio": 1.0}), map_here)
+    return run
 
 
 @pytest.fixture(scope="module")
 def run(ray_cluster, tmp_path_factory):
-    """Twelve rows in two shards, one of which has two images, and all of them chosen."""
-    folder = tmp_path_factory.mktemp("export")
-    run = Run(str(folder / "run"))
-    noun = run.noun("samples")
-    noun.begin({"stage": "ingest", "config": {"images": str(folder)}})
+    """Twelve rows, one of which has two images."""
     samples = []
     for i in range(12):
         images = tuple(ImageRef(path=f"{i}-{n}.png") for n in range(2 if i == 7 else i % 2))
         turns = (Message("user", "<image>" * len(images) + f"q{i}"), Message("assistant", f"a{i}", train=i != 3))
         again = (Message("user", "sure?"), Message("assistant", "yes"))
         samples.append(Sample((*turns, *again), images, task="t", source_row=i))
-    for shard in range(2):
-        part = samples[6 * shard : 6 * shard + 6]
-        noun.commit_part(shard, samples_to_table(part), rows_in=6)
-    noun.finish(metrics={"tasks": {"t": 12}})
-    select(run, make_config(SelectConfig, {"method": "random", "ratio": 1.0}), map_here)
-    return run
+    return _run_of(tmp_path_factory.mktemp("export"), samples)
 
 
 def _export(run, path, **settings):
@@ -66,6 +71,24 @@ def test_one_row_of_several_images_makes_every_image_a_list(run, tmp_path):
     _export(run, tmp_path / "out.json", train_all=True)
     shown = [row.get("image") for row in json.loads((tmp_path / "out.json").read_text("utf-8"))]
     assert [len(paths) for paths in shown if paths] == [1, 1, 1, 2, 1, 1]
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_llavas_image_folder_has_all_images_also_those_that_were_bytes(ray_cluster, tmp_path, files):
+    """That of the README, in front of every name, as LLaVA's loader joins them; bytes alone need no root."""
+    (tmp_path / "0.png").write_bytes(b"a file")
+    data = ImageRef(data=encoded(), sha="ab" * 32)
+    turns = Message("user", "<image>q"), Message("assistant", "a")
+    samples = [Sample(turns, (ImageRef(path="0.png") if files and not i else data,), source_row=i) for i in range(2)]
+    run = _run_of(tmp_path, samples)
+    assert _export(run, tmp_path / "out" / "rows.json", format="llava") == 2
+    command = (tmp_path / "out" / "rows.json.README.md").read_text("utf-8").partition("--image_folder '")[2]
+    names = [row["image"] for row in json.loads((tmp_path / "out" / "rows.json").read_text("utf-8"))]
+    assert [Path(command.partition("'")[0], name).read_bytes() for name in names] == [
+        b"a file" if files else encoded(),
+        encoded(),
+    ]
+    assert {name.startswith("/") for name in names} == {files}
 
 
 def test_paths_in_parquet_are_absolute_where_images_stay_files(run, tmp_path):
