@@ -1,9 +1,10 @@
-"""Read a data folder by its index: LLaMA-Factory's ``dataset_info.json``, InternVL's ``meta.json``.
+"""Read a data folder by its index: LLaMA-Factory's ``dataset_info.json``, InternVL's ``meta.json`` of any name.
 
-An index names the files of each data set, what their columns and roles are called, and where their images lie. Each
-data set is read by the reader of its files' format, its rows are renamed to turns that every reader gives, and its name
-is their task where they have none. Data sets whose files are not there (LLaMA-Factory's own index names dozens on the
-hub), preference pairs and what an index says of repetitions are named, not guessed.
+InternVL's is known by what it holds: an object of objects, each with an ``annotation`` and a ``root``. An index names
+the files of each data set, what their columns and roles are called, and where their images lie. Each data set is read
+by the reader of its files' format, its rows are renamed to turns that every reader gives, and its name is their task
+where they have none. Data sets whose files are not there (LLaMA-Factory's own index names dozens on the hub),
+preference pairs and what an index says of repetitions are named, not guessed.
 
 Files are looked for in the folder of the index; those of InternVL, which count from where the trainer is started, in
 the folders above it as well. Image paths get the data set's ``root`` in front, below `--images`.
@@ -11,11 +12,14 @@ the folders above it as well. Image paths get the data set's ``root`` in front, 
 
 from __future__ import annotations
 
+import codecs
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pyarrow.fs as pafs
 
 from raycurate.errors import UserError
 from raycurate.run.filesystem import exists, read_bytes, resolve
@@ -34,6 +38,8 @@ _ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "his
 _FIELDS = {"prompt": "question", "query": "input", "response": "answer", "history": "history", "system": "system"}
 _NOT_APPLIED = ("repeat_time", "num_samples", "max_samples", "subset")
 _LEVELS = 4
+_MOST_FILES, _LARGEST, _HEAD = 100, 16 << 20, 64 << 10
+"""Where an index of another name is looked for: files of JSON in a folder, bytes of one, bytes of the first look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ class IndexedReader:
     """The files of all data sets of an index, each with its own reader."""
 
     parts: tuple[tuple[DataSet, Reader], ...]
+    index: str
+    """The name of the index in its folder."""
     notes: tuple[str, ...]
     """What of the index is not read or not applied."""
 
@@ -122,28 +130,58 @@ class IndexedReader:
 
 
 def read_index(
-    folder: str, open_files: Callable[[tuple[SourceFile, ...], tuple[str, ...]], Reader]
+    folder: str, open_files: Callable[[tuple[SourceFile, ...], tuple[str, ...]], Reader], only: str | None = None
 ) -> IndexedReader | None:
     """The reader of a folder that has an index of a known kind; None for any other folder.
 
     Args:
         folder: its URI.
         open_files: the reader of some files by their format, given the columns that are read besides the usual ones.
+        only: the file in the folder that may be its index; None: any.
 
     Raises:
-        UserError: an index of which no file is there.
+        UserError: an index of which no file is there; several indexes of which none has the usual name.
     """
     filesystem, path = resolve(folder)
     for name, is_known, parse in ((LLAMA_FACTORY, _is_llama_factory, _llama_factory), (INTERN_VL, _is_intern, _intern)):
-        if not exists(filesystem, posixpath.join(path, name)):
+        if only not in (None, name) or not exists(filesystem, posixpath.join(path, name)):
             continue
         try:
             index = json.loads(read_bytes(filesystem, posixpath.join(path, name)))
         except ValueError as error:
             raise UserError(f"{folder}/{name} is no JSON: {error}") from None
-        if isinstance(index, dict) and index and all(isinstance(e, dict) and is_known(e) for e in index.values()):
+        if _holds(index, is_known):
             return _reader(folder, name, index, parse, open_files)
-    return None
+    found = dict(_other_indexes(filesystem, path, only))
+    if len(found) > 1:
+        raise UserError(f"{folder} has several indexes of data sets: {', '.join(sorted(found))}. Name the file of one.")
+    return next((_reader(folder, name, index, _intern, open_files) for name, index in found.items()), None)
+
+
+def _holds(index: Any, is_known: Callable[[Mapping[str, Any]], bool]) -> bool:
+    return isinstance(index, dict) and bool(index) and all(isinstance(e, dict) and is_known(e) for e in index.values())
+
+
+def _other_indexes(
+    filesystem: pafs.FileSystem, folder: str, only: str | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """InternVL's indexes in a folder by their names: small files among few, most of which one look leaves out."""
+    place = pafs.FileSelector(folder) if only is None else [posixpath.join(folder, only)]
+    infos = [info for info in filesystem.get_file_info(place) if info.type == pafs.FileType.File]
+    texts = [info for info in infos if info.base_name.endswith(".json") and info.base_name[0] not in "._"]
+    for info in texts if len(texts) <= _MOST_FILES else ():
+        if info.size > _LARGEST or info.base_name in (LLAMA_FACTORY, INTERN_VL):
+            continue
+        with filesystem.open_input_stream(info.path) as stream:
+            head = stream.read(_HEAD).removeprefix(codecs.BOM_UTF8)
+            if not head.lstrip().startswith(b"{") or b'"annotation"' not in head:
+                continue
+            try:
+                index = json.loads(head + stream.read())
+            except ValueError:  # a line of rows, or another text
+                continue
+        if _holds(index, lambda entry: _is_intern(entry) and isinstance(entry.get("root"), str)):
+            yield info.base_name, index
 
 
 def _reader(folder: str, index_name: str, index: Mapping[str, Any], parse: Any, open_files: Any) -> IndexedReader:
@@ -152,7 +190,7 @@ def _reader(folder: str, index_name: str, index: Mapping[str, Any], parse: Any, 
     taken: set[str] = set()
     for name, entry in index.items():
         dataset, place, why_not = parse(name, entry)
-        files = () if why_not else _files(folder, place, above=index_name == INTERN_VL)
+        files = () if why_not else _files(folder, place, above=parse is _intern)
         why_not = why_not or (None if files else f"there is no {place}")
         if not why_not and taken & {file.uri for file in files}:
             why_not = f"{place} is read for another data set"
@@ -165,7 +203,7 @@ def _reader(folder: str, index_name: str, index: Mapping[str, Any], parse: Any, 
         parts.append((dataset, open_files(files, columns)))
     if not parts:
         raise UserError(f"{folder}/{index_name} names no file that is there: {'; '.join(notes[:3])}")
-    return IndexedReader(tuple(parts), tuple(notes))
+    return IndexedReader(tuple(parts), index_name, tuple(notes))
 
 
 def _files(folder: str, place: str, *, above: bool) -> tuple[SourceFile, ...]:

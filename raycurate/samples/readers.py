@@ -19,7 +19,7 @@ from raycurate.samples.read_arrow import (
     huggingface_files,
     is_huggingface_folder,
 )
-from raycurate.samples.read_indexed import INTERN_VL, LLAMA_FACTORY, IndexedReader, read_index
+from raycurate.samples.read_indexed import IndexedReader, read_index
 from raycurate.samples.read_json import CODECS, JsonReader
 from raycurate.samples.read_tar import IMAGE_EXTENSIONS, WebDatasetReader
 from raycurate.samples.rows import Reader, ReadOptions, SourceFile
@@ -73,10 +73,10 @@ def open_source(
     if folder and format == "auto" and (indexed := _indexed(folder, options)) is not None:
         return indexed
     files = list_source(source)
-    if len(files) == 1 and files[0].name in (LLAMA_FACTORY, INTERN_VL):
-        above = files[0].uri.rpartition("/")[0]
-        if _indexed(above, options) is not None:
-            raise UserError(f"{source} holds no rows, it names the files that do. Name its folder instead: {above}")
+    if len(files) == 1 and format == "auto" and files[0].name.endswith(".json"):
+        above, _, name = files[0].uri.rpartition("/")
+        if (indexed := _indexed(above, options, name)) is not None:
+            return indexed
     if format == "auto":
         format, files = _detect(files, source)
     elif len(files) > 1:
@@ -86,15 +86,15 @@ def open_source(
     return _reader_of(format, files, options)
 
 
-def _indexed(folder: str, options: ReadOptions) -> IndexedReader | None:
-    """The reader of a folder by its index."""
+def _indexed(folder: str, options: ReadOptions, only: str | None = None) -> IndexedReader | None:
+    """The reader of a folder by its index, or by the file in it that may alone be that."""
 
     def open_files(files: tuple[SourceFile, ...], columns: tuple[str, ...]) -> Reader:
         format, found = _detect(files, [file.uri for file in files])
         also = replace(options, columns=(*options.columns, *columns), any_table=True)
         return _reader_of(format, found, also)
 
-    reader = read_index(folder, open_files)
+    reader = read_index(folder, open_files, only)
     if reader is not None and options.split is not None:
         raise UserError(f"split is '{options.split}', and {folder} has an index of its files. Name the split's files.")
     return reader
@@ -117,7 +117,10 @@ def left_out(source: str | Sequence[str], reader: Reader) -> list[str]:
     cached = is_hub(source) and not (source := hub_folder(str(source))).startswith("hf://")
     read = {file.uri for file in reader.files}
     others = [file.name for file in list_source(source) if file.uri not in read]
-    lines = list(reader.notes) if isinstance(reader, IndexedReader) else []
+    lines: list[str] = []
+    if isinstance(reader, IndexedReader):
+        lines = list(reader.notes)
+        others.remove(reader.index)
     lines += [f"the hub is not reached; what its cache holds is read: {source}"] if cached else []
     lines += [f"not read: {name}" for name in others if not name.lower().endswith(_BESIDE) and "." in name]
     if len(lines) > _SHOWN:

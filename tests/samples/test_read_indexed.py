@@ -75,28 +75,29 @@ def test_a_data_folder_of_llama_factory(tmp_path):
         "not read: pairs of dataset_info.json: it holds preference pairs",
         "not read: hub of dataset_info.json: it is on a hub; download it, or read it by --format hub",
         "not read: gone of dataset_info.json: there is no gone.json",
-        "not read: dataset_info.json",
         "not read: left.json",
     ]
 
 
-def test_meta_json_of_internvl(tmp_path):
-    """Annotations count from a folder above the index; image paths get their root in front."""
+@pytest.mark.parametrize("name", ["meta.json", "internvl_1_2_finetune.json"])
+def test_meta_json_of_internvl(tmp_path, name):
+    """Annotations count from a folder above the index; image paths get their root in front. Any name is its own."""
     talk = [{"from": "human", "value": "<image>\nQ"}, {"from": "gpt", "value": "A"}]
     index = {
         "ai2d": {"root": "playground/data/ai2d/", "annotation": "playground/ai2d.jsonl", "repeat_time": 2, "length": 1},
         "text": {"root": "", "annotation": "playground/text.jsonl", "repeat_time": 1},
     }
-    write(tmp_path / "shell" / "data" / "meta.json", index)
+    write(tmp_path / "shell" / "data" / name, index)
     write(tmp_path / "playground" / "ai2d.jsonl", {"image": "x/1.png", "conversations": talk})
     pure = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
     write(tmp_path / "playground" / "text.jsonl", {"image": "", "conversations": pure})
-    rows, told = read(tmp_path / "shell" / "data")
-    assert [(row.task, [image.path for image in row.images]) for row in rows] == [
-        ("ai2d", ["playground/data/ai2d/x/1.png"]),
-        ("text", []),
-    ]
-    assert told[0] == "not applied: repeat_time of ai2d"
+    for source in (tmp_path / "shell" / "data", tmp_path / "shell" / "data" / name):
+        rows, told = read(source)
+        assert [(row.task, [image.path for image in row.images]) for row in rows] == [
+            ("ai2d", ["playground/data/ai2d/x/1.png"]),
+            ("text", []),
+        ]
+        assert told == ["not applied: repeat_time of ai2d"]
 
 
 def test_indexes_that_cannot_be_followed(tmp_path):
@@ -128,12 +129,19 @@ def test_another_index_is_another_fact(tmp_path):
     assert known[0] == known[2] != known[1]
 
 
-def test_an_index_that_is_named_itself_says_to_name_its_folder(tmp_path):
-    """It holds no rows; a file of rows may have its name."""
+def test_one_of_several_indexes_is_named_itself(tmp_path):
+    """A folder of two is refused; rows under the name of an index, and objects that are none, are rows."""
     row = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
-    write(tmp_path / "rows.json", [row])
-    write(tmp_path / "meta.json", {"vqa": {"root": "", "annotation": "rows.json"}})
-    with pytest.raises(UserError, match="names the files that do. Name its folder"):
-        open_source(str(tmp_path / "meta.json"))
+    write(tmp_path / "rows.jsonl", row)
+    write(tmp_path / "more.jsonl", row)
+    write(tmp_path / "one.json", {"vqa": {"root": "", "annotation": "rows.jsonl"}})
+    write(tmp_path / "two.json", {"ocr": {"root": "", "annotation": "more.jsonl"}})
+    with pytest.raises(UserError, match="several indexes of data sets: one.json, two.json. Name the file of one"):
+        open_source(str(tmp_path))
+    rows, told = read(tmp_path / "two.json")
+    assert [(each.task, each.source_file) for each in rows] == [("ocr", "more.jsonl")]
+    assert told == []
     write(tmp_path / "meta.json", [row])
     assert len(open_source(str(tmp_path / "meta.json")).slices()) == 1
+    write(tmp_path / "two.json", row | {"annotation": "x"})
+    assert not isinstance(open_source(str(tmp_path / "two.json")), IndexedReader)
