@@ -52,10 +52,8 @@ def forget(run: str, keys: str) -> None:
 
     removed = stage(Run(run), keys)
     out.print(f"[bold]forget[/]    {removed.rows:,} rows left {plain(', '.join(removed.rewritten)) or 'nothing'}")
-    for name, command in removed.deleted.items():
-        out.print(f"          {plain(name)} is gone; `raycurate {plain(command)}` makes it again", highlight=False)
-    for place, command in removed.exports.items():
-        out.print(f"          {plain(place)} is gone; `raycurate {plain(command)}` makes it again", highlight=False)
+    for name, commands in {**removed.deleted, **removed.exports}.items():
+        out.print(f"          {plain(name)} is gone. Made again by {plain(commands)}", highlight=False)
     for place in removed.changed:
         out.print(f"          {plain(place)} may hold the rows: it was changed since its export, and is left to you")
     if removed.unknown:

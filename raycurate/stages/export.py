@@ -71,7 +71,7 @@ def export(run: Run, config: ExportConfig) -> int:
         if images.root is not None and options.one_kind and config.format == "llava":
             log.info("export: image paths count from %s", images.root)
     _warn(counts, config.format)
-    note_export(run, config.out, config.format, config.selection, manifest.fingerprint)
+    note_export(run, config, manifest.fingerprint)
     expected = ingested.rows_out if config.format in SHOWS_ALL else manifest.metrics["kept"]
     assert counts.rows == expected, f"exported {counts.rows} rows of {expected}"
     return counts.rows

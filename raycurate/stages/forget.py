@@ -44,7 +44,7 @@ from raycurate.samples.shard import ShownImages, content_of
 from raycurate.stages.engine.exported import noted_exports
 from raycurate.stages.engine.growth import earlier_states
 from raycurate.stages.engine.image_check import seen_file
-from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.remedies import export_again, told_commands
 from raycurate.stages.table import NOUNS
 
 BY_ROW = ("samples", "features", "row_scores")
@@ -65,7 +65,7 @@ class Removed:
     Attributes:
         rows: rows of samples that left.
         rewritten: nouns that rows left.
-        deleted: nouns that are gone, and the command that makes each again.
+        deleted: nouns that are gone, and the commands that make each again.
         exports: places of exports that are gone, and the command that makes each again.
         changed: places of exports that were changed since they were written and so were left as they are.
         unknown: contents that no samples held.
@@ -118,13 +118,14 @@ def forget(run: Run, keys: str) -> Removed:
         forgotten = Forgotten.of(run.uri).add(run.uri, contents)
         filesystem, root = resolve(run.uri)
         anew: dict[str, str] = read_json(filesystem, f"{root}/{MAP_FILE}") or {}
+        again = {f"{noun.noun}/{noun.label}": told_commands([noun]) for noun in nouns}  # others tell it, and may go
         _delete_exports(run, contents, removed)  # before their selections go
         for noun in nouns:
             held = _named(filesystem, noun.folder, contents) | _named(filesystem, noun.quarantine_folder, contents)
             found |= held
             name = f"{noun.noun}/{noun.label}"
             if held and (noun.noun not in BY_ROW or noun.label.endswith(OF_ALL_ROWS)):
-                removed.deleted[name] = command_for(noun)
+                removed.deleted[name] = again[name]
                 noun.clear()
                 continue
             description = _described_anew(run, noun, forgotten, anew, held=bool(held))
@@ -152,10 +153,10 @@ def _finished(nouns: list[Noun], removed: Removed) -> list[Noun]:
         if any(record.rows_out for record in noun.records().values()):
             raise UserError(
                 f"'{noun.noun}/{noun.label}' is not finished, and what it has so far cannot be looked through: run "
-                f"`raycurate {command_for(noun)}` first, or delete {noun.folder}"
+                f"{told_commands([noun])} first, or delete {noun.folder}"
             )
     for noun in open_ones:
-        removed.deleted[f"{noun.noun}/{noun.label}"] = command_for(noun)
+        removed.deleted[f"{noun.noun}/{noun.label}"] = told_commands([noun])
         noun.clear()
     return [noun for noun in nouns if noun not in open_ones]
 
@@ -256,7 +257,7 @@ def _delete_exports(run: Run, contents: set[str], removed: Removed) -> None:
                 continue
         if each.is_as_written:
             each.delete(run)
-            removed.exports[each.out] = f"export {run.uri} --selection {each.selection} --format {each.format}"
+            removed.exports[each.out] = f"`raycurate {export_again(run, each)}`"
         elif each.is_there:
             removed.changed.append(each.out)
         else:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from raycurate.errors import UserError
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.lineage import lost_files, made_from
-from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.remedies import told_commands
 
 ABSENT = "not there"
 """The reason of a row that the other side does not have."""
@@ -91,7 +91,7 @@ def finished_selection(run: Run, label: str) -> tuple[Noun, Manifest]:
         there = f"there are {', '.join(labels)}" if labels else "`raycurate select` makes one"
         raise UserError(f"{run.uri} has no finished selection '{label}'; {there}")
     if lost := lost_files(noun, manifest):
-        raise UserError(f"'selection/{label}' is not whole: {lost}. Run `raycurate {command_for(noun)}` again.")
+        raise UserError(f"'selection/{label}' is not whole: {lost}. Run {told_commands([noun])} again.")
     return noun, manifest
 
 

@@ -180,7 +180,7 @@ def test_the_command_tells_what_it_did(tmp_path):
     done = CliRunner().invoke(main, ["forget", run.uri, "--keys", str(tmp_path / "keys.txt")])
     assert done.exit_code == 0, done.output
     assert "2 rows left samples/main, features/main, row_scores/given" in done.output
-    assert "selection/main is gone; `raycurate select` makes it again" in done.output
+    assert "selection/main is gone. Made again by `raycurate select " in done.output
     assert "1 of the keys were named nowhere" in done.output
     failed = CliRunner().invoke(main, ["forget", run.uri, "--keys", str(tmp_path / "none.txt")])
     assert failed.exit_code == 1
@@ -249,7 +249,7 @@ def test_attempts_without_a_row_are_in_nobodys_way(tmp_path):
     (key,) = _keys(run, {"secret004"}, tmp_path)
     removed = forget(run, str(tmp_path / "keys.txt"))
     assert removed.rows == 1
-    assert removed.deleted.pop("selection/new") == "select --label new"
-    assert "ingest MORE --append" in removed.deleted.values()
+    assert removed.deleted.pop("selection/new") == f"`raycurate select {run.uri} --label new`"
+    assert any(f"/bad.json --out {run.uri} --append" in command for command in removed.deleted.values())
     assert [noun.label for noun in run.nouns() if noun.manifest() is None] == []
     assert not _files_with(tmp_path / "run", [key])

@@ -141,7 +141,7 @@ def test_stale_inputs_are_refused(ray_cluster, tmp_path):
     case = clustered_case(14)
     run = _run(tmp_path / "run", case, shards=1)
     write_features(run, case.keys, case.features[::-1] * np.float16(0.5), shards=1, block_dim=case.block_dim)
-    with pytest.raises(UserError, match="made from an earlier 'features/main'.*Run `raycurate cluster` again"):
+    with pytest.raises(UserError, match="made from an earlier 'features/main'.*Run `raycurate cluster .*` again"):
         _select(run)
 
 

@@ -364,8 +364,10 @@ def test_what_was_made_before_the_samples_changed_is_said_to_be_out_of_date(tmp_
     page = build_report(run)
     assert "2 of 5 rows, chosen by random" in page, "those that there were then"
     assert "Out of date: &#39;selection/main&#39; was made from an earlier" in page
-    assert "`raycurate select` makes it again" in page
-    assert found.stale["selection/main"].endswith("; `raycurate select` makes it again")
+    assert "makes it again" in page
+    assert found.stale["selection/main"].endswith(
+        f"; `raycurate select {run.uri} --set method=random --set ratio=0.5` makes it again"
+    )
     (tmp_path / "shown.png").unlink()
     assert "cannot be read" in explain_row(run, "r0", search_ratio=False).images[0]
 
@@ -379,7 +381,7 @@ def test_rows_of_samples_that_were_made_anew_are_left_out_of_a_report_and_an_err
     page = build_report(made, "coincide")
     assert "Out of date: " in page
     assert 0 < page.count('<li class="card">') <= 20
-    with pytest.raises(UserError, match="not where they were in the samples: .* `raycurate extract`"):
+    with pytest.raises(UserError, match="not where they were in the samples: .* `raycurate extract "):
         chosen_rows(made, "coincide", Wanted(limit=90))
 
 

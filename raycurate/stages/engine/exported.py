@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pyarrow.fs as pafs
 
+from raycurate.config import ExportConfig
 from raycurate.run.filesystem import delete_folder, exists, list_files, read_json, resolve, write_json
 from raycurate.run.store import Run
 from raycurate.samples.file_readme import delete_readme
@@ -28,6 +30,7 @@ class Exported:
         selection: label of the selection whose rows it holds.
         fingerprint: of that selection.
         files: path below `out` ('' for a file) -> bytes and time of change in nanoseconds.
+        settings: of the export; empty in notes of earlier versions.
     """
 
     out: str
@@ -35,6 +38,7 @@ class Exported:
     selection: str
     fingerprint: str
     files: dict[str, list[int]]
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_as_written(self) -> bool:
@@ -62,10 +66,12 @@ class Exported:
         filesystem.delete_file(note)
 
 
-def note_export(run: Run, out: str, format: str, selection: str, fingerprint: str) -> None:
-    """Note in the run what was just written to `out`."""
-    filesystem, path = _note(run, out)
-    write_json(filesystem, path, asdict(Exported(out, format, selection, fingerprint, _files_at(out))))
+def note_export(run: Run, config: ExportConfig, fingerprint: str) -> None:
+    """Note in the run what was just written of the selection with this fingerprint."""
+    filesystem, path = _note(run, config.out)
+    settings = config.determining()
+    note = Exported(config.out, config.format, config.selection, fingerprint, _files_at(config.out), settings)
+    write_json(filesystem, path, asdict(note))
 
 
 def noted_exports(run: Run) -> Iterator[Exported]:

@@ -11,6 +11,7 @@ Cost: a `stat` per source file and model file, and reading the small files; the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.run.filesystem import content_hash, exists, resolve
 from raycurate.run.store import Manifest, Noun, Run
 from raycurate.stages.engine.checkpoints import ADAPTER_FILE, fingerprint_of_parts
-from raycurate.stages.engine.lineage import INPUT_NAMES, lost_files, why_stale
-from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.lineage import INPUT_NAMES, lost_files, nouns_behind, why_stale
+from raycurate.stages.engine.remedies import told_commands
 from raycurate.stages.engine.source_check import source_changed
 from raycurate.stages.selecting.weights import weights_changed
 
@@ -29,6 +30,12 @@ MODEL_STAGES = ("extract", "score", "tokenize", "finetune")
 """Stages whose descriptions have the hash of `config.model` among their inputs."""
 CHECKPOINT_STAGES = ("predict", "evaluate")
 """Likewise, of the model and what was put on it (`checkpoints.checkpoint_facts`)."""
+BY_SHARD = ("extract", "score", "prints")
+"""Stages whose parts follow from their own shards alone, so that those of samples that have only grown stay."""
+ROW_BY_ROW = ("features", "row_scores", "clusters", "ranking", "selection", "prints", "marks")
+"""Nouns that have a row for each of the samples."""
+REFERENCE = "reference"
+"""The output of `score` that is drawn from all rows."""
 
 
 class Outside:
@@ -54,20 +61,46 @@ class Outside:
         return self._changed[name]
 
 
-def why_not_current(noun: Noun, manifest: Manifest, outside: Outside) -> str:
-    """What has changed since a noun was made, and what makes it again; '' where nothing has."""
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """What is the matter with a finished noun.
+
+    Attributes:
+        told: what has changed since it was made, and what makes it again.
+        missing: rows that its stage then has to do; parts that stay do not count.
+    """
+
+    told: str
+    missing: int
+
+
+def why_not_current(noun: Noun, manifest: Manifest, outside: Outside) -> Outdated | None:
+    """What has changed since a noun was made; None where nothing has."""
     stale = why_stale(noun, manifest)
+    stays = stale is not None and stale.grown
     chain, reason = ((noun,), outside.changed(noun, manifest)) if stale is None else (stale.chain, stale.reason)
     if not reason and (lost := lost_files(noun, manifest)):
-        reason = f"'{noun.noun}/{noun.label}' is not whole: {lost}"
+        reason, stays = f"'{noun.noun}/{noun.label}' is not whole: {lost}", True
     if stale is None and not reason:
         chain, reason = _above(noun, manifest, outside)
     if not reason:
-        return ""
+        return None
     if len(chain) > 1:
         reason = f"'{noun.noun}/{noun.label}': {reason}"
-    commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(chain))
-    return f"{reason}. Made again by {', then '.join(commands)}."
+    told = f"{reason}. Made again by {told_commands(reversed(chain))}."
+    return Outdated(told, _missing(noun, manifest, stays=stays and not outside.changed(noun, manifest)))
+
+
+def _missing(noun: Noun, manifest: Manifest, *, stays: bool) -> int:
+    """Rows to do, where what there is of its parts stays or not: by now its samples may have others."""
+    rows = manifest.rows_in
+    if noun.noun in ROW_BY_ROW:
+        behind = (found for found in nouns_behind(noun, manifest).values() if found.noun == "samples")
+        rows = next((found.rows_out for found in behind), rows)
+    stage, output = manifest.description.get("stage"), manifest.description.get("output")
+    if not stays or stage not in BY_SHARD or output == REFERENCE:
+        return rows
+    return max(0, rows - sum(record.rows_in for record in noun.iter_records()))
 
 
 def _above(noun: Noun, manifest: Manifest, outside: Outside) -> tuple[tuple[Noun, ...], str]:

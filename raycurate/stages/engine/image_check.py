@@ -15,7 +15,7 @@ from raycurate.run.filesystem import exists
 from raycurate.run.store import Manifest, Noun
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.seen import compare
-from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.remedies import told_commands
 from raycurate.stages.engine.shards import map_tasks
 
 MAX_TASKS = 64
@@ -69,5 +69,5 @@ def check_images(samples: Noun, manifest: Manifest, images: str | None) -> None:
     if replaced:
         raise UserError(
             f"{len(replaced):,} images of '{samples.noun}/{samples.label}' were replaced since then, for example "
-            f"'{replaced[0]}'. Run `raycurate {command_for(samples)}` with the same settings again: it reads them."
+            f"'{replaced[0]}'. Run {told_commands([samples])} again: it reads them."
         )

@@ -27,6 +27,7 @@ from raycurate.settings import NounConfig
 from raycurate.stages.engine.growth import earlier_states, has_grown
 from raycurate.stages.engine.marked import honoured
 from raycurate.stages.engine.names import command_for
+from raycurate.stages.engine.remedies import told_commands
 from raycurate.stages.table import STAGES
 
 log = logging.getLogger("raycurate")
@@ -64,10 +65,12 @@ class Stale:
     Attributes:
         chain: the noun, the one that it was made from, and so on up to the first that is out of date by itself.
         reason: what is the matter with that one.
+        grown: the noun's own samples have grown since, and nothing else is the matter.
     """
 
     chain: tuple[Noun, ...]
     reason: str
+    grown: bool = False
 
     def __str__(self) -> str:
         return self.reason
@@ -75,8 +78,7 @@ class Stale:
     @property
     def remedy(self) -> str:
         """The commands that make the noun anew, in their order."""
-        commands = dict.fromkeys(f"`raycurate {command_for(each)}`" for each in reversed(self.chain))
-        return ", then ".join(commands)
+        return told_commands(reversed(self.chain))
 
 
 def made_from(description: Mapping[str, Any]) -> dict[str, str]:
@@ -124,7 +126,7 @@ def why_stale(noun: Noun, manifest: Manifest) -> Stale | None:
             how = f"has {'grown' if grown else 'changed'} since"
             if grown and noun.noun == "clusters":
                 how += " (cluster --extend keeps its centroids)"
-            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which {how}")
+            return Stale((noun,), f"'{_name(noun)}' was made from an earlier '{name}', which {how}", grown)
         if above := why_stale(parent, found):
             return Stale((noun, *above.chain), above.reason)
     return _other_kept(noun, run, description) or _marked_since(noun, run, description)
@@ -167,7 +169,7 @@ def required(noun: Noun, *, of: Manifest | None = None, otherwise: str = "") -> 
     """
     manifest = noun.require(command_for(noun))
     if lost := lost_files(noun, manifest):
-        raise UserError(f"'{_name(noun)}' is not whole: {lost}. Run `raycurate {command_for(noun)}` again{otherwise}.")
+        raise UserError(f"'{_name(noun)}' is not whole: {lost}. Run {told_commands([noun])} again{otherwise}.")
     stale = why_stale(noun, manifest)
     if stale is not None:
         out_of_date = "" if len(stale.chain) == 1 else f"'{_name(noun)}' is out of date: "

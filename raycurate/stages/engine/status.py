@@ -27,6 +27,7 @@ class NounStatus:
         sources: rows by source, of samples of several and selections of them.
         why: of a stale noun what has changed, and the commands that make it again, in their order.
         unreached: why it cannot be told whether its source, or another file outside of the run, has changed.
+        missing: rows that are to be made again of a stale noun.
     """
 
     name: str
@@ -39,6 +40,7 @@ class NounStatus:
     sources: str = ""
     estimated: float | None = None
     unreached: str = ""
+    missing: int = 0
 
 
 def status(run: Run) -> list[NounStatus]:
@@ -67,8 +69,9 @@ def _status_of(noun: Noun, outside: Outside) -> NounStatus:
     manifest = noun.manifest()
     if manifest is not None:
         rejected = sum(manifest.quarantined.values())
-        why = why_not_current(noun, manifest, outside)
-        state = "stale" if why else "done"
+        outdated = why_not_current(noun, manifest, outside)
+        why, missing = ("", 0) if outdated is None else (outdated.told, outdated.missing)
+        state = "done" if outdated is None else "stale"
         return NounStatus(
             name,
             state,
@@ -80,6 +83,7 @@ def _status_of(noun: Noun, outside: Outside) -> NounStatus:
             told_sources(manifest),
             manifest.estimated_seconds,
             outside.unreached.get(name, ""),
+            missing,
         )
     records = noun.records().values()
     beat = noun.read_json("progress.json") or {}

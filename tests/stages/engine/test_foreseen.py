@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from raycurate.stages.engine.next_step import next_steps
 from raycurate.stages.engine.status import status
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
-from tests.nouns import write_features
+from tests.nouns import write_clusters, write_features
 
 
 @pytest.fixture
@@ -155,6 +156,21 @@ def test_what_is_stale_is_made_again_with_its_own_settings(run, tmp_path):
         assert done.exit_code == 0, done.output
     assert run.noun("selection", "few").manifest().metrics["kept"] == 3
     assert {line.state for line in status(run)} == {"done"}
+
+
+def test_of_a_stale_stage_only_the_rows_that_it_lacks_take_time(run, tmp_path):
+    """Features of ten more rows take a quarter of what those of forty took; a clustering is made of all fifty."""
+    keys = [key for part in run.noun("samples").iter_parts(["key"]) for key in part["key"].to_pylist()]
+    rows_ND = np.eye(40, 16, dtype=np.float16)
+    write_features(run, keys, rows_ND)
+    write_clusters(run, keys, rows_ND, np.zeros(40, dtype=int), np.eye(1, 16), shards=1)
+    (tmp_path / "more.jsonl").write_text('{"question": "Who?", "answer": "You."}\n' * 10, encoding="utf-8")
+    ingest(run, IngestConfig(source=str(tmp_path / "more.jsonl"), append=True))
+    lines = [replace(line, seconds=8.0) for line in status(run)]
+    assert {line.name: line.missing for line in lines} == {"samples/main": 0, "features/main": 10, "clusters/main": 50}
+    assert [step.seconds for step in next_steps(run, lines)] == [2.0, 10.0]
+    run.noun("features").filesystem.delete_file(run.noun("features").part_path(0))
+    assert {line.name: line.missing for line in status(run)}["features/main"] == 50
 
 
 def test_an_append_that_was_interrupted_is_named_as_one(run, tmp_path):

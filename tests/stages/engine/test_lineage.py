@@ -247,7 +247,7 @@ def test_features_that_lost_a_part_are_refused_and_what_is_left_is_kept(run, fea
     """A reader says which part is gone and what makes it; that stage goes on with a line; `status` shows it."""
     noun, description = _extracted(run, model="X")
     noun.filesystem.delete_file(noun.part_path(0))
-    with pytest.raises(UserError, match=r"is not whole: 1 of its files is gone .*part-00000.*`raycurate extract`"):
+    with pytest.raises(UserError, match=r"is not whole: 1 of its files is gone .*part-00000.*`raycurate extract "):
         required(noun)
     assert next(line.state for line in status(run) if line.name == "features/main") == "stale"
     with caplog.at_level(logging.INFO, "raycurate"):
