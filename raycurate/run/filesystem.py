@@ -26,6 +26,9 @@ from raycurate.errors import UserError
 TEMPORARY = ".tmp-"
 """How the name of a file begins that is not complete; what a killed writer leaves has it still."""
 
+HEADERS_BYTES = 1 << 16
+"""Room for what a Parquet file holds of a column of one row group besides its values: headers, statistics."""
+
 
 def absolute(path: str) -> str:
     """A local path against this process's directory, ``~`` expanded; a URI as it is.
@@ -163,10 +166,21 @@ def read_json(filesystem: pafs.FileSystem, path: str) -> Any | None:
 
 
 def table_to_parquet(table: pa.Table, *, row_group_rows: int | None = None, compression: str = "zstd") -> pa.Buffer:
-    """A table as the bytes of a Parquet file. Float columns of features do not compress: pass ``none`` there."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=row_group_rows, compression=compression, use_dictionary=False)
-    return sink.getvalue()
+    """A table as the bytes of a Parquet file. Float columns of features do not compress: pass ``none`` there.
+
+    With ``none`` the file is as large as the table, so the memory is taken once: a sink that grows is copied each time,
+    0.17 to 0.73 s in place of 0.11 s of a processor for 8,192 x 20,480 halves. Encoded strings, numbers and their nulls
+    stay below twice their bytes; dictionaries would not, and are not to be passed with ``none``.
+    """
+    if compression != "none":
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, row_group_size=row_group_rows, compression=compression, use_dictionary=False)
+        return sink.getvalue()
+    groups = math.ceil(table.num_rows / (row_group_rows or table.num_rows or 1)) + 1
+    space = pa.allocate_buffer(2 * table.nbytes + HEADERS_BYTES * table.num_columns * groups)
+    written = pa.FixedSizeBufferWriter(space)
+    pq.write_table(table, written, row_group_size=row_group_rows, compression="none", use_dictionary=False)
+    return space.slice(0, written.tell())
 
 
 def list_files(filesystem: pafs.FileSystem, folder: str, suffix: str = "") -> list[pafs.FileInfo]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.run.filesystem import exists, read_json, resolve, write_bytes, write_json
+from raycurate.features.rows import features_column
+from raycurate.run.filesystem import exists, read_json, resolve, table_to_parquet, write_bytes, write_json
 
 URIS = ["s3://b", "s3://b/", "s3://b/x", "s3://b/x/", "s3://b/a%20b/c%2Bd", "s3://b/x?region=eu-west-1", "gs://b/x/y"]
 
@@ -67,3 +71,25 @@ def test_what_lies_below_a_file_is_not_there(tmp_path):
     write_bytes(filesystem, path, b"x")
     assert not exists(filesystem, f"{path}/value.json")
     assert read_json(filesystem, f"{path}/value.json") is None
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3000])
+@pytest.mark.parametrize("row_group_rows", [None, 7])
+def test_an_uncompressed_table_of_any_kind_of_numbers_has_room_in_its_buffer(rows, row_group_rows):
+    """Nulls everywhere, wide vectors, one byte a value, bits: what is written is what was there."""
+    place_N = np.arange(rows)
+    every_third = [None if place % 3 else place for place in place_N.tolist()]
+    table = pa.table(
+        {
+            "key": pa.array([None if place is None else "k" * (place % 50) for place in every_third], pa.string()),
+            "flag": pa.array([None if place is None else place % 2 == 0 for place in every_third], pa.bool_()),
+            "small": pa.array([None if place is None else place % 100 for place in every_third], pa.int8()),
+            "number": pa.array(every_third, pa.float64()),
+            "list": pa.array([None if place is None else [place] * (place % 4) for place in every_third]).cast(
+                pa.list_(pa.int32())
+            ),
+            "vector": features_column(np.ones((rows, 512), dtype=np.float16)),
+        }
+    )
+    data = table_to_parquet(table, row_group_rows=row_group_rows, compression="none")
+    assert pq.read_table(pa.BufferReader(data)).equals(table)
