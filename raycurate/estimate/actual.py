@@ -25,9 +25,14 @@ def estimate_run(planner: Planner, run: Run, configs: Mapping[str, Any]) -> list
         configs: name of a stage -> class of its settings.
 
     Raises:
-        UserError: a folder that is no run directory.
+        UserError: a folder that is no run directory, or a run of which nothing is finished.
     """
     manifests = know_run(planner, run)
+    if not manifests:
+        raise UserError(
+            f"no stage of {run.uri} is finished, so that nothing can stand beside an estimate. `raycurate status "
+            f"{run.uri}` shows what was begun; `raycurate estimate RECIPE` tells what will be taken."
+        )
     seconds = _seconds(manifests)
     return [_one(planner, manifest, configs, seconds) for manifest in manifests if manifest.noun not in PARTS_OF_OTHERS]
 
@@ -48,7 +53,7 @@ def know_run(planner: Planner, run: Run) -> list[Manifest]:
     manifests = [found for noun in run.nouns() if (found := noun.manifest()) is not None]
     manifests.sort(key=lambda manifest: (manifest.noun != "samples", manifest.created))
     for manifest in manifests:
-        if manifest.noun == "samples":
+        if manifest.noun == "samples" and manifest.rows_out:
             planner.sources[manifest.label] = read_samples(run.noun("samples", manifest.label), manifest)
         elif manifest.noun == "features" and "dimension" in manifest.metrics:
             planner.features[manifest.label] = (manifest.rows_out, int(manifest.metrics["dimension"]))
@@ -82,6 +87,8 @@ def _one(
 ) -> Estimate:
     stage, label = str(manifest.description.get("stage", manifest.noun)), manifest.label
     actual, name = seconds[manifest.noun, label], f"{manifest.noun}/{label}"
+    if manifest.noun == "samples" and not manifest.rows_out:
+        return Estimate(stage=stage, label=label, actual=actual, notes=(f"{name} has no rows",))
     values = manifest.description.get("config") or manifest.metrics.get("config")
     if stage not in configs or not isinstance(values, Mapping):
         notes: tuple[str, ...] = (f"{name} is not estimated",)

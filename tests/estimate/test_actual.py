@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from raycurate.cli.main import main
 from raycurate.config import IngestConfig, SelectConfig
+from raycurate.errors import UserError
 from raycurate.estimate.actual import estimate_run
 from raycurate.estimate.places import this_machine
 from raycurate.estimate.plan import Planner
@@ -16,6 +17,7 @@ from raycurate.estimate.rates import DEFAULT_RATES
 from raycurate.run.store import Run
 from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
+from tests.nouns import write_samples
 
 CONFIGS = {"ingest": IngestConfig, "select": SelectConfig}
 
@@ -65,3 +67,23 @@ def test_a_run_takes_no_settings_of_a_recipe(run):
     done = CliRunner().invoke(main, ["estimate", run.uri, "--set", "select.ratio=0.1"])
     assert done.exit_code == 1
     assert "--set changes a recipe" in " ".join(done.output.split())
+
+
+def test_a_run_of_which_nothing_is_finished_is_told(tmp_path):
+    begun = Run(str(tmp_path / "run"))
+    begun.noun("samples").begin({"stage": "ingest"})
+    with pytest.raises(UserError, match=f"no stage of {begun.uri} is finished"):
+        found_of(begun)
+
+
+def test_samples_without_rows_leave_the_other_stages_theirs(tmp_path):
+    """All rows of some samples may have been forgotten."""
+    made = Run(str(tmp_path / "run"))
+    write_samples(made, [], [])
+    write_samples(made, [f"{1:032x}-0"], ["t"], label="val")
+    select(made, SelectConfig(method="random", ratio=1.0, samples="val"))
+    found = {
+        (each.stage, each.label): each for each in estimate_run(Planner(this_machine(2), DEFAULT_RATES), made, CONFIGS)
+    }
+    assert found["ingest", "main"].notes == ("samples/main has no rows",)
+    assert found["select", "main"].seconds > 0
