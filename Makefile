@@ -1,6 +1,7 @@
 # make demo : install and run the whole path on real data
-# make test : every check: lint, types, import contract, tests
-# make test-nodes: faults and growth on clusters of several nodes and on S3; CI runs it after `make test`
+# make test : lint, types, import contract, tests
+# make test-slow: the matrices and faults that take minutes; CI runs it after `make test`
+# make test-nodes: faults and growth on clusters of several nodes and on S3; CI runs it last
 # make test-gpu: the paths of a GPU against a CPU's results, on a machine with one
 # make test-consumers: exports read by the data code of the trainers that they are for, installed beside this package
 # make bench: the figures of the README, side by side with their peers
@@ -13,7 +14,7 @@ export DS_BUILD_OPS := 0
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-nodes test-gpu test-consumers check bench clean
+.PHONY: demo test test-slow test-nodes test-gpu test-consumers check bench clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,7 +36,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not slow and not nodes and not gpu and not consumers"
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m slow
 
 test-nodes: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m nodes

@@ -184,6 +184,7 @@ def kill_in_the_middle(folder: Path, settings: dict) -> dict[str, int]:
     return kill_after(2, folder / "balance" / "main" / "probes", *command)
 
 
+@pytest.mark.slow
 def test_a_killed_balance_repeats_no_probe_and_ends_like_an_undisturbed_one(made, ray_cluster, tmp_path):
     """kill -9 after half of the probes: the other half is run, the score table and the weights are the same."""
     source, model = made

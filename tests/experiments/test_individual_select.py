@@ -201,6 +201,7 @@ def kill_in_the_middle(run: Path, candidates: dict[str, str], model: str) -> dic
     return kill_after(2, run / "individual_select" / "main" / "trained", *command)
 
 
+@pytest.mark.slow
 def test_a_killed_selection_ends_as_an_undisturbed_one(ray_cluster, tmp_path):
     """kill -9, the same settings again: no finished probe is run again, the tables are those of a quiet run."""
     model = str(make_tiny_vlm("llava", tmp_path / "model"))

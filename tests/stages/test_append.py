@@ -146,6 +146,7 @@ def test_kill_9_in_an_append(data, tmp_path, where):
     assert [noun.label for noun in runs[0].nouns()] == ["main"]
 
 
+@pytest.mark.slow
 def test_features_scores_and_tokens_of_new_rows_only(ray_cluster, data, tmp_path):
     """Parts of earlier rows are not written again; rows in batches of one have the bits of one ingest of all.
 

@@ -94,6 +94,7 @@ def test_every_noun_of_a_run_of_before_is_found_done(lay, ray_cluster, caplog):
     assert {name for name in after if after[name] != before[name]} == set()
 
 
+@pytest.mark.slow
 def test_a_run_whose_rows_were_judged_otherwise_is_made_again_without_being_asked(lay, ray_cluster):
     """Made before `ingest` refused what it does not read: all of it is stale, with the reason, and then made anew.
 
