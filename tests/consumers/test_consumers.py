@@ -12,14 +12,16 @@ import subprocess
 import sys
 import types
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from raycurate.run.names import as_label
-from raycurate.samples.exporters import ExportFacts, ExportOptions, export_samples
+from raycurate.samples.exporters import ExportFacts, ExportOptions, export_samples, samples_from_tables
+from raycurate.samples.fiftyone import with_decisions
 from raycurate.samples.file_readme import SUFFIX, export_file
 from raycurate.samples.images import ImageRoot
-from raycurate.samples.schema import ImageRef, Message, Sample
+from raycurate.samples.schema import ImageRef, Message, Sample, samples_to_table
 from raycurate.samples.task_folders import export_folder
 from tests.hostile import encoded
 from tests.tiny_vlms import make_processor
@@ -225,15 +227,14 @@ def test_trl_collates_what_the_line_of_the_readme_loads(tmp_path, options, name)
     trainer = pytest.importorskip("trl.trainer.sft_trainer", exc_type=ImportError)
     datasets = pytest.importorskip("datasets")
     out = tmp_path / f"out.{'parquet' if name == 'parquet' else 'jsonl'}"
-    rows = ROWS[:3]
     embedded = ExportOptions(images=options.images, embed=True)
-    export_file(rows, str(out), name, embedded, ExportFacts("runs/mine", "abc"))
+    export_file(ROWS, str(out), name, embedded, ExportFacts("runs/mine", "abc"))
     line = (tmp_path / f"{out.name}{SUFFIX}").read_text().partition("    ")[2].splitlines()[0]
     exec(line, scope := dict(vars(datasets)))
     processor = make_processor("llava")
     batch = trainer.DataCollatorForVisionLanguageModeling(processor)(list(scope["rows"]))
-    assert len(batch["input_ids"]) == len(rows)
-    assert len(batch["pixel_values"]) == 3
+    assert len(batch["input_ids"]) == len(ROWS)
+    assert len(batch["pixel_values"]) == 4
     assert all(processor.tokenizer.decode(row).count("ü") == 1 for row in batch["input_ids"])
 
 
@@ -255,3 +256,42 @@ def test_trl_takes_the_messages_as_they_are(tmp_path, options, name):
         assert [block["image"].size for block in blocks if block["type"] == "image"] == [image.size for image in images]
         text = "".join(block["text"] for block in blocks if block["type"] == "text")
         assert text == "".join(turn.text.replace("<image>\n", "").replace("<image>", "") for turn in sample.messages)
+
+
+@pytest.fixture
+def fiftyone(monkeypatch):
+    """FiftyOne over an in-memory stand-in for MongoDB, which no package index has."""
+    mongomock = pytest.importorskip("mongomock")
+    pymongo = pytest.importorskip("pymongo")
+    store = mongomock.store.ServerStore()
+
+    class Client(mongomock.MongoClient):
+        _closed = False  # asked for; to the stand-in any name that it does not know is a database
+
+        def __init__(self, *args, **settings):
+            super().__init__(*args, _store=store, **settings)
+
+    monkeypatch.setattr(pymongo, "MongoClient", Client)
+    for name in ("py7zr", "rarfile"):  # archives, of which none is read here
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    for name, value in {"URI": "mongodb://localhost", "VALIDATION": "false"}.items():
+        monkeypatch.setenv(f"FIFTYONE_DATABASE_{name}", value)
+    monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "1")
+    return pytest.importorskip("fiftyone", exc_type=ImportError)
+
+
+def test_fiftyone_imports_what_a_selection_decided(tmp_path, options, fiftyone):
+    """Its importer and its migration to the present version: every image opens, fields have values and types."""
+    decided = {"kept": [True, False, True, False], "cluster": [0, 1, None, 3], "rank": [0, 1, 0, None]}
+    decided |= {"score": [0.5, float("nan"), 2.0, None], "reason": ["a", "b", "c", "d"]}
+    out = tmp_path / "fiftyone"
+    rows = samples_from_tables([with_decisions(samples_to_table(ROWS), pa.table(decided))])
+    export_folder(rows, str(out), "fiftyone", options, ExportFacts("runs/mine", "abc"))
+    dataset = fiftyone.Dataset.from_dir(dataset_dir=str(out), dataset_type=fiftyone.types.FiftyOneDataset)
+    found = [(each.task, each.image, each.kept, each.rank, each.score) for each in dataset]
+    second = [("ocr", number, True, 0, 2.0) for number in range(2)]
+    assert found == [("ocr", 0, False, 1, None), *second, ("ocr", 0, False, None, None)]
+    sizes = [Image.open(path).size[0] for path in dataset.values("filepath")]
+    assert sizes[:3] == [9, 10, 8]
+    assert isinstance(dataset.get_field("score"), fiftyone.FloatField)
+    assert dataset.count_values("kept") == {True: 2, False: 2}
