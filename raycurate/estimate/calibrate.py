@@ -22,6 +22,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from raycurate.estimate.rates import DEFAULT_RATES, Rates
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ ROWS = 128
 WINDOW_SECONDS = 0.5
 SIDE = 336
 DISK_BYTES = 64 << 20
+IMAGE_THREADS = 4
+"""That look at images in a task of `ingest`, by its default."""
 
 
 def calibrate(folder: str | Path | None = None) -> Rates:
@@ -64,6 +68,7 @@ def _measure(folder: str | Path | None) -> Rates:
     parse, parse_bytes = _parsing()
     check, load, image = _images()
     write, read = _disk(folder)
+    check_image, part = _small_files(folder)
     return Rates(
         product_flops=product,
         network_flops=network,
@@ -74,11 +79,14 @@ def _measure(folder: str | Path | None) -> Rates:
         parse_bytes=parse_bytes,
         prepare_row_seconds=_preparing(),
         check_pixels=check,
+        check_image_seconds=check_image,
         load_pixels=load,
         image_seconds=image,
         disk_write=write,
         disk_read=read,
-        worker_seconds=_start(),
+        part_seconds=part,
+        worker_seconds=1.5 * _start("torch, transformers.modeling_utils, pyarrow"),
+        task_seconds=_start("ray, raycurate.stages.ingest"),
         table_row_seconds=DEFAULT_RATES.table_row_seconds * parse / DEFAULT_RATES.parse_row_seconds,
         measured=f"{socket.gethostname()} {time.strftime('%Y-%m-%d %H:%M', time.gmtime())}",
     )
@@ -176,19 +184,12 @@ def _images() -> tuple[float, float, float]:
     """Pixels/s that are checked, pixels/s that are decoded and processed, seconds of the smallest image."""
     import numpy as np
     import torch
-    from PIL import Image
 
     from raycurate.encoding.images import ImageReader
     from raycurate.models.adapter import load_processor
     from raycurate.samples.images import check_image, load_image
 
-    def encoded(side: int) -> bytes:
-        pixels = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
-        stream = io.BytesIO()
-        Image.fromarray(pixels).resize((side, side)).save(stream, "JPEG")
-        return stream.getvalue()
-
-    large, small = encoded(2 * SIDE), encoded(16)
+    large, small = _jpeg(2 * SIDE), _jpeg(16)
     check = mean_seconds(lambda: check_image(large))
 
     def prepare(data: bytes) -> None:
@@ -198,6 +199,16 @@ def _images() -> tuple[float, float, float]:
     load = mean_seconds(lambda: prepare(large))
     reader = ImageReader(load_processor("tiny"), torch.float32)
     return (2 * SIDE) ** 2 / check, (2 * SIDE) ** 2 / load, mean_seconds(lambda: reader.read(load_image(small)))
+
+
+def _jpeg(side: int) -> bytes:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).resize((side, side)).save(stream, "JPEG")
+    return stream.getvalue()
 
 
 def _preparing() -> float:
@@ -227,8 +238,39 @@ def _disk(folder: str | Path | None) -> tuple[float, float]:
         return DISK_BYTES / write_seconds, DISK_BYTES / mean_seconds(path.read_bytes, window=0.0)
 
 
-def _start() -> float:
-    """Seconds until a new process has the libraries of a worker."""
+def _small_files(folder: str | Path | None) -> tuple[float, float]:
+    """Seconds to look at an image file, as `ingest` does, and to write, or find and read, a part of one row."""
+    from raycurate.run.store import Run
+    from raycurate.samples.images import ImageRoot
+    from raycurate.samples.schema import SAMPLE_SCHEMA
+    from raycurate.samples.seen import WatchedRoot, states_of
+    from raycurate.samples.shard import ShownImages
+
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".raycurate-") as place:
+        names = [f"{number}.jpg" for number in range(ROWS)]
+        for name in names:
+            Path(place, name).write_bytes(_jpeg(16))
+        root = ImageRoot.of(place)
+        images = [{"path": name, "data": None, "sha": None} for name in names]
+        shown = ShownImages(pa.table({"images": pa.array([images], SAMPLE_SCHEMA.field("images").type)}))
+
+        def look() -> None:
+            states_of(root, names)
+            shown.faults(WatchedRoot(root.root, root.links), threads=IMAGE_THREADS)
+
+        noun = Run(f"{place}/run").noun("parts")
+        row = pa.table({"key": ["0"], "kept": [True], "score": [0.5]})
+        noun.begin({"stage": "calibration"})
+
+        def commit_and_read() -> None:
+            noun.commit_part(0, row, rows_in=1)
+            noun.read_part(0)
+
+        return mean_seconds(look) / ROWS, mean_seconds(commit_and_read) / 2
+
+
+def _start(libraries: str) -> float:
+    """Seconds until a new process has some libraries."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import torch, transformers.modeling_utils, pyarrow"], check=False)
-    return 1.5 * (time.perf_counter() - started)
+    subprocess.run([sys.executable, "-c", f"import {libraries}"], check=False)
+    return time.perf_counter() - started

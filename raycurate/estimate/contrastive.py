@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.errors import UserError
-from raycurate.estimate.formulas import ELEMENT_BYTES, LAYER_NUMBERS, POOL_STARTS
+from raycurate.estimate.formulas import ACTOR_STARTS, ELEMENT_BYTES, LAYER_NUMBERS, LOADER_STARTS
 from raycurate.estimate.geometry import matrix_weights, stacks
 from raycurate.estimate.published import PUBLISHED_CLIP
 from raycurate.estimate.source import Source
@@ -117,7 +117,8 @@ def clip_work(source: Source, towers: Towers, *, clip_rows: int, most_cards: int
         read_bytes=features,
         disk_bytes=features,
         memory_bytes=ELEMENT_BYTES * towers.parameters + held,
-        starts=POOL_STARTS,
+        starts=ACTOR_STARTS,
+        loader_starts=LOADER_STARTS,
         use="extract",
         most_cards=most_cards,
     )

@@ -19,8 +19,10 @@ PADDING = 1.08
 """Tokens of a batch to those of its rows: rows of like length are packed together."""
 SQUARES_SPREAD = 1.5
 """Sum of squared cluster sizes to that of equal clusters; 1 + the square of the sizes' spread."""
-POOL_STARTS = 2.2
-"""Of a pool of loaders and actors: about two processes a core import the libraries side by side, one looks first."""
+ACTOR_STARTS, LOADER_STARTS = 1.1, 1.1
+"""Of a pool: of each about one process a core imports the libraries, all side by side; one looks first."""
+PARTS_READ = 3
+"""Parts that `select` reads for each that it writes: samples and what is joined to them."""
 PART_REQUESTS = 6.0
 """Of a part that is written and read by one later stage: part, record, their listing, and the ranges read."""
 IMAGE_REQUESTS = 2.0
@@ -37,7 +39,7 @@ def ingest_work(source: Source, rates: Rates, *, check_images: bool, rows_per_sh
     """Read, parse, key, check every distinct image, write twice and read once."""
     rows = source.rows
     images = source.distinct * rows
-    checking = images * (rates.image_seconds / 3 + source.pixels / rates.check_pixels) if check_images else 0.0
+    checking = images * (rates.check_image_seconds + source.pixels / rates.check_pixels) if check_images else 0.0
     embedded = images * source.image_bytes if source.embedded else 0.0
     kept = rows * (ROW_ON_DISK + TEXT_ON_DISK * source.chars) + embedded
     fetched = images * source.image_bytes if check_images and not source.embedded else 0.0
@@ -49,6 +51,7 @@ def ingest_work(source: Source, rates: Rates, *, check_images: bool, rows_per_sh
         requests=PART_REQUESTS * 2 * rows / rows_per_shard + (IMAGE_REQUESTS * images if fetched else 0.0),
         disk_bytes=kept,
         memory_bytes=rows_per_shard * kept / max(rows, 1) * 4,
+        task_starts=1.0,
     )
 
 
@@ -89,7 +92,8 @@ def pass_work(
         network_flop=rows * PADDING * decoder + images * vision,
         network_bytes=traffic + images * geometry.vision_traffic(tokens.patches, ELEMENT_BYTES),
         memory_bytes=ELEMENT_BYTES * geometry.parameters + held,
-        starts=POOL_STARTS,
+        starts=ACTOR_STARTS,
+        loader_starts=LOADER_STARTS,
         use="extract",
         most_cards=most_cards,
     )
@@ -177,33 +181,46 @@ def cluster_work(
 
 
 def rank_work(
-    rows: int, dim: int, clusters: int, rates: Rates, *, max_rows: int = 16_384, rows_per_shard: int = 2048
+    rows: int,
+    dim: int,
+    clusters: int,
+    rates: Rates,
+    *,
+    max_rows: int = 16_384,
+    rows_per_shard: int = 2048,
+    bucket_bytes: int = 256 << 20,
 ) -> Work:
-    """Rows regrouped (2 N D bytes written and read), n^2 D products of each cluster's kernel, n^2 for the order."""
+    """Rows regrouped (2 N D bytes written and read), n^2 D products of each cluster's kernel, n^2 for the order.
+
+    A task orders the clusters of a bucket: cores share the buckets, and are idle beside the last one.
+    """
     size = min(SQUARES_SPREAD * rows / max(clusters, 1), float(max_rows))
     kernels = 2.0 * rows * size * dim
     greedy = 8.0 * rows * size
     files = math.ceil(rows / rows_per_shard)
+    buckets = math.ceil(2.0 * rows * dim / bucket_bytes)
+    ordering = kernels / rates.product_flops + (greedy * 4 + 8.0 * rows * dim) / rates.memory_bytes + clusters * 2e-3
     return Work(
         rows=rows,
-        core_seconds=kernels / rates.product_flops
-        + (greedy * 4 + 12.0 * rows * dim) / rates.memory_bytes
-        + rows * 2 * rates.table_row_seconds
-        + clusters * 2e-3,
+        core_seconds=ordering * (1 - 1 / max(buckets, 1))
+        + 4.0 * rows * dim / rates.memory_bytes
+        + rows * 2 * rates.table_row_seconds,
+        serial_seconds=ordering / max(buckets, 1),
         read_bytes=4.0 * rows * dim,
         write_bytes=2.0 * rows * dim + 2 * TABLE_ROW_BYTES * rows,
-        requests=PART_REQUESTS * 2 * files + 3.0 * files * max(2.0 * rows * dim / (256 << 20), 1.0),
+        requests=PART_REQUESTS * 2 * files + 3.0 * files * max(2.0 * rows * dim / bucket_bytes, 1.0),
         disk_bytes=TABLE_ROW_BYTES * rows,
-        memory_bytes=(256 << 20) + 4.0 * size * size + 4.0 * size * dim,
-        starts=0.5,
+        memory_bytes=bucket_bytes + 4.0 * size * size + 4.0 * size * dim,
+        task_starts=1.0,
     )
 
 
 def table_work(rows: int, rates: Rates, *, passes: float = 1.0, rows_per_shard: int = 2048) -> Work:
-    """Passes over small tables, as `select` makes them."""
+    """Passes over small tables, as `select` makes them; short ones are mostly the opening and closing of parts."""
+    parts = math.ceil(rows / rows_per_shard)
     return Work(
         rows=rows,
-        core_seconds=rows * passes * rates.table_row_seconds,
+        core_seconds=passes * (rows * rates.table_row_seconds + parts * PARTS_READ * rates.part_seconds),
         read_bytes=passes * TABLE_ROW_BYTES * rows,
         write_bytes=TABLE_ROW_BYTES * rows,
         requests=PART_REQUESTS * passes * rows / rows_per_shard,

@@ -101,6 +101,7 @@ class Planner:
         clusters: number by label.
         kept: rows of selections by label.
         trained: what each of the run's models is trained from, by label.
+        processes: kinds that the session has from the stages so far, which are taken to be of one session.
     """
 
     cluster: Cluster
@@ -112,6 +113,7 @@ class Planner:
     clusters: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
     trained: dict[str, str] = field(default_factory=dict)
+    processes: set[str] = field(default_factory=set)
     _models: dict[str, tuple[Geometry, Any, str]] = field(default_factory=dict)
     _tokens: dict[tuple[str, str], Tokens] = field(default_factory=dict)
 
@@ -123,7 +125,8 @@ class Planner:
             work = maker(self, stage, config)
         except UserError as error:
             return Estimate(stage=section, label=label, notes=(str(error),))
-        taken = time_of(work, self.cluster, self.rates, on_store=self.on_store)
+        taken = time_of(work.without(self.processes), self.cluster, self.rates, on_store=self.on_store)
+        self.processes |= work.keeps
         return Estimate(
             stage=section,
             label=label,
@@ -291,7 +294,8 @@ def _rank(plan: Planner, _: str, config: Any) -> Work:
     if config.features not in plan.features or config.clusters not in plan.clusters:
         raise UserError(f"features '{config.features}' or clusters '{config.clusters}' are not known here")
     rows, dim = plan.features[config.features]
-    return rank_work(rows, dim, plan.clusters[config.clusters], plan.rates, max_rows=config.max_rows)
+    clusters, bucket = plan.clusters[config.clusters], config.bucket_mb << 20
+    return rank_work(rows, dim, clusters, plan.rates, max_rows=config.max_rows, bucket_bytes=bucket)
 
 
 def _select(plan: Planner, _: str, config: Any) -> Work:
@@ -311,7 +315,7 @@ def _cleaning(plan: Planner, _: str, config: Any) -> Work:
     images = source.distinct * source.rows * (plan.rates.image_seconds + source.pixels / plan.rates.load_pixels)
     tables = table_work(source.rows, plan.rates, passes=6.0)
     read = source.distinct * source.rows * source.image_bytes
-    return tables.plus(Work(rows=0, core_seconds=images, read_bytes=read, starts=0.5))
+    return tables.plus(Work(rows=0, core_seconds=images, read_bytes=read, task_starts=1.0))
 
 
 def _finetune(plan: Planner, _: str, config: Any) -> Work:

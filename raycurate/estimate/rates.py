@@ -76,16 +76,19 @@ class Rates:
         parse_bytes: of source text that one core reads, bytes/s.
         prepare_row_seconds: of one core to render and tokenise a row.
         check_pixels: of images that one core checks, pixels/s.
+        check_image_seconds: of one core to find, read and check an image, however small.
         load_pixels: that one core decodes and processes for a model, pixels/s.
         image_seconds: of one core to read and process an image, however small.
         table_row_seconds: of one core per row of a pass over small tables.
+        part_seconds: of one core to write, or to find and read, a part of few rows, with its record.
         call_seconds: of a layer that is called, whatever it computes.
         disk_write: bytes/s of one node.
         disk_read: bytes/s of one node.
         store_bytes: of an object store, bytes/s of one node.
         store_seconds: of a request to it.
         session_seconds: until a local Ray answers.
-        worker_seconds: until a worker has its libraries.
+        worker_seconds: until a worker has a model's libraries.
+        task_seconds: until the process of another task has its own.
         node_seconds: until a cloud's new node works.
         peak_part: of a card's products that is reached.
         measured: host and date of the calibration; '' for the defaults.
@@ -99,9 +102,11 @@ class Rates:
     parse_bytes: float = 30e6
     prepare_row_seconds: float = 1e-4
     check_pixels: float = 400e6
+    check_image_seconds: float = 3e-4
     load_pixels: float = 40e6
     image_seconds: float = 8e-4
     table_row_seconds: float = 6e-6
+    part_seconds: float = 2e-3
     call_seconds: float = 5e-4
     disk_write: float = 500e6
     disk_read: float = 1e9
@@ -109,6 +114,7 @@ class Rates:
     store_seconds: float = 0.03
     session_seconds: float = 4.0
     worker_seconds: float = 6.0
+    task_seconds: float = 1.5
     node_seconds: float = 240.0
     peak_part: float = REACHED
     measured: str = ""

@@ -9,11 +9,13 @@ are summed, which is the slow side; what runs beside is taken as hidden entirely
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from raycurate.estimate.places import Cluster, Group
 from raycurate.estimate.rates import Rates
 
+LOADERS, TASKS = "loader_starts", "task_starts"
 REQUESTS_AT_ONCE = 16
 """Of one node to an object store."""
 
@@ -35,7 +37,9 @@ class Work:
         requests: to an object store, were the run on one.
         disk_bytes: that stay in the run directory.
         memory_bytes: of the largest process beside the libraries; on a card where the stage has one.
-        starts: times that workers are started one after the other.
+        starts: times that actors or workers of a training are started one after the other.
+        loader_starts: likewise processes of tasks that take a model's libraries; a session keeps them for later stages.
+        task_starts: likewise processes of other tasks.
         use: extract or finetune for stages that take cards; '' for others.
         most_cards: that the settings allow.
         notes: what was assumed.
@@ -54,13 +58,26 @@ class Work:
     disk_bytes: float = 0.0
     memory_bytes: float = 0.0
     starts: float = 0.0
+    loader_starts: float = 0.0
+    task_starts: float = 0.0
     use: str = ""
     most_cards: int = 1 << 30
     notes: tuple[str, ...] = ()
 
     def times(self, count: float) -> Work:
-        """The work of so many such stages; memory and the cards are those of one."""
+        """The work of so many such stages; memory, cards and what a session keeps are those of one."""
         return replace(self, rows=round(self.rows * count), **{name: getattr(self, name) * count for name in SUMMED})
+
+    def without(self, kept: Collection[str]) -> Work:
+        """The work where a session has these kinds of processes from earlier stages: `LOADERS`, `TASKS`."""
+        loaders, tasks = (0.0 if kind in kept else getattr(self, kind) for kind in (LOADERS, TASKS))
+        return replace(self, loader_starts=loaders, task_starts=tasks)
+
+    @property
+    def keeps(self) -> set[str]:
+        """The kinds of processes that are there after it; one with a model's libraries does other tasks as well."""
+        loaders = {LOADERS, TASKS} if self.loader_starts else set()
+        return loaders | ({TASKS} if self.task_starts else set())
 
     def plus(self, other: Work) -> Work:
         """Both, one after the other."""
@@ -69,6 +86,8 @@ class Work:
             rows=self.rows + other.rows,
             memory_bytes=max(self.memory_bytes, other.memory_bytes),
             use=self.use or other.use,
+            loader_starts=max(self.loader_starts, other.loader_starts),
+            task_starts=max(self.task_starts, other.task_starts),
             most_cards=min(self.most_cards, other.most_cards),
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
             **{name: getattr(self, name) + getattr(other, name) for name in SUMMED},
@@ -133,7 +152,9 @@ def time_of(work: Work, cluster: Cluster, rates: Rates, *, on_store: bool = Fals
                 f"{work.memory_bytes / 1e9:.0f} GB do not fit {device.card.name}'s {device.card.memory / 1e9:.0f}"
             )
     parts = {
-        "starting": work.starts * rates.worker_seconds + _waiting(cluster, nodes, rates),
+        "starting": (work.starts + work.loader_starts) * rates.worker_seconds
+        + work.task_starts * rates.task_seconds
+        + _waiting(cluster, nodes, rates),
         "devices": devices,
         "cores": shared,
         "serial": work.serial_seconds,

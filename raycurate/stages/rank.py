@@ -118,8 +118,15 @@ def rank(run: Run, config: RankConfig) -> Manifest:
     memory = _memory(config, method, dim, groups)
     begin(noun, description, replace=config.replace)
     if isinstance(method, GreedyMmd):
-        count, rows = len(groups.size_G), feature_manifest.rows_out
-        foresee(noun, lambda rates: rank_work(rows, dim, count, rates, max_rows=config.max_rows), cpus=cpus_here())
+        work = functools.partial(
+            rank_work,
+            feature_manifest.rows_out,
+            dim,
+            len(groups.size_G),
+            max_rows=config.max_rows,
+            bucket_bytes=config.bucket_mb << 20,
+        )
+        foresee(noun, work, cpus=cpus_here())
     metrics = _rank_groups(noun, inputs, config, method, groups, feature_manifest, memory)
     delete_folder(noun.filesystem, f"{noun.folder}/work")
     return noun.finish(metrics=metrics)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from raycurate.estimate.formulas import PADDING, cluster_work, extract_work, rank_work
+from raycurate.config import IngestConfig, RankConfig
+from raycurate.estimate.formulas import PADDING, cluster_work, extract_work, ingest_work, rank_work, table_work
 from raycurate.estimate.places import this_machine
+from raycurate.estimate.plan import Planner
 from raycurate.estimate.rates import CARDS
 from raycurate.estimate.training import Training, evaluate_work, finetune_work, trainings_of
 from raycurate.estimate.work import Work, time_of
-from raycurate.evaluation.config import CompareConfig
+from raycurate.evaluation.config import CompareConfig, EvaluateConfig
 from raycurate.experiments.engine.choose_config import ChooseConfig
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.weights_config import BalanceProbesConfig
@@ -84,6 +88,36 @@ def test_ranking_reads_every_feature_row_twice_and_writes_it_once():
     work = rank_work(1000, 64, 10, RATES)
     assert work.read_bytes == 4 * 1000 * 64
     assert work.write_bytes == 2 * 1000 * 64 + 120 * 1000
+
+
+def test_cores_share_the_buckets_of_a_ranking_and_one_bucket_is_ordered_by_one():
+    alone, shared = (rank_work(1000, 64, 10, RATES, bucket_bytes=size) for size in (1 << 20, 64 << 10))
+    assert alone.serial_seconds == pytest.approx(2 * shared.serial_seconds)
+    assert sum((alone.serial_seconds, alone.core_seconds)) == pytest.approx(shared.serial_seconds + shared.core_seconds)
+
+
+def test_a_small_table_takes_the_opening_of_its_parts():
+    one, two = (table_work(rows, replace(RATES, table_row_seconds=1e-12, part_seconds=0.5)) for rows in (2048, 2049))
+    assert (one.core_seconds, two.core_seconds) == pytest.approx((1.5, 3.0))
+
+
+def test_small_images_are_checked_in_the_seconds_of_one_and_no_less():
+    rates = replace(RATES, check_image_seconds=2.0, check_pixels=1e12)
+    checked, not_checked = (ingest_work(SOURCE, rates, check_images=on, rows_per_shard=100) for on in (True, False))
+    assert checked.core_seconds - not_checked.core_seconds == pytest.approx(2.0 * 500)
+
+
+def test_a_session_keeps_its_processes_for_later_stages():
+    """Tasks of a ranking after an ingest find theirs; so do the loaders of a second pool, whose actors are new."""
+    plan = Planner(this_machine(2), RATES, sources={"main": SOURCE, "test": SOURCE})
+    plan.features["main"], plan.clusters["main"] = (1000, 64), 10
+    plan._models["made"] = (MODEL, None, "")
+    plan._tokens = {("made", label): TOKENS for label in plan.sources}
+    config = EvaluateConfig(model="made", data="test")
+    asked = [("rank", RankConfig()), ("ingest", IngestConfig(source="x")), ("evaluate", config), ("evaluate", config)]
+    starting = [plan.estimate(stage, stage, each).parts["starting"] for stage, each in asked]
+    task, actor = RATES.task_seconds, RATES.worker_seconds
+    assert starting == pytest.approx([task, 0.0, 2.2 * actor, 1.1 * actor])
 
 
 def test_a_finetune_of_given_steps_does_not_depend_on_its_rows():

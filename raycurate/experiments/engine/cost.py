@@ -21,7 +21,7 @@ from raycurate.estimate.formulas import loading_work, table_work
 from raycurate.estimate.rates import Rates, rates_here
 from raycurate.estimate.source import Source, read_samples
 from raycurate.estimate.training import evaluate_work, trainer_work
-from raycurate.estimate.work import Work, duration
+from raycurate.estimate.work import LOADERS, TASKS, Work, duration
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
@@ -120,7 +120,7 @@ def _work(
             raise UserError("an external evaluator is not estimated")
         asked = make_config(EvaluateConfig, {**evaluation, "model": config.model}, "evaluate")
         work = work.plus(_answering(run, asked, size, tests, on_card, rates))
-    return replace(work, starts=0.0)
+    return replace(work.without((LOADERS, TASKS)), starts=0.0)
 
 
 def _answering(

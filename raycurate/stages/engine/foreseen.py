@@ -11,6 +11,7 @@ Cost: arithmetic, and one small file. What must be known of a model is found whe
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from raycurate.estimate.places import Cluster, this_machine
 from raycurate.estimate.rates import CARDS, Card, Rates, rates_here
 from raycurate.estimate.source import Source, read_samples
 from raycurate.estimate.tokens import Tokens, tokens_of
-from raycurate.estimate.work import Work, time_of
+from raycurate.estimate.work import LOADERS, TASKS, Work, time_of
 from raycurate.ray_session import cluster_cpus, cluster_gpus
 from raycurate.run.store import Noun
 
@@ -101,6 +102,22 @@ def seconds_here(work: Work, gpus: float = 0.0, cpus: float | None = None) -> fl
     return None if cluster is None else time_of(work, cluster, rates_here()).seconds
 
 
+def _there(work: Work) -> set[str]:
+    """The kinds of processes that need no start: of earlier stages of a session; without one the work is done here."""
+    if not ray.is_initialized():
+        return {LOADERS, TASKS}
+    left = _left(ray.get_runtime_context().get_node_id())
+    there = set(left)
+    left |= work.keeps
+    return there
+
+
+@functools.cache
+def _left(_session: str) -> set[str]:
+    """What stages of this process have left to a session, by the node that it began on."""
+    return set()
+
+
 def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: float | None = None) -> None:
     """Note what a noun that was begun will take.
 
@@ -111,7 +128,8 @@ def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: 
         cpus: that share the work; default: the cluster's.
     """
     try:
-        seconds = seconds_here(work(rates_here()), gpus, cpus)
+        found = work(rates_here())
+        seconds = seconds_here(found.without(_there(found)), gpus, cpus)
     except UserError as error:  # a file of rates that is not there
         log.warning("no estimate of %s/%s: %s", noun.noun, noun.label, error)
         return
