@@ -56,7 +56,7 @@ from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.mixed import counts_by_source, draw_sources
 from raycurate.stages.engine.opened_source import OpenedSource, open_and_hash
 from raycurate.stages.engine.parsing import Parsed, parse
-from raycurate.stages.engine.rejects import check_rejects, check_some_good, told_reasons
+from raycurate.stages.engine.rejects import check_rejects, check_some_good, first_with, told_reasons
 from raycurate.stages.engine.shards import (
     count_record,
     map_tasks,
@@ -180,9 +180,9 @@ def _finish(noun: Noun, config: IngestConfig, parsed: Parsed) -> Manifest:
         if parsed.outside:
             reasons["outside of hash_range"] = parsed.outside
         raise UserError(
-            f"no row of {config.source} could be used: {told_reasons(reasons)}. {noun.quarantine_folder} says why, "
-            "row by row; is the format right, and is --images the folder that the image paths start from?"
-            + (f" One of them: {parsed.first_reject}" if parsed.first_reject else "")
+            f"no row of {config.source} could be used: {told_reasons(reasons)}. "
+            f"{first_with(noun, max(reasons, key=reasons.__getitem__))}{noun.quarantine_folder} says why, row by row; "
+            "is the format right, and is --images the folder that the image paths start from?"
         )
     check_rejects("ingest", noun, config.max_rejected)
     delete_folder(noun.filesystem, f"{noun.folder}/work")

@@ -24,7 +24,7 @@ MISTAKES = {
     "ingest train.json --set imags=. --out new": "unknown setting 'imags'. Did you mean 'images'?",
     "ingest train.json --set images --out new": "--set 'images' is not of the form section.field=value",
     "ingest train.json --images nowhere --out new": "nowhere is not a folder. Check the path",
-    "ingest train.json --images folder --out new": "is --images the folder that the image paths start from?",
+    "ingest train.json --images folder --out new": "folder (--images, or --set images=FOLDER). ",
     "ingest bad.json --out new": "could be used: cut_off 1. ",
     "ingest empty.json --out new": "the source holds no rows",
     "ingest none.json --out new": "the source holds no rows",

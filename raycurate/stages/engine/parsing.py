@@ -53,7 +53,6 @@ class Parsed:
         sources: good rows by source of a mixture.
         rejects_of: rejected rows by source of a mixture.
         draws: source of a mixture -> slices with the hashes of its rows.
-        first_reject: one of the rejected rows, in words; '' for none.
     """
 
     rows_B: np.ndarray
@@ -67,7 +66,6 @@ class Parsed:
     sources: Counter[str] = field(default_factory=Counter)
     rejects_of: Counter[str] = field(default_factory=Counter)
     draws: dict[str, list[int]] = field(default_factory=dict)
-    first_reject: str = ""
 
     def check_first_rows(self, first_reject: str, max_rejected: float) -> None:
         """Raise `UserError` where many rows were read and all are rejected for one reason: why read the others?"""
@@ -120,7 +118,6 @@ def parse(noun: Noun, reader: Reader, options: ParseOptions, config: IngestConfi
                 parsed.uris.append(piece["uri"])
             if result["rejects"]:
                 parsed.rejects[number] = result["rejects"]
-                parsed.first_reject = parsed.first_reject or result["first_reject"]
                 parsed.check_first_rows(result["first_reject"], config.max_rejected)
                 if config.strict:
                     raise UserError(f"--strict: {result['first_reject']}. Fix the row, or run without --strict.")

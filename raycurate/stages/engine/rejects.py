@@ -60,7 +60,7 @@ def check_rejects(stage: str, noun: Noun, max_rejected: float, *, samples: Noun 
         allow = " If they may go, add `--set max_rejected=1`: the rows that were made are kept." if good else ""
         raise UserError(
             f"{stage}: {rejected:,} of {good + rejected:,} rows were rejected ({told}){what}. "
-            f"{_example(noun, reasons.most_common(1)[0][0])}{noun.quarantine_folder} says why, row by row. "
+            f"{first_with(noun, reasons.most_common(1)[0][0])}{noun.quarantine_folder} says why, row by row. "
             f"So many mean a wrong model, image root, format or limit rather than bad rows.{allow}"
         )
     log.warning(
@@ -72,18 +72,8 @@ def check_rejects(stage: str, noun: Noun, max_rejected: float, *, samples: Noun 
     )
 
 
-def check_some_good(shard: int, rows: int, rejects: pa.Table, max_rejected: float) -> None:
-    """Raise UserError if not one of a shard's many rows could be used: why wait for the others?"""
-    if rows >= ENOUGH and rejects.num_rows == rows and max_rejected < 1:
-        raise UserError(
-            f"every one of the {rows:,} rows of shard {shard} was rejected, the first with "
-            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the image root, and the model where there "
-            "is one; if these rows may go, add `--set max_rejected=1`."
-        )
-
-
-def _example(noun: Noun, reason: str) -> str:
-    """Where and what the first row that was rejected for a reason is."""
+def first_with(noun: Noun, reason: str) -> str:
+    """Where and what the first row that was rejected for a reason is, as a sentence; empty where there is none."""
     for file in list_files(noun.filesystem, noun.quarantine_folder, ".parquet"):
         columns = ["source_file", "source_row", "reason", "detail"]
         rows = pq.read_table(file.path, filesystem=noun.filesystem, columns=columns)
@@ -93,6 +83,16 @@ def _example(noun: Noun, reason: str) -> str:
             place = f"{first['source_file']}, row {first['source_row']}"
             return f"The first with '{reason}' is {place}: {first['detail']}. "
     return ""
+
+
+def check_some_good(shard: int, rows: int, rejects: pa.Table, max_rejected: float) -> None:
+    """Raise UserError if not one of a shard's many rows could be used: why wait for the others?"""
+    if rows >= ENOUGH and rejects.num_rows == rows and max_rejected < 1:
+        raise UserError(
+            f"every one of the {rows:,} rows of shard {shard} was rejected, the first with "
+            f"'{rejects['reason'][0]}': {rejects['detail'][0]}. Check the image root, and the model where there "
+            "is one; if these rows may go, add `--set max_rejected=1`."
+        )
 
 
 def _lost_all_images(noun: Noun, samples: Noun | None) -> bool:
