@@ -95,7 +95,8 @@ class ImageRoot:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot use the image root {self.root}: {error}") from None
         if info.type != pafs.FileType.Directory:
-            raise UserError(f"the image root {self.root} is not a folder. Check the path.")
+            fix = "Unpack it, and name the folder." if info.type == pafs.FileType.File else "Check the path."
+            raise UserError(f"the image root {self.root} is not a folder. {fix}")
 
     def read(self, ref: ImageRef, max_bytes: int = DEFAULT_LIMITS.max_bytes) -> bytes:
         """The encoded bytes of an image. Raises ``FaultError``: missing, outside the root, too large."""

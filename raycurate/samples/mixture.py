@@ -25,7 +25,7 @@ import pyarrow as pa
 from raycurate.config import SourceConfig
 from raycurate.errors import UserError
 from raycurate.samples.quarantine import FaultError
-from raycurate.samples.read_indexed import PATH_COLUMNS, IndexedReader, below
+from raycurate.samples.read_indexed import IndexedReader
 from raycurate.samples.rows import RawRow, Reader, ReadError, Slice, SourceFile, all_slices
 from raycurate.samples.schema import HASH_CHARS
 from raycurate.samples.tables import as_turns
@@ -54,8 +54,6 @@ class Part:
         if not isinstance(value, Mapping):
             return value
         row = dict(as_turns(value, self.columns)[0]) if self.columns else dict(value)
-        if self.root:
-            row |= {name: below(self.root, row[name]) for name in PATH_COLUMNS if name in row}
         return row if self.task is None else {**row, task_column: self.task}
 
 
@@ -93,11 +91,10 @@ class MixtureReader:
         source = self._of(part.file)
         for raw in source.reader.read(part):
             try:
-                yield (
-                    raw
-                    if isinstance(raw.value, ReadError)
-                    else replace(raw, value=source.row(raw.value, self.task_column))
-                )
+                if not isinstance(raw.value, ReadError):
+                    value = source.row(raw.value, self.task_column)
+                    raw = replace(raw, value=value, root="/".join(filter(None, (source.root, raw.root))))
+                yield raw
             except FaultError as error:
                 yield replace(raw, value=ReadError(error.fault))
 

@@ -24,7 +24,7 @@ from typing import Any
 from raycurate.errors import UserError
 from raycurate.plugins import find_plugin
 from raycurate.samples.extras import extras_of
-from raycurate.samples.parse_images import ImageValue, collect_images
+from raycurate.samples.parse_images import ImageValue, Places, collect_images
 from raycurate.samples.parse_task import find_task
 from raycurate.samples.parse_turns import collect_turns
 from raycurate.samples.parse_videos import show_frames
@@ -111,13 +111,13 @@ def _sample(
     )
     _check_text(turns.messages, options.max_chars)
     marks = sum(message.text.count(IMAGE_MARK) for message in turns.messages)
-    root, links = options.image_root, options.image_links
-    images = collect_images(row, turns.inline_images, options.max_images, marks, root, links)
+    places = Places(options.image_root, options.image_links, raw.root)
+    images = collect_images(row, turns.inline_images, options.max_images, marks, places)
     fill = options.insert_missing_marks or turns.marks_are_implied or is_table
     messages = turns.messages
     if turns.videos and options.video is not None:
         messages, images = show_frames(
-            messages, images, turns.videos, options.video, max_images=options.max_images, fill=fill
+            messages, images, turns.videos, options.video, start=raw.root, max_images=options.max_images, fill=fill
         )
         marks = len(images)
     messages = _with_marks(messages, marks, len(images), fill)

@@ -34,6 +34,18 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Where the paths of a row may lie."""
+
+    root: str | None = None
+    """The image root, which absolute paths are made relative to."""
+    links: tuple[str, ...] = ()
+    """Other folders, below which absolute paths may lie as they are."""
+    start: str = ""
+    """The folder that relative paths of the row count from, below the root as a rule."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageValue:
     """A reference, and the path that came with it (also where the bytes are embedded): task rules look at it."""
 
@@ -42,7 +54,7 @@ class ImageValue:
 
 
 def collect_images(
-    row: Mapping[str, Any], inline: Sequence[Any], max_images: int, marks: int, root: str | None, links: Sequence[str]
+    row: Mapping[str, Any], inline: Sequence[Any], max_images: int, marks: int, places: Places
 ) -> list[ImageValue]:
     """The images of a row in the order of their marks. Raises ``FaultError``.
 
@@ -52,8 +64,7 @@ def collect_images(
         max_images: most images of a row.
         marks: image marks in the text. References that name nothing ("", "None", null) are dropped where the others
             are as many as the marks.
-        root: the image root, which absolute paths are made relative to.
-        links: other folders, below which absolute paths may lie as they are.
+        places: where its paths may lie.
     """
     named = [_as_list(row[name]) for name in ("images", "image") if row.get(name) is not None]
     named = [[_said(value) for value in values] for values in named if values]
@@ -70,7 +81,7 @@ def collect_images(
     something = [value for value in values if not is_nothing(value)]
     if len(something) == marks:
         values = something
-    return [_image(value, root, links) for value in values]
+    return [_image(value, places) for value in values]
 
 
 def reference_in(value: Any) -> Any:
@@ -100,18 +111,18 @@ def other_paths(values: Sequence[Any], inline: Sequence[Any]) -> bool:
     return bool(inline) and list(values) != list(inline) and all(isinstance(each, str) for each in (*values, *inline))
 
 
-def check_path(path: str, root: str | None = None, links: Sequence[str] = ()) -> str:
+def check_path(path: str, places: Places) -> str:
     """The path of an image below the root, with ``.`` and doubled slashes removed; an absolute one below the links.
 
     Raises:
         FaultError: a path that leads out of these, a URL, or the name of another medium.
     """
-    normal = below_root(path, root, links)
+    normal = below_root(path, places)
     refuse_path(normal)
     return normal
 
 
-def below_root(path: str, root: str | None = None, links: Sequence[str] = ()) -> str:
+def below_root(path: str, places: Places) -> str:
     """The path of any file, as `check_path`. Raises ``FaultError``."""
     if not path.strip():
         raise FaultError(Reason.IMAGE_MISSING, "the path is empty")
@@ -120,7 +131,7 @@ def below_root(path: str, root: str | None = None, links: Sequence[str] = ()) ->
         raise FaultError(Reason.OVERLONG, f"the path has {len(path)} characters")
     if _CONTROL.search(path):
         raise FaultError(Reason.IMAGE_PATH_ESCAPE, f"the path {shown} holds a control character")
-    path = _relative(path, shown, root, links)
+    path = _relative(path, shown, places)
     start = "/" if path.startswith("/") else ""
     parts = re.split(r"[/\\]", path.removeprefix(start))
     if parts[0] == "" or (parts[0].startswith("~") and len(parts) > 1) or ".." in parts:
@@ -135,16 +146,19 @@ def below_root(path: str, root: str | None = None, links: Sequence[str] = ()) ->
     return start + normal
 
 
-def _relative(path: str, shown: str, root: str | None, links: Sequence[str]) -> str:
+def _relative(path: str, shown: str, places: Places) -> str:
     """A path as it was, or relative to the root where it is absolute and lies below it; absolute below the links."""
     if path.lower().startswith("file:"):
         path = unquote(urlsplit(path).path)
+    elif places.start and not path.startswith("/") and not _SCHEME.match(path):
+        path = f"{places.start}/{path}"
+    root = places.root
     if _SCHEME.match(path) or path.startswith("/"):
         base = None if root is None else root.removeprefix("file://").rstrip("/") + "/"
         plain = re.sub(r"/(\.?/)+", "/", path) if path.startswith("/") else path
         if base is not None and plain.startswith(base):
             return plain[len(base) :]
-        if plain.startswith(tuple(f"{link.rstrip('/')}/" for link in links)):
+        if plain.startswith(tuple(f"{link.rstrip('/')}/" for link in places.links)):
             return plain
         if _REMOTE.match(path):
             told = (
@@ -163,7 +177,7 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _image(value: Any, root: str | None, links: Sequence[str]) -> ImageValue:
+def _image(value: Any, places: Places) -> ImageValue:
     if isinstance(value, dict):
         path, value = value.get("path"), value["bytes"]
         data = _from_base64(value) if isinstance(value, str) else value
@@ -179,7 +193,7 @@ def _image(value: Any, root: str | None, links: Sequence[str]) -> ImageValue:
     ends = (value[:_LONGEST_NAME], value[-_LONGEST_NAME:])
     if value[:5].lower() == "data:" or (len(value) > _LONGEST_NAME and all(map(_BASE64.fullmatch, ends))):
         return _embedded(_from_base64(value), None)
-    path = check_path(value, root, links)
+    path = check_path(value, places)
     return ImageValue(ImageRef(path=path), path)
 
 

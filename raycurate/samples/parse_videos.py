@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from raycurate.samples.marks import VIDEO_MARK
-from raycurate.samples.parse_images import ImageValue, below_root, other_paths, reference_in
+from raycurate.samples.parse_images import ImageValue, Places, below_root, other_paths, reference_in
 from raycurate.samples.quarantine import FaultError, Reason
 from raycurate.samples.schema import IMAGE_MARK, Message
 from raycurate.samples.unsupported import is_nothing
@@ -44,6 +44,7 @@ def show_frames(
     videos: Sequence[Any],
     options: VideoOptions,
     *,
+    start: str,
     max_images: int,
     fill: bool,
 ) -> tuple[tuple[Message, ...], list[ImageValue]]:
@@ -54,6 +55,7 @@ def show_frames(
         images: of the row, without the videos.
         videos: what the row says of them, at least one.
         options: how they are read.
+        start: the folder that relative paths count from.
         max_images: most images of a row, frames among them.
         fill: put the marks of a row without any in front.
 
@@ -64,8 +66,9 @@ def show_frames(
     if wanted > max_images:
         detail = f"{len(videos)} video(s) of {options.frames} frames and {len(images)} image(s) are {wanted} images"
         raise FaultError(Reason.TOO_MANY_IMAGES, f"{detail}; at most {max_images} are accepted")
+    places = Places(options.root.root, options.root.links, start)
     messages = _marked(messages, len(images), len(videos), fill)
-    values = [_reference(video, options) for video in videos]
+    values = [_reference(video, places) for video in videos]
     frames = [[ImageValue(ref, path) for ref in frames_of(value, options)] for value, path in values]
     pictures, films = iter(images), iter(frames)
     shown: list[ImageValue] = []
@@ -107,7 +110,7 @@ def _marked(messages: tuple[Message, ...], images: int, videos: int, fill: bool)
     return messages
 
 
-def _reference(value: Any, options: VideoOptions) -> tuple[str | bytes, str | None]:
+def _reference(value: Any, places: Places) -> tuple[str | bytes, str | None]:
     """A path below the root or the bytes of a file, and the path that came with it."""
     value = reference_in(value)
     if isinstance(value, Mapping):
@@ -118,7 +121,7 @@ def _reference(value: Any, options: VideoOptions) -> tuple[str | bytes, str | No
     if isinstance(value, bytes):
         return value, None
     if isinstance(value, str) and value.strip():
-        path = below_root(value, options.root.root, options.root.links)
+        path = below_root(value, places)
         return path, path
     detail = f"a video is named by a value of type {type(value).__name__}, not by a path"
     raise FaultError(Reason.WRONG_TYPE if value is not None else Reason.VIDEO_MISSING, detail)

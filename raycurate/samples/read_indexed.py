@@ -7,7 +7,7 @@ where they have none. Data sets whose files are not there (LLaMA-Factory's own i
 preference pairs and what an index says of repetitions are named, not guessed.
 
 Files are looked for in the folder of the index; those of InternVL, which count from where the trainer is started, in
-the folders above it as well. Image paths get the data set's ``root`` in front, below `--images`.
+the folders above it as well. Image paths count from the data set's ``root``, below `--images`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from raycurate.samples.sources import list_source
 from raycurate.samples.tables import as_turns
 
 LLAMA_FACTORY, INTERN_VL = "dataset_info.json", "meta.json"
-PATH_COLUMNS = ("image", "images", "video", "videos")
-"""Of rows, whose paths get a root in front."""
 _PLACES = frozenset({"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url"})
 _TAGS = {"user_tag": ("human", "user"), "assistant_tag": ("gpt", "assistant"), "system_tag": ("system", "system")}
 _OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -69,10 +67,6 @@ class DataSet:
             row = dict(as_turns(row, self.columns)[0])
         elif self.turns is not None and isinstance(row.get(self.turns), list):
             row["messages"] = [self._turn(turn) for turn in row.pop(self.turns)]
-        if self.root:
-            for name in PATH_COLUMNS:
-                if name in row:
-                    row[name] = below(self.root, row[name])
         return {"task": self.name, **{name: item for name, item in row.items() if name != "task" or item}}
 
     def _turn(self, turn: Any) -> Any:
@@ -121,7 +115,7 @@ class IndexedReader:
         dataset, reader = self._of(part.uri)
         for raw in reader.read(part):
             try:
-                yield replace(raw, value=dataset.row(raw.value))
+                yield replace(raw, value=dataset.row(raw.value), root=dataset.root)
             except FaultError as error:
                 yield replace(raw, value=ReadError(error.fault))
 
@@ -264,12 +258,3 @@ def _llama_factory(name: str, entry: Mapping[str, Any]) -> tuple[DataSet, str, s
         images=columns.get("images"),
     )
     return dataset, place, None
-
-
-def below(root: str, value: Any) -> Any:
-    """Image paths with the data set's root in front."""
-    if isinstance(value, list):
-        return [below(root, each) for each in value]
-    if isinstance(value, str) and value and not value.startswith(("/", "data:", "file:")):
-        return f"{root}/{value}"
-    return value

@@ -52,6 +52,8 @@ class RawRow:
     source_file: str
     source_row: int
     value: Any | ReadError
+    root: str = ""
+    """The folder in front of its paths of images and videos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

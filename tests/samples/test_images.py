@@ -241,6 +241,8 @@ def test_roots(tmp_path):
         assert ImageRoot(root).read(ImageRef(path="x.png")) == encoded()
     with pytest.raises(UserError, match="not a folder"):
         ImageRoot(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="Unpack it"):
+        ImageRoot(str(tmp_path / "real" / "x.png"))
     with pytest.raises(FaultError, match="no image root"):
         ImageRoot(None).read(ImageRef(path="x.png"))
     assert ImageRoot(None).read(ImageRef(data=b"abc", sha="0")) == b"abc"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,9 @@ import pytest
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
-from raycurate.samples.mixture import bound_of, drawn, draws_of, rows_of_sources
+from raycurate.samples.mixture import MixtureReader, Part, bound_of, drawn, draws_of, named_under, rows_of_sources
+from raycurate.samples.parse import ParseOptions, parse_row
+from raycurate.samples.readers import open_source
 from raycurate.settings import make_config
 
 
@@ -72,3 +76,23 @@ def test_wrong_settings_are_told(sources, text):
 def test_a_source_beside_sources_is_refused():
     with pytest.raises(UserError, match="put it among them"):
         make_config(IngestConfig, {"source": "x.json", "sources": {"a": {"path": "y.json"}}})
+
+
+def test_paths_of_a_source_count_from_its_root(tmp_path):
+    """Wherever a row has them; absolute ones, bytes and what is on the web stay what they are."""
+    text = {"type": "text", "text": "q"}
+    blocks = [{"role": "user", "content": [{"type": "image", "image": "2.png"}, text]}]
+    rows = [{"question": "q", "answer": "a", "image": image} for image in ("1.png", "/data/vg/3.png")]
+    rows += [{"messages": [*blocks, {"role": "assistant", "content": "a"}]}]
+    rows += [{"question": "<img>4.png</img>q", "answer": "a"}]
+    rows += [{"question": "q", "answer": "a", "image": base64.b64encode(bytes(range(256))).decode()}]
+    rows += [{"question": "q", "answer": "a", "image": {"url": "https://a.org/5.png"}}]
+    (tmp_path / "vqa.json").write_text(json.dumps(rows))
+    source = named_under(open_source(str(tmp_path / "vqa.json")), "vqa")
+    reader = MixtureReader((Part("vqa", source, root="coco"),), "task")
+    options = ParseOptions(image_root="/data")
+    found = [parse_row(raw, options) for part in reader.slices() for raw in reader.read(part)]
+    paths = [[image.path for image in each.images] for each in found[:5]]
+    assert paths == [["coco/1.png"], ["vg/3.png"], ["coco/2.png"], ["coco/4.png"], [None]]
+    assert found[4].images[0].data == bytes(range(256))
+    assert found[5].reason == "image_remote"

@@ -88,13 +88,21 @@ def test_meta_json_of_internvl(tmp_path, name):
         "text": {"root": "", "annotation": "playground/text.jsonl", "repeat_time": 1},
     }
     write(tmp_path / "shell" / "data" / name, index)
-    write(tmp_path / "playground" / "ai2d.jsonl", {"image": "x/1.png", "conversations": talk})
+    block = {"type": "image_url", "image_url": {"url": "x/2.png"}}
+    blocks = [
+        {"role": "user", "content": [block, {"type": "text", "text": "Q"}]},
+        {"role": "assistant", "content": "A"},
+    ]
+    objects = {"images": [{"path": "x/3.png"}], "conversations": talk}
+    rows = ({"image": "x/1.png", "conversations": talk}, {"messages": blocks}, objects)
+    (tmp_path / "playground").mkdir()
+    (tmp_path / "playground" / "ai2d.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pure = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
     write(tmp_path / "playground" / "text.jsonl", {"image": "", "conversations": pure})
     for source in (tmp_path / "shell" / "data", tmp_path / "shell" / "data" / name):
         rows, told = read(source)
         assert [(row.task, [image.path for image in row.images]) for row in rows] == [
-            ("ai2d", ["playground/data/ai2d/x/1.png"]),
+            *(("ai2d", [f"playground/data/ai2d/x/{number}.png"]) for number in (1, 2, 3)),
             ("text", []),
         ]
         assert told == ["not applied: repeat_time of ai2d"]
