@@ -16,26 +16,32 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
+import ray
 
-from raycurate.clustering.guards import check_clustering, check_counts, check_different, imbalance
+from raycurate.clustering.guards import check_clustering, check_counts, check_different
 from raycurate.clustering.kmeans import has_converged, report_of
 from raycurate.clustering.seeding import SEED_SAMPLE_FACTOR, distinct_first
 from raycurate.config import ClusterConfig
 from raycurate.estimate.formulas import cluster_work
 from raycurate.estimate.rates import Rates
 from raycurate.estimate.work import Work
-from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, largest_node_cpus, node_cpus
+from raycurate.ray_session import (
+    cluster_cpus,
+    cluster_gpus,
+    in_session,
+    in_session_unless,
+    largest_node_cpus,
+    node_cpus,
+)
 from raycurate.run.filesystem import delete_folder, list_files
 from raycurate.run.progress import Progress
 from raycurate.run.store import Manifest, Noun, Run
+from raycurate.stages.engine.extend_here import extend_here, few_came, metrics_of, refits, sizes_of
 from raycurate.stages.engine.fit_state import CHECKPOINT, FitState
 from raycurate.stages.engine.foreseen import foresee
 from raycurate.stages.engine.kmeans_pool import KMeansPool, WorkerLost
@@ -47,7 +53,6 @@ from raycurate.stages.engine.standing_clusters import (
     extended,
     fit_of_new_rows,
     go_on,
-    told,
 )
 from raycurate.stages.workers.kmeans import SAMPLE_PURPOSE, KMeansJob, StepReport
 
@@ -61,9 +66,13 @@ PASSES = "row passes"
 """What is counted as progress: every iteration, and at last the assignment, goes over all rows."""
 
 
-@in_session
+@in_session_unless(few_came)
 def cluster(run: Run, config: ClusterConfig) -> Manifest:
     """Write the ``clusters`` noun: key, cluster and similarity per row by feature part, and ``centroids.parquet``."""
+    return _cluster(run, config)
+
+
+def _cluster(run: Run, config: ClusterConfig) -> Manifest:
     features = run.noun("features", config.features)
     feature_manifest = required(features)
     inputs = {"features": feature_manifest.fingerprint}
@@ -74,8 +83,13 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
         return done
     rows = feature_manifest.rows_out
     check_counts(config.clusters, min(rows, config.fit_sample or rows))
-    if standing is not None and ("fitted" in standing["inputs"] or noun.manifest() is not None):
+    extends = standing is not None and ("fitted" in standing["inputs"] or noun.manifest() is not None)
+    if not extends and not ray.is_initialized():
+        return in_session(_cluster)(run, config)  # a fit of all rows
+    if standing is not None and extends:
         begin_extension(noun, standing)
+        if not ray.is_initialized():
+            return _extend_here(run, config, standing)
     else:
         begin(noun, standing or description, replace=config.replace)
         go_on(noun)
@@ -92,6 +106,17 @@ def cluster(run: Run, config: ClusterConfig) -> Manifest:
     return made
 
 
+def _extend_here(run: Run, config: ClusterConfig, standing: dict[str, Any]) -> Manifest:
+    """Few new rows at the centroids that stand, in this process; a new fit, where they do not fit, on a cluster."""
+    features, noun = run.noun("features", config.features), run.noun("clusters", config.label)
+    found = extend_here(features, noun, config, required(features), standing)
+    if found is not None:
+        begin_refit(noun, standing, found)
+        return in_session(_cluster)(run, config)  # it goes on from there
+    delete_folder(noun.filesystem, f"{noun.folder}/{CHECKPOINT}")
+    return required(noun)
+
+
 def _make(fit: Fit, shards: int, standing: dict[str, Any] | None) -> dict[str, Any]:
     """Fit, assign, and write the centroids; what the manifest says."""
     noun, config, pool = fit.job.clusters, fit.job.config, fit.pool
@@ -101,16 +126,13 @@ def _make(fit: Fit, shards: int, standing: dict[str, Any] | None) -> dict[str, A
     _assign(pool, fit, noun, shards)
     if standing is not None and "fitted" in standing["inputs"]:
         found = fit_of_new_rows(noun, standing["inputs"]["fitted"][1], shards)
-        refits = found["share_low"] > config.refit_share or config.refit_share == 0
-        log.log(logging.WARNING if refits else logging.INFO, "cluster: %s", told(found))
-        if refits:
-            log.warning("cluster: more than refit_share=%g: all rows are fitted anew from here", config.refit_share)
+        if refits(found, config):
             again = begin_refit(noun, standing, found)
             return _make(Fit(fit.job, pool, fit.progress, fit.rows), shards, again)
         state.fit_of_new = found
-    sizes = _sizes(noun, config.clusters, shards)
+    sizes = sizes_of(noun, config.clusters, shards)
     fit.surviving(lambda: _write_centroids(pool, fit.job, sizes))
-    return _metrics(noun, state, sizes, twins)
+    return metrics_of(noun, state, sizes, twins)
 
 
 def cpus_each_fit(workers: int, cpus: Sequence[float]) -> float:
@@ -333,15 +355,6 @@ def _on_idle_actors(pool: KMeansPool, shards: Sequence[int]) -> Iterator[Any]:
         yield pool.get([reference])[0]
 
 
-def _sizes(noun: Noun, num_clusters: int, num_shards: int) -> list[int]:
-    """Rows per cluster, from the committed parts."""
-    sizes_K = np.zeros(num_clusters, dtype=np.int64)
-    for shard in range(num_shards):
-        labels = noun.read_part(shard, ["cluster"])["cluster"].to_numpy()
-        sizes_K += np.bincount(labels, minlength=num_clusters)
-    return sizes_K.tolist()
-
-
 def _write_centroids(pool: KMeansPool, job: KMeansJob, sizes: list[int]) -> None:
     """Write the centroids; after a projection, the mean directions of the original rows."""
     pieces: list[Any] = []
@@ -349,26 +362,3 @@ def _write_centroids(pool: KMeansPool, job: KMeansJob, sizes: list[int]) -> None
         sums = pool.scatter("lift", returns=len(job.ranges))
         pieces = [actor.lifted_piece.remote(*[part[p] for part in sums]) for p, actor in enumerate(pool.actors)]
     pool.get([pool.actors[0].write_centroids.remote(sizes, *pieces)])
-
-
-def _metrics(noun: Noun, state: FitState, sizes: list[int], twins: int) -> dict[str, Any]:
-    """What the manifest says about the clustering."""
-    records = noun.records().values()
-    similarity = math.fsum(record.extra["similarity"] for record in records)
-    rows_by_node: Counter[str] = Counter()
-    for record in records:
-        rows_by_node[record.extra.get("node", "")] += record.rows_in  # parts of an earlier version name none
-    counts = Counter(size == 0 for size in sizes)
-    return {
-        "clusters": len(sizes),
-        "objective": similarity / sum(sizes),
-        "iterations": len(state.history),
-        "imbalance": imbalance(sizes),
-        "smallest": min(sizes),
-        "largest": max(sizes),
-        "empty": counts[True],
-        "near_twins": twins,
-        "rows_by_node": dict(rows_by_node),
-        "history": [asdict(report) for report in state.history],
-        **({"fit_of_new": state.fit_of_new} if state.fit_of_new else {}),
-    }

@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from raycurate.config import ClusterConfig
 from raycurate.errors import UserError
@@ -15,10 +16,14 @@ from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages import cluster as stage
 from raycurate.stages.cluster import cluster
+from raycurate.stages.engine.extend_here import few_came
+from raycurate.stages.engine.fit_state import FitState
 from raycurate.stages.engine.growth import with_pieces
 from raycurate.stages.engine.lineage import required
+from raycurate.stages.engine.shards import describe
 from tests.nouns import read_all, write_samples
 
+ASSIGNED = pa.schema([("key", pa.string()), ("cluster", pa.int32()), ("similarity", pa.float32())])
 DIM, OLD, NEW, CLUSTERS, PART = 32, 400, 80, 8, 100
 
 
@@ -142,3 +147,65 @@ def test_an_extension_that_was_cut_off_goes_on(ray_cluster, tmp_path, monkeypatc
     assert np.array_equal(_centroids(run), _centroids(whole))
     assert made.fingerprint == expected.fingerprint
     assert made.metrics["fit_of_new"] == expected.metrics["fit_of_new"]
+
+
+def _standing(folder, shift: float = 0.0) -> tuple[Run, np.ndarray, np.ndarray]:
+    """As `_made`, without a session: clusters of the old rows at eight of them, as a fit would leave them."""
+    run, old = Run(str(folder)), _rows(OLD, 1)
+    _write(run, old, 0)
+    features, noun = run.noun("features").require("extract"), run.noun("clusters")
+    centroids_KD = old[:CLUSTERS].astype(np.float32)
+    scores_NK = old.astype(np.float64) @ centroids_KD.astype(np.float64).T
+    noun.begin(describe("cluster", ClusterConfig(clusters=CLUSTERS), {"features": features.fingerprint}, [features]))
+    for shard in range(OLD // PART):
+        part = scores_NK[shard * PART : (shard + 1) * PART]
+        keys = run.noun("features").read_part(shard, ["key"])["key"]
+        found = {"key": keys, "cluster": part.argmax(axis=1).astype(np.int32), "similarity": part.max(axis=1)}
+        extra = {"similarity": float(part.max(axis=1).sum())}
+        noun.commit_part(shard, pa.table(found).cast(ASSIGNED), rows_in=PART, extra=extra)
+    sizes_K = np.bincount(scores_NK.argmax(axis=1), minlength=CLUSTERS)
+    centroid = features_column(centroids_KD, np.float32)
+    noun.write_table("centroids.parquet", pa.table({"cluster": range(CLUSTERS), "centroid": centroid, "size": sizes_K}))
+    noun.finish()
+    rows = np.concatenate([old, _rows(NEW, 2, shift)])
+    _write(run, rows, 1)
+    return run, rows, centroids_KD
+
+
+def test_few_new_rows_are_assigned_in_this_process(monkeypatch, tmp_path):
+    """No session is started; parts and centroids stay, new rows get the argmax, and a second call finds all done."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(stage, "in_session", lambda _: pytest.fail("a session was asked for"))
+    run, rows, centroids_KD = _standing(tmp_path / "run")
+    before = read_all(run.noun("clusters"))
+    config = ClusterConfig(clusters=CLUSTERS, extend=True, refit_share=1)
+    made = cluster(run, config)
+    after = read_all(run.noun("clusters"))
+    assert after.slice(0, OLD).equals(before)
+    assert after["cluster"].to_pylist() == (rows.astype(np.float64) @ centroids_KD.T).argmax(axis=1).tolist()
+    assert np.array_equal(_centroids(run), centroids_KD)
+    assert (made.rows_out, made.metrics["fit_of_new"]["new_rows"], made.metrics["iterations"]) == (OLD + NEW, NEW, 0)
+    assert made.estimated_seconds > 0
+    assert required(run.noun("clusters")) == made == cluster(run, config)
+    assert not (tmp_path / "run/clusters/main/checkpoint").exists()
+
+
+def test_few_rows_that_do_not_fit_are_left_to_a_session(monkeypatch, tmp_path):
+    """It goes on from the standing centroids, as after a kill."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(stage, "in_session", lambda _: lambda run, _: run.noun("clusters").read_json("work.json"))
+    run, _, centroids_KD = _standing(tmp_path / "run", shift=1.5)
+    work = cluster(run, ClusterConfig(clusters=CLUSTERS, extend=True, refit_share=0))
+    assert "start" in work["description"]["inputs"]
+    state = FitState.load(run.noun("clusters"))
+    assert (state.fitted, state.upcoming, state.fit_of_new["new_rows"]) == (False, 0, NEW)
+    assert run.noun("clusters").records() == {}
+    assert np.array_equal(_centroids(run), centroids_KD)
+
+
+def test_many_new_rows_or_a_fit_of_all_are_no_work_for_one_process(tmp_path):
+    run, _, _ = _standing(tmp_path / "run")
+    assert few_came(run, ClusterConfig(clusters=CLUSTERS, extend=True))
+    assert not few_came(run, ClusterConfig(clusters=CLUSTERS))
+    assert not few_came(run, ClusterConfig(clusters=1 << 30, extend=True))
+    assert not few_came(run, ClusterConfig(clusters=CLUSTERS, extend=True, label="other"))
