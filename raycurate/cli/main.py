@@ -267,7 +267,7 @@ def status(run: str, as_json: bool) -> None:
     lines = run_status(Run(run))
     for line in lines:
         total = "?" if line.total is None else f"{line.total:,}"
-        foreseen = "" if line.estimated is None else f"{line.estimated:.1f}"
+        foreseen = ", then ".join(f"{each:.1f}" for each in (line.estimated, line.expected) if each is not None)
         counts = (f"{line.rows:,}", total, str(line.quarantined))
         table.add_row(line.name, line.state, *counts, f"{line.seconds:.1f}", foreseen)
     show_table(table)

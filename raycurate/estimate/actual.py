@@ -89,7 +89,8 @@ def _one(
     actual, name = seconds[manifest.noun, label], f"{manifest.noun}/{label}"
     if manifest.noun == "samples" and not manifest.rows_out:
         return Estimate(stage=stage, label=label, actual=actual, notes=(f"{name} has no rows",))
-    values = manifest.description.get("config") or manifest.metrics.get("config")
+    # An experiment's description has only what all of its trials depend on; its metrics have all settings.
+    values = manifest.metrics.get("config") or manifest.description.get("config")
     if stage not in configs or not isinstance(values, Mapping):
         notes: tuple[str, ...] = (f"{name} is not estimated",)
         return Estimate(stage=stage, label=label, rows=manifest.rows_out, actual=actual, notes=notes)

@@ -8,7 +8,7 @@ for each model and set of samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raycurate.errors import UserError
@@ -30,7 +30,7 @@ from raycurate.estimate.rates import Rates
 from raycurate.estimate.source import Source, read_source
 from raycurate.estimate.tokens import Tokens, read_tokens
 from raycurate.estimate.training import evaluate_work, finetune_work, trainings_of
-from raycurate.estimate.work import Work, time_of
+from raycurate.estimate.work import LOADERS, TASKS, Work, time_of
 from raycurate.settings import make_config
 
 EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended")
@@ -364,26 +364,30 @@ def _answering(plan: Planner, config: Any, rows: float, label: str, model: str) 
 
 def _trainings(plan: Planner, stage: str, config: Any) -> Work:
     """An experiment: its trainings, each scored, one after the other on the whole cluster."""
+    from raycurate.training.config import FinetuneConfig
+
     samples = getattr(config, "samples", "main")
     source = plan.source(samples)
     tested = {label: each.rows for label, each in plan.sources.items()}
     found = trainings_of(stage, config, source.rows, max(1, len(source.tasks)), tested)
     if found is None:
         raise UserError(f"`{stage}` is not estimated")
-    total = Work(rows=0)
+    finetune = make_config(FinetuneConfig, config.finetune or {}, "finetune")
+    in_trials = stage != "compare" and finetune.workers == 1 and finetune.deepspeed is None
+    total = Work(rows=0, starts=float(in_trials))  # their processes do one trial after the other
     for each in found:
-        total = total.plus(training_work(plan, config, each.rows, each.tested, samples).times(each.count))
+        one = training_work(plan, config, finetune, each.rows, each.tested, samples)
+        one = replace(one.without((LOADERS, TASKS)), starts=0.0) if in_trials else one
+        total = total.plus(one.times(each.count))
     if stage in ("compare", "sweep", "choose"):
         total = total.plus(table_work(source.rows, plan.rates, passes=2.0).times(sum(each.count for each in found)))
     return total
 
 
-def training_work(plan: Planner, config: Any, rows: float, tested: float, samples: str) -> Work:
+def training_work(plan: Planner, config: Any, finetune: Any, rows: float, tested: float, samples: str) -> Work:
     """One training of an experiment and its answers."""
     from raycurate.evaluation.config import EvaluateConfig
-    from raycurate.training.config import FinetuneConfig
 
-    finetune = make_config(FinetuneConfig, config.finetune or {}, "finetune")
     work = _training(plan, finetune, rows, samples)
     given = dict(config.evaluate)
     label = getattr(config, "data", None) or getattr(config, "validation", None)

@@ -196,4 +196,4 @@ def _balanced(config: Any, rows: int, tasks: int, tested: float) -> list[Trainin
     if config.form == "chat":
         return alone
     mixed = [Training(1, mini * units, tested), Training(units, large + mini * (units - 1), tested)]
-    return [*mixed, *alone] if config.form == "precise" else mixed
+    return [*mixed, *alone] if config.difficulty == "precise" else mixed

@@ -28,7 +28,7 @@ from raycurate.experiments.engine.lines import needs_of, seconds_of
 from raycurate.experiments.engine.measure import Reference, count_shared, measure_selection
 from raycurate.experiments.engine.probes import Probe, ProbeResult, answers_of, run_probes
 from raycurate.experiments.engine.results import Outcome, Sweep, write_results
-from raycurate.experiments.engine.trials import result_of, run_trials
+from raycurate.experiments.engine.trials import result_of, run_trials, trials_name
 from raycurate.ray_session import cluster_cpus, in_session
 from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
 from raycurate.selection import build_selector
@@ -166,8 +166,9 @@ def _measure(
     left = sum(result_of(noun, MEASURED, key) is None for key in trials)
     slots = max(1, int(cluster_cpus() / config.cpus_per_trial))
     at_once = max(1, min(slots, config.max_concurrent or slots, left))
-    tell_selections(noun, run.noun("samples", config.samples).require("ingest").rows_out, left, at_once)
-    told = tell_after_first(noun, left, at_once)
+    name = trials_name(MEASURED, list(trials))
+    tell_selections(noun, name, run.noun("samples", config.samples).require("ingest").rows_out, left, at_once)
+    told = tell_after_first(noun, name, left, at_once)
     at_most, cpus = config.max_concurrent, config.cpus_per_trial
     return run_trials(noun, MEASURED, list(trials), work, cpus=cpus, max_concurrent=at_most, first=told)
 

@@ -100,7 +100,8 @@ class ShardRecord:
 class Manifest:
     """A finished noun.
 
-    `seconds` is the wall clock of its stage over all attempts, `estimated_seconds` what was foreseen when it began.
+    `seconds` is the wall clock of its stage over all attempts, `estimated_seconds` what was foreseen when it began, and
+    `expected_seconds` what an experiment was foreseen to take after its first trial.
     """
 
     noun: str
@@ -117,6 +118,7 @@ class Manifest:
     libraries: dict[str, str] = field(default_factory=library_versions)
     created: str = ""
     estimated_seconds: float | None = None
+    expected_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,7 @@ class Noun:
             metrics=dict(metrics or {}),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             estimated_seconds=work.get("estimated_seconds"),
+            expected_seconds=work.get("expected_seconds"),
         )
         lines = (json.dumps(record.to_json()) for record in records.values())
         self.write_bytes(RECORDS, "".join(f"{line}\n" for line in lines).encode())
@@ -265,6 +268,24 @@ class Noun:
         work = self.read_json("work.json")
         assert work is not None, "foresee() before begin()"
         self.write_json("work.json", {**work, "estimated_seconds": round(seconds, 3)})
+
+    def foresee_trials(self, name: str, estimated: float | None = None, expected: float | None = None) -> None:
+        """Note what some trials of an experiment will take: by formula, and after the first; the manifest has the sums.
+
+        Args:
+            name: of these trials. What was said of them first stays: an attempt that goes on has fewer to do.
+            estimated: seconds by formula.
+            expected: seconds by what the first trial took.
+        """
+        work = self.read_json("work.json")
+        assert work is not None, "foresee_trials() before begin()"
+        said = work.setdefault("trials", {}).setdefault(name, {})
+        for kind, seconds in (("estimated", estimated), ("expected", expected)):
+            if seconds is not None and kind not in said:
+                said[kind] = round(seconds, 3)
+            known = [each[kind] for each in work["trials"].values() if kind in each]
+            work[f"{kind}_seconds"] = round(sum(known), 3) if known else None
+        self.write_json("work.json", work)
 
     def add_seconds(self, seconds: float) -> None:
         """Count the wall clock of this attempt; attempts add up in the manifest."""
@@ -370,7 +391,7 @@ class Noun:
 
 def _result(manifest: Manifest) -> dict[str, Any]:
     """What a manifest says but for the making of it, as JSON gives it back."""
-    making = ("created", "seconds", "estimated_seconds", "raycurate_version", "libraries")
+    making = ("created", "seconds", "estimated_seconds", "expected_seconds", "raycurate_version", "libraries")
     value: dict[str, Any] = json.loads(json.dumps(asdict(manifest), default=str))
     return {name: each for name, each in value.items() if name not in making}
 

@@ -120,6 +120,15 @@ def test_a_session_keeps_its_processes_for_later_stages():
     assert starting == pytest.approx([task, 0.0, 2.2 * actor, 1.1 * actor])
 
 
+def test_the_trials_of_an_experiment_share_their_processes():
+    plan = Planner(this_machine(2), RATES, sources={"main": SOURCE, "val": SOURCE})
+    plan._models["tiny"] = (MODEL, None, "")
+    plan._tokens = {("tiny", label): TOKENS for label in plan.sources}
+    few, many = (BalanceProbesConfig(validation="val", mini=0.1, difficulty=each) for each in ("real", "precise"))
+    starting = [plan.estimate("balance", "balance", each).parts["starting"] for each in (few, many)]
+    assert starting == pytest.approx([RATES.worker_seconds] * 2)
+
+
 def test_a_finetune_of_given_steps_does_not_depend_on_its_rows():
     config = FinetuneConfig(model="tiny", method="full", max_steps=4, batch_rows=8)
     works = [finetune_work(rows, SOURCE, TOKENS, MODEL, RATES, config, on_card=False) for rows in (100.0, 1000.0)]
@@ -155,6 +164,8 @@ def test_experiments_train_as_often_as_they_say():
     chosen = ChooseConfig(methods=("random",), rows=30)
     assert trainings_of("choose", chosen, 1000, 5, {"validation": 9}) == [Training(6, 30, 9)]
     balanced = BalanceProbesConfig(validation="val", mini=0.1, large=1.0)
+    precise = trainings_of("balance", balanced.model_copy(update={"difficulty": "precise"}), 1000, 5, {"val": 7})
+    assert [(each.count, each.rows) for each in precise] == [(1, 100), (5, 280), (5, 200), (5, 20)]
     assert trainings_of("balance", balanced, 1000, 5, {"val": 7}) == [Training(1, 100, 7), Training(5, 280, 7)]
 
 

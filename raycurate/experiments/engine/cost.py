@@ -3,9 +3,9 @@
     before:  FLOP of each training and of its answers, rates of the machine (`raycurate.estimate`)
     after:   seconds of the first trial x trials left / trials at once
 
-Both are log lines. A formula that lacks a fact (an unknown card, an external evaluator) leaves the first line without
-seconds. Cost: one task that reads the model's configuration and some rows, beside trainings of minutes; none for a
-single training.
+Both are log lines; the manifest has them beside what all took (`estimated_seconds`, `expected_seconds`, `seconds`). A
+formula that lacks a fact (an unknown card, an external evaluator) leaves the first without seconds. Cost: one task that
+reads the model's configuration and some rows, beside trainings of minutes; none for a single training.
 """
 
 from __future__ import annotations
@@ -37,11 +37,14 @@ FEWEST = 2
 log = logging.getLogger("raycurate")
 
 
-def tell_before(noun: Noun, run: Run, trainings: Sequence[Training], at_once: int, gpus: float, cpus: float) -> None:
+def tell_before(
+    noun: Noun, name: str, run: Run, trainings: Sequence[Training], at_once: int, gpus: float, cpus: float
+) -> None:
     """Say what some trainings will take.
 
     Args:
-        noun: of the experiment.
+        noun: of the experiment, begun.
+        name: of these trials in it.
         run: holds the rows.
         trainings: that have no result yet.
         at_once: of them.
@@ -52,24 +55,28 @@ def tell_before(noun: Noun, run: Run, trainings: Sequence[Training], at_once: in
         return
     seconds = _seconds(run, trainings, gpus, cpus)
     each = "" if seconds is None else f" of about {seconds / len(trainings):,.0f} s"
-    total = "" if seconds is None else f": {duration(seconds / at_once)} by formula"
+    whole = None if seconds is None else seconds / at_once + rates_here().worker_seconds  # each process starts once
+    total = "" if whole is None else f": {duration(whole)} by formula"
+    noun.foresee_trials(name, estimated=whole)
     log.info("%s/%s: %d trainings%s, %d at once%s", noun.noun, noun.label, len(trainings), each, at_once, total)
 
 
-def tell_selections(noun: Noun, rows: int, left: int, at_once: int) -> None:
+def tell_selections(noun: Noun, name: str, rows: int, left: int, at_once: int) -> None:
     """Say what some selections of `rows` rows will take, each in one process."""
     if left >= FEWEST:
         seconds = seconds_here(table_work(rows, rates_here(), passes=2.0).times(left), cpus=float(at_once))
         told = "" if seconds is None else f": {duration(seconds)} by formula"
+        noun.foresee_trials(name, estimated=seconds)
         log.info("%s/%s: %d selections, %d at once%s", noun.noun, noun.label, left, at_once, told)
 
 
-def tell_after_first(noun: Noun, left: int, at_once: int) -> Callable[[Mapping[str, Any]], None]:
+def tell_after_first(noun: Noun, name: str, left: int, at_once: int) -> Callable[[Mapping[str, Any]], None]:
     """What says, of the first trial's result, what the others will take."""
 
     def tell(result: Mapping[str, Any]) -> None:
         seconds = sum(result[name] for name in SAID) if SAID[0] in result else sum(result["seconds"].values())
         rest = math.ceil((left - 1) / at_once) * seconds
+        noun.foresee_trials(name, expected=math.ceil(left / at_once) * seconds)
         log.info(
             "%s/%s: the first trial took %.1f s: about %s for the other %d, %d at once",
             *(noun.noun, noun.label, seconds, duration(rest), left - 1, at_once),

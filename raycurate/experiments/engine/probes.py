@@ -28,7 +28,14 @@ from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.experiments.engine.cost import tell_after_first, tell_before
 from raycurate.experiments.engine.lines import make_line, training_seconds
-from raycurate.experiments.engine.trials import WAITING_CPUS, outside_of_trial, result_of, run_trials, training_slots
+from raycurate.experiments.engine.trials import (
+    WAITING_CPUS,
+    outside_of_trial,
+    result_of,
+    run_trials,
+    training_slots,
+    trials_name,
+)
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_cpus, cluster_gpus
 from raycurate.run.filesystem import delete_folder, exists
@@ -140,8 +147,9 @@ def run_probes(
     at_once = max(1, min(slots, max_concurrent or slots, len(missing)))
     trainings = [(by_key[key].finetune, by_key[key].evaluate) for key in missing]
     gpus_each = float(cluster_gpus() > 0) if first.gpus_per_worker is None else first.gpus_per_worker
-    tell_before(noun, run, trainings, at_once, gpus_each, first.workers * first.cpus_per_worker)
-    told = tell_after_first(noun, len(missing), at_once)
+    name = trials_name(phase, list(by_key))
+    tell_before(noun, name, run, trainings, at_once, gpus_each, first.workers * first.cpus_per_worker)
+    told = tell_after_first(noun, name, len(missing), at_once)
     trial = work if here else lambda key: outside_of_trial(work, key)
     found = run_trials(noun, phase, list(by_key), trial, max_concurrent=max_concurrent, first=told, **shape)
     results = {key: ProbeResult(**value) for key, value in zip(by_key, found, strict=True)}

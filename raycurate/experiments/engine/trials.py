@@ -52,6 +52,11 @@ def result_of(noun: Noun, phase: str, key: str) -> dict[str, Any] | None:
     return None if value is None else dict(value)
 
 
+def trials_name(phase: str, keys: Sequence[str]) -> str:
+    """A name of just these trials."""
+    return f"{phase}-{fingerprint_of({'keys': list(keys)})[:8]}"
+
+
 def run_trials(
     noun: Noun,
     phase: str,
@@ -92,7 +97,7 @@ def run_trials(
         return [key for key in keys if f"{key}.json" not in found]
 
     placed = tune.with_resources(trainable, {"cpu": cpus, **({"gpu": gpus} if gpus else {})})
-    folder, name = f"{noun.folder}/tune", f"{phase}-{fingerprint_of({'keys': list(keys)})[:8]}"
+    folder, name = f"{noun.folder}/tune", trials_name(phase, keys)
     faults: list[str] = []
     left = missing()
 

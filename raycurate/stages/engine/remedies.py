@@ -60,7 +60,7 @@ def _description(noun: Noun) -> Mapping[str, Any]:
     if manifest is None:
         begun = (noun.read_json("work.json") or {}).get("description", {})
         return {**begun, "config": begun.get("config") or {}}
-    settings = manifest.description.get("config") or manifest.metrics.get("config") or {}
+    settings = manifest.metrics.get("config") or manifest.description.get("config") or {}
     return {**manifest.description, "config": settings}
 
 

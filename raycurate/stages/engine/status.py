@@ -28,6 +28,7 @@ class NounStatus:
         why: of a stale noun what has changed, and the commands that make it again, in their order.
         unreached: why it cannot be told whether its source, or another file outside of the run, has changed.
         missing: rows that are to be made again of a stale noun.
+        expected: seconds that an experiment was foreseen to take after its first trial.
     """
 
     name: str
@@ -41,6 +42,7 @@ class NounStatus:
     estimated: float | None = None
     unreached: str = ""
     missing: int = 0
+    expected: float | None = None
 
 
 def status(run: Run) -> list[NounStatus]:
@@ -84,6 +86,7 @@ def _status_of(noun: Noun, outside: Outside) -> NounStatus:
             manifest.estimated_seconds,
             outside.unreached.get(name, ""),
             missing,
+            manifest.expected_seconds,
         )
     records = noun.records().values()
     beat = noun.read_json("progress.json") or {}

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from raycurate.estimate.rates import DEFAULT_RATES
 from raycurate.estimate.work import duration
 from raycurate.experiments.engine.cost import rows_of, tell_after_first, tell_before, tell_selections
 from raycurate.training.config import FinetuneConfig
@@ -17,6 +18,14 @@ SCORED = {"data": "main", "max_rows": 6, "max_new_tokens": 2}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("cost") / "run", 40)
+
+
+@pytest.fixture
+def probes(run):
+    noun = run.noun("probes")
+    noun.clear()
+    noun.begin({"stage": "balance"})
+    return noun
 
 
 @pytest.fixture
@@ -36,33 +45,47 @@ def test_rows_are_those_of_the_mixture_the_limit_or_all(run):
     assert rows_of(run, training(selection=None, limit=9)) == 9
 
 
-def test_trainings_are_told_with_seconds_before_they_start(run, told):
-    tell_before(run.noun("probes"), run, [(training(selection=None), SCORED)] * 3, 2, 0.0, 1.0)
+def test_trainings_are_told_with_seconds_before_they_start(run, probes, told):
+    tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)] * 3, 2, 0.0, 1.0)
     assert "probes/main: 3 trainings of about" in told.text
     assert "2 at once:" in told.text
     assert "by formula" in told.text
 
 
-def test_an_external_evaluator_leaves_the_seconds_out(run, told):
-    tell_before(run.noun("probes"), run, [(training(selection=None), {"command": ["x", "{model}"]})] * 2, 1, 0.0, 1.0)
+def test_an_external_evaluator_leaves_the_seconds_out(run, probes, told):
+    tell_before(probes, "trained-1", run, [(training(selection=None), {"command": ["x", "{model}"]})] * 2, 1, 0.0, 1.0)
     assert "probes/main: 2 trainings, 1 at once\n" in told.text
 
 
-def test_a_single_training_is_not_looked_at(run, told):
-    tell_before(run.noun("probes"), run, [(training(selection=None), SCORED)], 1, 0.0, 1.0)
+def test_a_single_training_is_not_looked_at(run, probes, told):
+    tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)], 1, 0.0, 1.0)
     assert not told.records
 
 
-def test_the_first_trial_tells_what_the_others_will_take(run, told):
-    tell_after_first(run.noun("probes"), 6, 2)({"training_seconds": 10.0, "evaluation_seconds": 2.5})
+def test_the_first_trial_tells_what_the_others_will_take(probes, told):
+    tell_after_first(probes, "trained-1", 6, 2)({"training_seconds": 10.0, "evaluation_seconds": 2.5})
     assert "the first trial took 12.5 s: about 38 s for the other 5, 2 at once" in told.text
 
 
-def test_selections_are_told_as_well(run, told):
-    tell_selections(run.noun("sweeps"), 1000, 4, 2)
-    tell_after_first(run.noun("sweeps"), 4, 2)({"seconds": {"selection": 2.0, "statistics": 1.0}})
-    assert "sweeps/main: 4 selections, 2 at once: 0.1 s by formula" in told.text
+def test_selections_are_told_as_well(probes, told):
+    tell_selections(probes, "measured-1", 1000, 4, 2)
+    tell_after_first(probes, "measured-1", 4, 2)({"seconds": {"selection": 2.0, "statistics": 1.0}})
+    assert "probes/main: 4 selections, 2 at once: 0.1 s by formula" in told.text
     assert "about 6.0 s for the other 3" in told.text
+
+
+def test_what_was_said_is_in_the_manifest_beside_what_all_took(run, probes):
+    """Of all phases together; an attempt that goes on has fewer trainings to do and says nothing else."""
+    tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)] * 4, 2, 0.0, 1.0)
+    first = probes.read_json("work.json")["estimated_seconds"]
+    assert first > DEFAULT_RATES.worker_seconds
+    tell_after_first(probes, "trained-1", 4, 2)({"training_seconds": 10.0, "evaluation_seconds": 2.5})
+    tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)] * 2, 2, 0.0, 1.0)
+    tell_after_first(probes, "trained-1", 2, 2)({"training_seconds": 90.0, "evaluation_seconds": 2.5})
+    tell_after_first(probes, "soups-1", 3, 1)({"seconds": {"merging": 1.0}})
+    probes.add_seconds(31.0)
+    manifest = probes.finish()
+    assert (manifest.estimated_seconds, manifest.expected_seconds, manifest.seconds) == (first, 28.0, 31.0)
 
 
 def test_long_times_are_minutes():
