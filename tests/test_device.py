@@ -12,6 +12,7 @@ from raycurate.device import keep_wide_sums, require_gpu, use_device
 from raycurate.errors import UserError
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, Run
+from raycurate.samples.images import DEFAULT_LIMITS
 from raycurate.stages.engine.actor_pool import _Started, readable_error
 from raycurate.stages.engine.checkpoints import Checkpoint
 from raycurate.stages.engine.model_facts import ModelFacts
@@ -73,7 +74,7 @@ WORKERS = {
     "score": lambda noun: ScoringActor({"scores": noun}, ScoreConfig(), FACTS, True),
     "score ": lambda noun: ClipActor({"scores": noun}, ScoreConfig(), FACTS, True),
     "evaluate": lambda _: AnsweringActor(
-        Checkpoint("tiny"), ("f", "float32"), EvaluateConfig(model="tiny", data="main"), True
+        Checkpoint("tiny"), ("f", "float32"), EvaluateConfig(model="tiny", data="main"), True, DEFAULT_LIMITS
     ),
     "finetune": _finetune,
 }

@@ -22,6 +22,8 @@ class EvaluateConfig(PoolConfig):
         "model",
         "data",
         "max_rows",
+        "engine",
+        "engine_python",
         "command",
     )
 
@@ -44,12 +46,21 @@ class EvaluateConfig(PoolConfig):
     batch_rows: int = Field(256, ge=1, description="most questions in one batch")
     window_rows: int = Field(512, ge=1, description="rows that are sorted by length and packed together")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    engine: Literal["vllm"] | None = Field(
+        None, description="what answers, in an environment of its own; else transformers' generation answers here"
+    )
+    engine_options: Settings | None = Field(
+        None, description="arguments of vllm.LLM, such as {gpu_memory_utilization: 0.8} or {model_impl: transformers}"
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with a hub model")
     command: Command | None = Field(
         None, description="external evaluator: {model} is the merged checkpoint, {output} a folder for its JSON"
     )
 
     label: Label = execution("main", description="label of the predictions and scores that are written")
+    engine_python: str | None = execution(
+        None, description="interpreter of the environment with vLLM, on every node; default: this one"
+    )
     command_seconds: float | None = execution(None, gt=0, description="longest time for the external evaluator")
 
     @model_validator(mode="after")
@@ -58,6 +69,10 @@ class EvaluateConfig(PoolConfig):
             raise ValueError("give either data (the label of a test set) or command (an external evaluator)")
         if self.max_rows is not None and (self.max_rows_per_task is not None or self.tasks is not None):
             raise ValueError("max_rows counts the rows of all tasks together; with tasks give max_rows_per_task")
+        if self.engine is not None and self.command is not None:
+            raise ValueError("command answers by itself; leave engine out")
+        if self.engine is None and (self.engine_options, self.engine_python) != (None, None):
+            raise ValueError("engine_options and engine_python are vLLM's; give engine: vllm with them")
         if self.command is not None and "{model}" not in self.command:
             raise ValueError("command must name the checkpoint as {model}, and may name its output folder as {output}")
         return self

@@ -14,6 +14,7 @@ where two tokens are almost equally likely; batches are made from the rows alone
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +35,23 @@ class Answer:
     finished: bool
 
 
-def stop_tokens(processor: Any, network: Any) -> list[int]:
-    """The tokens that end an answer: EOS of tokenizer and checkpoint, and what the template ends turns with."""
+def stop_tokens(processor: Any, settings: Any) -> list[int]:
+    """The tokens that end an answer: EOS of tokenizer and of the checkpoint's generation settings, and what the
+    template ends turns with.
+    """
     tokenizer, renderer = processor.tokenizer, AnswerRenderer(processor)
-    given = getattr(network.generation_config, "eos_token_id", None)
+    given = getattr(settings, "eos_token_id", None)
     found = set(given if isinstance(given, list | tuple) else [given]) | {tokenizer.eos_token_id}
     for ending in (renderer.ending, renderer.appended):
         found.update(tokenizer(ending, add_special_tokens=False)["input_ids"][-1:] if ending else ())
     return sorted(found - {None})
+
+
+def read_answer(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> Answer:
+    """The answer that generated ids are, up to the first that ends it."""
+    stop = next((i for i, token in enumerate(ids) if token in stops), None)
+    text = tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
+    return Answer(text, len(ids) if stop is None else stop + 1, stop is not None)
 
 
 class Generator:
@@ -50,7 +60,7 @@ class Generator:
     def __init__(self, vlm: Any, *, max_new_tokens: int) -> None:
         """Set up; replaces the network's generation settings by greedy ones."""
         self.vlm, self.network, self.tokenizer = vlm, vlm.model, vlm.processor.tokenizer
-        self.stops = stop_tokens(vlm.processor, self.network)
+        self.stops = stop_tokens(vlm.processor, self.network.generation_config)
         pad = self.tokenizer.pad_token_id
         self.network.generation_config = type(self.network.generation_config)(
             eos_token_id=self.stops or None,
@@ -84,9 +94,4 @@ class Generator:
     @torch.inference_mode()
     def _answer(self, batch: PreparedBatch) -> list[Answer]:
         written_BT = self.network.generate(**self._inputs(batch))[:, batch.input_ids_BT.shape[1] :].cpu()
-        answers = []
-        for ids in written_BT.tolist():
-            stop = next((i for i, token in enumerate(ids) if token in self.stops), None)
-            text = self.tokenizer.decode(ids[:stop], skip_special_tokens=True).strip()
-            answers.append(Answer(text, len(ids) if stop is None else stop + 1, stop is not None))
-        return answers
+        return [read_answer(self.tokenizer, ids, self.stops) for ids in written_BT.tolist()]

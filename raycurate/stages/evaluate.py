@@ -61,9 +61,11 @@ from raycurate.stages.workers.evaluate import (
     AnsweringActor,
     AskedRows,
     commit_answers,
+    engine_version,
     key_hash,
     load_questions,
 )
+from raycurate.stages.workers.fragments import accepted_images
 from raycurate.stages.workers.windows import loader_memory
 
 SCORES_FILE = "scores.json"
@@ -99,7 +101,10 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     check_images(samples, sample_manifest, config.images or sample_manifest.description["config"].get("images"))
     annotations, digest = _read_annotations(config.annotations)
     _check_metrics(run, config, sample_manifest, annotations)
-    predictions = _predict(run, config, checkpoint, facts, gpus, in_process)
+    engine = {}
+    if config.engine is not None:
+        engine["engine"] = next(map_shards(engine_version, [(config.engine_python,)], num_cpus=0.5))
+    predictions = _predict(run, config, checkpoint, facts, gpus, in_process, engine)
     found = predictions.require("evaluate")
     own = _own_metrics(config.metrics)
     inputs = {"predictions": found.fingerprint, "model": facts[0], "annotations": digest, **own}
@@ -187,9 +192,15 @@ def outside_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _predict(
-    run: Run, config: EvaluateConfig, checkpoint: Checkpoint, facts: CheckpointFacts, gpus: float, in_process: bool
+    run: Run,
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    facts: CheckpointFacts,
+    gpus: float,
+    in_process: bool,
+    engine: Mapping[str, str],
 ) -> Noun:
-    """The finished ``predictions`` noun, made now or found."""
+    """The finished ``predictions`` noun, made now or found; `engine` is another one than the built-in, if any."""
     samples = run.noun("samples", config.data or "")
     sample_manifest = required(samples)
     inputs = {
@@ -197,6 +208,7 @@ def _predict(
         "model": facts[0],
         "dtype": facts[1],
         "image_backend": image_backend(),
+        **engine,
     }
     read = [sample_manifest, *trained_by(checkpoint)]
     description = describe("predict", config, inputs, read)
@@ -212,7 +224,8 @@ def _predict(
         if missing:
             images = config.images or sample_manifest.description["config"].get("images")
             load = functools.partial(load_questions, samples, checkpoint, facts, config, images, wanted)
-            actor: dict[str, Any] = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            given = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
+            actor: dict[str, Any] = {**given, "limits": accepted_images(samples)}
             if in_process:
                 _answer_here(samples, noun, missing, load, AnsweringActor(**actor), wanted, progress, config)
                 missing = []

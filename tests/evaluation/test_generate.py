@@ -84,7 +84,7 @@ def test_batches_answer_as_plain_generate_row_by_row(family):
     vlm = _vlm(family)
     preparer = _preparer(vlm.processor)
     prompts = _prompts(preparer)
-    stops = stop_tokens(vlm.processor, vlm.model)
+    stops = stop_tokens(vlm.processor, vlm.model.generation_config)
     expected = {(i, turn): _alone(vlm, ids, SAMPLES[i], stops) for (i, turn), ids in prompts.items()}
     generator = Generator(vlm, max_new_tokens=NEW_TOKENS)
     found = {}

@@ -160,3 +160,14 @@ def merged_folder(checkpoint: Checkpoint, scratch: Path, trust_remote_code: bool
         return source
     merge_adapter(base, source, scratch, trust_remote_code=trust_remote_code)
     return str(scratch)
+
+
+def generation_settings(folder: str, *, trust_remote_code: bool = False) -> Any:
+    """The generation settings of a checkpoint, as a loaded network has them."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:  # a checkpoint without such a file
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return GenerationConfig.from_model_config(config)

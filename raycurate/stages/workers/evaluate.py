@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,12 +20,21 @@ import pyarrow as pa
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.store import Noun, ShardRecord
 from raycurate.samples.schema import QUARANTINE_SCHEMA
-from raycurate.stages.engine.checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, processor_source
+from raycurate.stages.engine.checkpoints import (
+    Checkpoint,
+    CheckpointFacts,
+    generation_settings,
+    load_checkpoint,
+    merged_folder,
+    processor_source,
+)
 from raycurate.stages.workers.fragments import EXCERPT, ModelThread, lines_of, loaded_windows
 from raycurate.stages.workers.preparers import preparer_of
 
 if TYPE_CHECKING:
     from raycurate.evaluation.prompts import QuestionBatch
+    from raycurate.evaluation.vllm_prompts import PromptQuestions
+    from raycurate.samples.images import ImageLimits
 
 OUT_OF_MEMORY = "out_of_memory"
 ROW_COLUMNS = ["key", "source_id", "task", "messages", "images", "source_file", "source_row"]
@@ -98,8 +109,10 @@ def load_questions(
 ) -> Iterator[pa.Table]:
     """Loader task: read one shard window by window, decode, tokenise, pack; one row per batch."""
     from raycurate.evaluation.prompts import QuestionPreparer
+    from raycurate.evaluation.vllm_prompts import PromptPreparer
 
-    preparer = preparer_of(QuestionPreparer, processor_source(checkpoint), config, facts[1])
+    kind = QuestionPreparer if config.engine is None else PromptPreparer
+    preparer = preparer_of(kind, processor_source(checkpoint), config, facts[1])
 
     def read(samples: Noun, shard: int) -> pa.Table:
         return wanted_rows(samples, shard, wanted, ["key", "task", "messages", "images"])
@@ -110,7 +123,9 @@ def load_questions(
         yield from lines_of(place, batches, functools.partial(_packed, place["start"], rejected), BATCH_SCHEMA)
 
 
-def _packed(start: int, rejected: list[list[Any]], number: int, made: QuestionBatch | None) -> dict[str, Any]:
+def _packed(
+    start: int, rejected: list[list[Any]], number: int, made: QuestionBatch | PromptQuestions | None
+) -> dict[str, Any]:
     """The columns of a batch of questions; the rejects of its window travel with the first one."""
     asked = [[start + q.position, q.turn] for q in made.questions] if made else []
     return {
@@ -120,34 +135,81 @@ def _packed(start: int, rejected: list[list[Any]], number: int, made: QuestionBa
     }
 
 
+def engine_version(python: str | None) -> str:
+    """Which vLLM a worker has in the environment of this interpreter; a `UserError` where it has none."""
+    from raycurate.evaluation.vllm_engine import vllm_version
+
+    return vllm_version(python)
+
+
 class AnsweringActor:
     """Actor: the model on its device; a batch of questions in, its answers as JSON out."""
 
-    def __init__(self, checkpoint: Checkpoint, facts: CheckpointFacts, config: EvaluateConfig, on_gpu: bool) -> None:
-        from raycurate.evaluation.generate import Generator
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        facts: CheckpointFacts,
+        config: EvaluateConfig,
+        on_gpu: bool,
+        limits: ImageLimits,
+    ) -> None:
+        from raycurate.encoding.batch import PreparedBatch
+        from raycurate.evaluation.vllm_prompts import PromptBatch
 
         self.thread = ModelThread("evaluate", on_gpu, config.threads)
-        vlm = self.thread.run(
-            load_checkpoint,
-            checkpoint,
-            device=self.thread.device,
-            dtype=facts[1],
-            trust_remote_code=config.trust_remote_code,
-        )
-        self.generator = Generator(vlm, max_new_tokens=config.max_new_tokens)
+        self.batch_of: Any = PreparedBatch if config.engine is None else PromptBatch
+        if config.engine is None:
+            self.generator = self.thread.run(_own_generator, checkpoint, facts, config, self.thread.device)
+        else:
+            self.generator = self.thread.run(_vllm_generator, checkpoint, facts, config, limits)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._answer(row) for row in table.to_pylist()])
 
     def _answer(self, row: dict[str, Any]) -> dict[str, Any]:
-        from raycurate.encoding.batch import PreparedBatch
-
         answers: list[list[Any]] = []
         if row["payload"] is not None:
-            given = self.thread.run(self.generator.answer, PreparedBatch.from_bytes(row["payload"]))
+            given = self.thread.run(self.generator.answer, self.batch_of.from_bytes(row["payload"]))
             for (position, turn), a in zip(json.loads(row["questions"]), given, strict=True):
                 answers.append([position, turn, a and a.text, a and a.num_tokens, a and a.finished])
         return {**{name: row[name] for name in COUNTS}, "answers": json.dumps(answers)}
+
+
+def _own_generator(checkpoint: Checkpoint, facts: CheckpointFacts, config: EvaluateConfig, device: str) -> Any:
+    from raycurate.evaluation.generate import Generator
+
+    trust = config.trust_remote_code
+    vlm = load_checkpoint(checkpoint, device=device, dtype=facts[1], trust_remote_code=trust)
+    return Generator(vlm, max_new_tokens=config.max_new_tokens)
+
+
+def _vllm_generator(checkpoint: Checkpoint, facts: CheckpointFacts, config: EvaluateConfig, limits: ImageLimits) -> Any:
+    from raycurate.evaluation.generate import stop_tokens
+    from raycurate.evaluation.vllm_engine import VllmGenerator
+    from raycurate.models.adapter import load_processor
+    from raycurate.models.positions import longest_row
+
+    trust, longest = config.trust_remote_code, config.max_length + config.max_new_tokens
+    processor = load_processor(processor_source(checkpoint), trust_remote_code=trust)
+    words = max(processor.tokenizer.get_vocab().values())  # vLLM refuses a default EOS that the model does not have
+    with tempfile.TemporaryDirectory(prefix="raycurate-merged-") as scratch:
+        folder = merged_folder(checkpoint, Path(scratch) / "merged", trust)
+        engine = {
+            "model": folder,
+            "dtype": facts[1].removeprefix("torch."),
+            "max_model_len": longest_row(folder, longest, trust_remote_code=trust),
+            "trust_remote_code": trust,
+            **(config.engine_options or {}),
+        }
+        stops = stop_tokens(processor, generation_settings(folder, trust_remote_code=trust))
+        return VllmGenerator(
+            config.engine_python,
+            engine,
+            processor.tokenizer,
+            stops=[stop for stop in stops if stop <= words],
+            max_new_tokens=config.max_new_tokens,
+            limits=limits,
+        )
 
 
 def commit_answers(

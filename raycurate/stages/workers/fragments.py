@@ -53,7 +53,8 @@ def accepted_images(samples: Noun) -> ImageLimits:
 def as_samples(
     rows: Iterable[Mapping[str, Any]], images: str | None, limits: ImageLimits | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of `samples` with their images as functions that load them from the image root when they are called.
+    """Rows of `samples` with their images as functions that load them from the image root when they are called, and
+    as functions that give their bytes.
 
     `limits` are those of `accepted_images`. The first call has the images that come next fetched as well.
     """
@@ -72,6 +73,7 @@ def as_samples(
         return {
             **{name: row[name] for name in ("key", "task", "messages") if name in row},
             "images": [functools.partial(load, ref) for ref in references],
+            "encoded": [functools.partial(fetched.read, ref) for ref in references],
             "image_keys": [ref.identity for ref in references],
         }
 
