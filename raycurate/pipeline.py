@@ -9,8 +9,9 @@ from typing import Any
 from raycurate.config import RankConfig
 from raycurate.recipe import CURATION, Recipe, check_filled_in
 from raycurate.run.lock import run_lock
+from raycurate.run.manifest import Manifest
 from raycurate.run.paths import balance_of
-from raycurate.run.store import Manifest, Run
+from raycurate.run.store import Run
 from raycurate.stages.selecting.auto import AUTO
 from raycurate.stages.table import STAGES, Stage, stage_of
 

@@ -25,7 +25,8 @@ from raycurate.cli.support import (
 )
 from raycurate.cli.sweep import print_sweep
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 
 # Ray sets it for the entry point of a submitted job.
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -25,7 +25,8 @@ from raycurate.cli.sweep import sweep
 from raycurate.cli.training import compare, evaluate, finetune
 from raycurate.cli.views import diff, explain, print_report_place, report, show
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.version import __version__
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from raycurate.cli.support import out, plain
 from raycurate.run.store import Run
 
 if TYPE_CHECKING:
-    from raycurate.run.store import Manifest
+    from raycurate.run.manifest import Manifest
 
 
 def print_result(run: Run, manifest: Manifest) -> None:

@@ -26,7 +26,8 @@ from raycurate.settings import StageConfig, apply_override, make_config
 from raycurate.stages.table import stage_of
 
 if TYPE_CHECKING:
-    from raycurate.run.store import Manifest, Noun
+    from raycurate.run.manifest import Manifest
+    from raycurate.run.store import Noun
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 REPLACE = "raycurate.replace"

@@ -9,7 +9,8 @@ from typing import Any
 from raycurate.errors import UserError
 from raycurate.estimate.plan import Estimate, Planner
 from raycurate.estimate.source import read_samples
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.settings import make_config
 
 PARTS_OF_OTHERS = ("tokens", "predictions", "prints", "scoreboard")

@@ -24,7 +24,8 @@ from PIL import Image
 
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.mixture import check_usable, rows_of_sources, source_name, wishes_of
 from raycurate.samples.opening import open_reader, parse_options

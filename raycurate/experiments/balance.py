@@ -40,7 +40,8 @@ from raycurate.experiments.engine.results import to_csv
 from raycurate.experiments.engine.task_rows import check_metrics, mixture_config, part_of, scores_of, task_sizes
 from raycurate.experiments.engine.weights_config import BalanceProbesConfig
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of

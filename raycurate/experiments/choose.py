@@ -42,7 +42,8 @@ from raycurate.experiments.engine.results import Sweep, scoreboard
 from raycurate.experiments.engine.validation import check_validation
 from raycurate.experiments.sweep import finish_sweep, run_sweep, sweep_answers
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.samples.quarantine import printable
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import describe

@@ -40,8 +40,9 @@ from raycurate.experiments.engine.lines import (
     training_seconds,
 )
 from raycurate.ray_session import in_session
+from raycurate.run.manifest import Manifest
 from raycurate.run.names import as_label
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.answers import ANSWER_COLUMNS, answer_rows
 from raycurate.stages.engine.lineage import begin, keep_table, required

@@ -24,7 +24,8 @@ from raycurate.experiments.engine.probes import Probe, ProbeResult, run_probes
 from raycurate.experiments.engine.task_rows import mixture_config, part_of, task_sizes
 from raycurate.experiments.engine.weights_config import COTBAL, CompareWeightsConfig
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of
 from raycurate.stages.table import version_of

@@ -45,7 +45,8 @@ from raycurate.experiments.engine.probes import Probe, run_probes
 from raycurate.experiments.engine.soup import make_soups
 from raycurate.experiments.engine.subsets import trainable_rows
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of

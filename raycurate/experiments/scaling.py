@@ -25,7 +25,8 @@ from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.subsets import proportional_rows, trainable_rows
 from raycurate.experiments.engine.tables import to_markdown, write_table
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required
 from raycurate.stages.engine.shards import names_of

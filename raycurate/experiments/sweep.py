@@ -30,7 +30,8 @@ from raycurate.experiments.engine.probes import Probe, ProbeResult, answers_of, 
 from raycurate.experiments.engine.results import Outcome, Sweep, write_results
 from raycurate.experiments.engine.trials import result_of, run_trials, trials_name
 from raycurate.ray_session import cluster_cpus, in_session
-from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
+from raycurate.run.manifest import Manifest, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.selection import build_selector
 from raycurate.selection.coverage import jaccard
 from raycurate.settings import make_config

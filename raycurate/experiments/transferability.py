@@ -34,7 +34,8 @@ from raycurate.experiments.engine.results import Row
 from raycurate.experiments.engine.tables import write_table
 from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.selection.transferability import transferability
 from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import begin, keep_table, required

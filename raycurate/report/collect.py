@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from raycurate.charts.marks import TaskBar
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.lineage import nouns_behind, why_stale
 from raycurate.views.find import refused_parts
 

@@ -28,7 +28,8 @@ from raycurate.report.gallery import card_of, pictures_of
 from raycurate.report.overlays import overlay
 from raycurate.report.relevancy_facts import AskedMaps, Looked, Map, RelevancyMaps
 from raycurate.report.thumbnails import data_uri
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.lineage import nouns_behind
 from raycurate.stages.workers.fragments import as_samples
 from raycurate.views.diff import finished_selection

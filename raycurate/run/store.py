@@ -17,8 +17,6 @@ file is gone, or has another size, is not done: one listing of its folder tells.
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.metadata
 import json
 import re
 import time
@@ -27,7 +25,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -50,6 +48,7 @@ from raycurate.run.filesystem import (
     write_bytes,
     write_json,
 )
+from raycurate.run.manifest import Manifest, ShardRecord, fingerprint_of
 from raycurate.run.names import plain_label
 from raycurate.version import __version__
 
@@ -60,65 +59,6 @@ NOTES = re.compile(
     rf"|{re.escape(RECORDS)}|(.*/)?{re.escape(TEMPORARY)}.*"
 )
 """What a noun keeps beside its result: written anew, or removed, after it is finished."""
-RECORDED_LIBRARIES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pillow")
-
-
-def fingerprint_of(description: Mapping[str, Any]) -> str:
-    """Hex blake2b-128 of a JSON description of what determines a result."""
-    canonical = json.dumps(description, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
-
-
-@functools.cache
-def library_versions() -> dict[str, str]:
-    """The versions that a manifest records beside the result."""
-    return {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES}
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRecord:
-    """What the commit of one shard vouches for. ``rows_in == rows_out + sum(quarantined)`` always."""
-
-    shard: int
-    rows_in: int
-    rows_out: int
-    quarantined: dict[str, int] = field(default_factory=dict)
-    num_bytes: int = 0
-    checksum: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def check(self) -> None:
-        """Raise if rows were lost or made up."""
-        assert self.rows_in == self.rows_out + sum(self.quarantined.values()), f"rows lost in shard: {self}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields, not copied: counts by cluster are many, and `asdict` goes through each."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """A finished noun.
-
-    `seconds` is the wall clock of its stage over all attempts, `estimated_seconds` what was foreseen when it began, and
-    `expected_seconds` what an experiment was foreseen to take after its first trial.
-    """
-
-    noun: str
-    label: str
-    fingerprint: str
-    description: dict[str, Any]
-    rows_in: int
-    rows_out: int
-    quarantined: dict[str, int]
-    shards: int
-    seconds: float
-    metrics: dict[str, Any] = field(default_factory=dict)
-    raycurate_version: str = __version__
-    libraries: dict[str, str] = field(default_factory=library_versions)
-    created: str = ""
-    estimated_seconds: float | None = None
-    expected_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +157,7 @@ class Noun:
         self.write_bytes(RECORDS, "".join(f"{line}\n" for line in lines).encode())
         self.write_json(FILES, self._sizes())
         before = self.manifest()
-        if before is not None and _result(before) == _result(manifest):
+        if before is not None and before.result() == manifest.result():
             return before
         self.write_json("manifest.json", asdict(manifest))
         for info in list_files(self.filesystem, self.folder):
@@ -387,13 +327,6 @@ class Noun:
     def read_json(self, name: str) -> Any | None:
         """A small JSON file inside the noun's folder, None where there is none."""
         return read_json(self.filesystem, f"{self.folder}/{name}")
-
-
-def _result(manifest: Manifest) -> dict[str, Any]:
-    """What a manifest says but for the making of it, as JSON gives it back."""
-    making = ("created", "seconds", "estimated_seconds", "expected_seconds", "raycurate_version", "libraries")
-    value: dict[str, Any] = json.loads(json.dumps(asdict(manifest), default=str))
-    return {name: each for name, each in value.items() if name not in making}
 
 
 @dataclass(frozen=True)

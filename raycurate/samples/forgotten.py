@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from raycurate.run.filesystem import read_json, resolve, write_json
-from raycurate.run.store import fingerprint_of
+from raycurate.run.manifest import fingerprint_of
 from raycurate.samples.quarantine import Reason, Reject
 from raycurate.samples.schema import Sample
 

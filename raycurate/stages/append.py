@@ -31,7 +31,8 @@ import pyarrow.parquet as pq
 from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.run.filesystem import exists
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.run.manifest import Manifest, ShardRecord, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.samples.extras import merge_kinds
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.samples.shard import content_of, number_behind

@@ -39,8 +39,9 @@ from raycurate.ray_session import (
     node_cpus,
 )
 from raycurate.run.filesystem import delete_folder, list_files
+from raycurate.run.manifest import Manifest
 from raycurate.run.progress import Progress
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.extend_here import extend_here, few_came, metrics_of, refits, sizes_of
 from raycurate.stages.engine.fit_state import CHECKPOINT, FitState
 from raycurate.stages.engine.foreseen import foresee

@@ -19,8 +19,9 @@ from raycurate.config import IngestConfig
 from raycurate.errors import UserError
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import absolute, exists, resolve
+from raycurate.run.manifest import Manifest, ShardRecord, fingerprint_of
 from raycurate.run.names import plain_label
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.cleaning import marks
 from raycurate.stages.cleaning.prints import make_prints

@@ -35,7 +35,8 @@ from raycurate.cleaning.pictures import PIXEL_BYTES
 from raycurate.features.rows import features_of_table
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.selection.exact import dots, squared_norms
 from raycurate.selection.keys import key_array, key_hashes
 from raycurate.selection.methods.semdedup import nearest_earlier

@@ -41,8 +41,9 @@ from raycurate.models.source import image_backend
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import exists, read_bytes, resolve
+from raycurate.run.manifest import Manifest, ShardRecord
 from raycurate.run.progress import Progress
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.actor_pool import drive_pipeline, gpus_of, pool_dataset
 from raycurate.stages.engine.checkpoints import (
     Checkpoint,

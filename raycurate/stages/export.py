@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from raycurate.config import ExportConfig
 from raycurate.errors import UserError, unknown_name
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.samples.exporters import (
     EXPORTERS,
     SAYS_WHAT_IS_TRAINED,

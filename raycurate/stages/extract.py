@@ -26,7 +26,8 @@ from raycurate.estimate.work import Work
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import delete_folder
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.engine.foreseen import ModelSize, foresee
 from raycurate.stages.engine.image_check import check_images

@@ -40,8 +40,9 @@ from raycurate.estimate.training import trainer_work
 from raycurate.estimate.work import Work
 from raycurate.ray_session import cluster_cpus, cluster_gpus, in_session, quiet_library
 from raycurate.run.filesystem import delete_folder, exists, or_null, resolve
+from raycurate.run.manifest import Manifest
 from raycurate.run.progress import Progress
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.foreseen import ModelSize, foresee, size_of
 from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.shards import MapShards, describe, map_here, map_tasks, skip_if_done

@@ -35,7 +35,8 @@ import pyarrow.parquet as pq
 from raycurate.errors import UserError
 from raycurate.run.filesystem import exists, read_bytes, read_json, resolve, write_json
 from raycurate.run.lock import run_lock
-from raycurate.run.store import Noun, Run, ShardRecord, fingerprint_of
+from raycurate.run.manifest import ShardRecord, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.samples.fiftyone import SHOWS_ALL
 from raycurate.samples.forgotten import Forgotten
 from raycurate.samples.schema import HASH_CHARS, QUARANTINE_SCHEMA

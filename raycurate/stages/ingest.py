@@ -37,7 +37,8 @@ from raycurate.estimate.source import facts_of
 from raycurate.estimate.work import Work
 from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import delete_folder
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageLimits, ImageRoot
 from raycurate.samples.mixture import Bound, drawn, source_name
 from raycurate.samples.opening import unread_files

@@ -34,7 +34,8 @@ from raycurate.features.rows import features_of_table
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless, largest_node_cpus
 from raycurate.run.filesystem import delete_folder
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.run.manifest import Manifest, ShardRecord, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.selection import build_selector
 from raycurate.selection.cells import CellTable, add_counts
 from raycurate.selection.chunks import interleaved_ranks

@@ -40,7 +40,8 @@ from raycurate.errors import UserError
 from raycurate.models.source import image_backend
 from raycurate.ray_session import in_session
 from raycurate.run.filesystem import content_hash, delete_folder, exists, resolve
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.selection.reference import IrsSums, reference_plan, task_weights
 from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
 from raycurate.stages.engine.image_check import check_images

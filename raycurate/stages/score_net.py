@@ -18,7 +18,8 @@ import safetensors.numpy
 
 from raycurate.features.rows import features_of_table
 from raycurate.run.filesystem import read_bytes
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.lineage import begin, required
 from raycurate.stages.engine.names import ROW_SCORES, SCORE_NET, score_label
 from raycurate.stages.engine.shards import names_of, run_missing_shards, skip_if_done

@@ -34,7 +34,8 @@ from raycurate.errors import UserError
 from raycurate.estimate.formulas import table_work
 from raycurate.plugins import source_hash
 from raycurate.ray_session import in_session_unless
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.samples.mixture import source_name
 from raycurate.selection import Goal, Plan, SelectionTables, Selector, build_selector
 from raycurate.selection.cells import add_counts, count_cells

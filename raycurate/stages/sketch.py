@@ -16,7 +16,8 @@ from pydantic import Field
 
 from raycurate.features.rows import features_column, features_of_table
 from raycurate.ray_session import in_session
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.selection.sketch import SketchSum, frequencies, sketch_rows, sum_sketches
 from raycurate.settings import Label, StageConfig, execution
 from raycurate.stages.engine.lineage import begin, required

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from raycurate.errors import UserError
 from raycurate.models.source import image_backend
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord, fingerprint_of
+from raycurate.run.manifest import Manifest, ShardRecord, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.engine.growth import first_state
 from raycurate.stages.engine.image_check import check_images

@@ -21,7 +21,8 @@ from PIL import Image
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.mixture import source_name
 from raycurate.samples.quarantine import FaultError

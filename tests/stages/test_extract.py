@@ -18,7 +18,8 @@ from PIL import Image
 from raycurate.config import ExtractConfig, IngestConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
-from raycurate.run.store import Run, fingerprint_of
+from raycurate.run.manifest import fingerprint_of
+from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest

@@ -19,7 +19,8 @@ from raycurate.errors import UserError
 from raycurate.estimate.source import read_source
 from raycurate.recipe import load_recipe
 from raycurate.report.page import write_report
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.status import status
 from raycurate.stages.ingest import ingest

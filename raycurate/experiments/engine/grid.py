@@ -19,7 +19,7 @@ from raycurate.config import SelectConfig
 from raycurate.evaluation.config import FULL, settings_of_line
 from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.lines import evaluation_on
-from raycurate.run.store import fingerprint_of
+from raycurate.run.manifest import fingerprint_of
 from raycurate.selection import get_method
 from raycurate.selection.methods.balanced import Balanced
 from raycurate.settings import make_config

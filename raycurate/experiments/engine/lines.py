@@ -18,7 +18,8 @@ from raycurate.config import SelectConfig
 from raycurate.evaluation import Column
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.relative import Key
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.selection import build_selector
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.sources import check_sources, sources_of

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.selection.coverage import cluster_coverage, shared_rows
 from raycurate.selection.sketch import SketchSum, squared_mmd, sum_sketches
 from raycurate.stages.engine.shards import map_tasks

@@ -39,7 +39,8 @@ from raycurate.experiments.engine.trials import (
 from raycurate.models.source import image_backend, model_fingerprint, resolve_model
 from raycurate.ray_session import cluster_cpus, cluster_gpus
 from raycurate.run.filesystem import delete_folder, exists
-from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.run.manifest import fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.answers import ANSWER_COLUMNS, answer_rows
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.shards import map_tasks

@@ -35,7 +35,8 @@ from raycurate.experiments.engine.trials import run_trials
 from raycurate.models.source import image_backend
 from raycurate.ray_session import cluster_gpus
 from raycurate.run.filesystem import list_files
-from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.run.manifest import fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.checkpoints import base_of, find_checkpoint, local_source
 from raycurate.stages.engine.lineage import required

@@ -32,8 +32,9 @@ from ray import tune
 from raycurate.errors import UserError
 from raycurate.ray_session import cluster_cpus, cluster_gpus, quiet_library
 from raycurate.run.filesystem import delete_folder, list_files
+from raycurate.run.manifest import fingerprint_of
 from raycurate.run.progress import Progress
-from raycurate.run.store import Noun, fingerprint_of
+from raycurate.run.store import Noun
 from raycurate.stages.engine.shards import get_result
 
 POLL_SECONDS = 0.5

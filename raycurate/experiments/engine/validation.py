@@ -16,7 +16,8 @@ from raycurate.errors import UserError
 from raycurate.evaluation.config import settings_of_line
 from raycurate.evaluation.paired import LEAST_CLUSTERS
 from raycurate.experiments.engine.choose_config import ChooseConfig
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.samples.shard import content_of
 from raycurate.selection import build_selector
 from raycurate.selection.ranked import RankedByTargets

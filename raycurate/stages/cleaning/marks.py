@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycurate.run.store import Manifest, Noun, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun
 from raycurate.stages.engine.names import MARKS
 
 NOUN = MARKS

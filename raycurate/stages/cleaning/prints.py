@@ -18,7 +18,8 @@ import pyarrow as pa
 from raycurate.cleaning.config import CleaningConfig
 from raycurate.cleaning.pictures import PicturePrint, print_picture
 from raycurate.cleaning.words import asked_and_answered, grams, text_hash
-from raycurate.run.store import Manifest, Noun, Run, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageLimits, ImageRoot, load_image, strict_decoding
 from raycurate.samples.quarantine import Fault, FaultError
 from raycurate.samples.shard import ShownImages

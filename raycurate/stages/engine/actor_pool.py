@@ -25,8 +25,8 @@ import ray.data
 from raycurate.config import PoolConfig
 from raycurate.errors import UserError
 from raycurate.ray_session import cluster_cpus, cluster_gpus, largest_node_memory, this_node
+from raycurate.run.manifest import ShardRecord
 from raycurate.run.progress import Progress
-from raycurate.run.store import ShardRecord
 from raycurate.stages.engine.shards import count_record, get_result, pending_tasks
 
 BLOCK_BYTES = 8 << 20

@@ -23,7 +23,8 @@ import pyarrow.fs as pafs
 from raycurate.errors import UserError
 from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.run.filesystem import exists
-from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
+from raycurate.run.manifest import Manifest, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.lineage import required
 
 ADAPTER_FILE = "adapter_config.json"

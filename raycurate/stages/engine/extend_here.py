@@ -20,8 +20,9 @@ import numpy as np
 from raycurate.clustering.guards import check_clustering, imbalance
 from raycurate.config import ClusterConfig
 from raycurate.estimate.formulas import cluster_work
+from raycurate.run.manifest import Manifest
 from raycurate.run.progress import Progress
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.fit_state import FitState
 from raycurate.stages.engine.foreseen import foresee
 from raycurate.stages.engine.standing_clusters import fit_of_new_rows, told

@@ -19,7 +19,8 @@ from raycurate.evaluation.external import named_files
 from raycurate.models.file_hashes import hash_files
 from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.run.filesystem import content_hash, exists, resolve
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.checkpoints import ADAPTER_FILE, fingerprint_of_parts
 from raycurate.stages.engine.lineage import INPUT_NAMES, lost_files, nouns_behind, why_stale
 from raycurate.stages.engine.remedies import told_commands

@@ -18,7 +18,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raycurate.run.store import Run, fingerprint_of
+from raycurate.run.manifest import fingerprint_of
+from raycurate.run.store import Run
 
 APPENDED = "appended"
 

@@ -12,7 +12,8 @@ import functools
 from raycurate.errors import UserError
 from raycurate.ray_session import in_worker
 from raycurate.run.filesystem import exists
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.samples.images import ImageRoot
 from raycurate.samples.seen import compare
 from raycurate.stages.engine.remedies import told_commands

@@ -22,7 +22,8 @@ from typing import Any
 
 from raycurate.errors import UserError
 from raycurate.run.dates import when
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.settings import NounConfig
 from raycurate.stages.engine.growth import earlier_states, has_grown
 from raycurate.stages.engine.marked import honoured

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pyarrow.fs as pafs
 
 from raycurate.run.filesystem import resolve
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.names import MARKS
 
 log = logging.getLogger("raycurate")

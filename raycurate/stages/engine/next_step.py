@@ -17,7 +17,8 @@ from raycurate.estimate.formulas import cluster_work, rank_work, table_work
 from raycurate.estimate.places import this_machine
 from raycurate.estimate.rates import rates_here
 from raycurate.estimate.work import Work, time_of
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.remedies import commands_again
 from raycurate.stages.engine.status import NounStatus
 

@@ -19,8 +19,9 @@ import ray
 from raycurate.errors import UserError
 from raycurate.run.ahead import map_ahead
 from raycurate.run.filesystem import json_text, list_files, read_bytes
+from raycurate.run.manifest import Manifest, ShardRecord
 from raycurate.run.progress import Progress
-from raycurate.run.store import Manifest, Noun, ShardRecord
+from raycurate.run.store import Noun
 from raycurate.settings import StageConfig
 from raycurate.stages.engine.rejects import told_reasons
 from raycurate.stages.table import version_of

@@ -7,7 +7,8 @@ from typing import Any
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.selection import Selector
 from raycurate.selection.ranked import Ranked
 from raycurate.stages.engine.lineage import required

@@ -27,7 +27,8 @@ from typing import Any
 from raycurate.clustering.similarities import SimilarityCounts
 from raycurate.errors import UserError
 from raycurate.run.filesystem import list_files
-from raycurate.run.store import Manifest, Noun, Run, fingerprint_of
+from raycurate.run.manifest import Manifest, fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.fit_state import CHECKPOINT, FitState
 from raycurate.stages.engine.growth import earlier_states
 

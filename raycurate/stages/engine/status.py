@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from raycurate.run.manifest import Manifest
 from raycurate.run.progress import ALIVE_SECONDS
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.store import Noun, Run
 from raycurate.stages.engine.freshness import Outside, why_not_current
 from raycurate.stages.table import NOUNS
 

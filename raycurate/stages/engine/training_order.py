@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.names import ROW_SCORES, score_label
 from raycurate.training.config import FinetuneConfig

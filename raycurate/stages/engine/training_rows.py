@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycurate.errors import unknown_name
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.samples.images import ImageLimits
 from raycurate.settings import Label
 from raycurate.stages.engine.lineage import required

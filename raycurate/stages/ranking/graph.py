@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from raycurate.config import RankConfig
 from raycurate.features.rows import features_of_table
 from raycurate.ray_session import cluster_cpus, largest_node_cpus, largest_node_memory
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.selection.neighbours import FoundPart, join_parts, search_part
 from raycurate.selection.ranked import RankedOnGraph
 from raycurate.stages.engine.shards import resumable_steps, stage_progress, step_name

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from raycurate.config import RankConfig
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.selection.cells import CellTable, add_counts, count_cells
 from raycurate.selection.chunks import chunk_of, num_chunks
 from raycurate.selection.keys import key_array

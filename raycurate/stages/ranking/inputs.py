@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.selection.ranked import Ranked, RankedByTargets, ScoredFromColumns
 from raycurate.stages.engine.lineage import required
 from raycurate.stages.engine.names import ROW_SCORES, score_label

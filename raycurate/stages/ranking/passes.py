@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from raycurate.config import RankConfig
 from raycurate.features.rows import features_of_table
-from raycurate.run.store import Manifest, Noun, ShardRecord
+from raycurate.run.manifest import Manifest, ShardRecord
+from raycurate.run.store import Noun
 from raycurate.selection.ranked import NO_IMAGE, RankedByPasses
 from raycurate.stages.engine.shards import resumable_steps, run_missing_shards, step_name
 from raycurate.stages.ranking.inputs import RankInputs

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from raycurate.config import RankConfig
 from raycurate.errors import UserError
 from raycurate.features.rows import features_of_table
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.selection.influence import TargetMeans
 from raycurate.selection.ranked import RankedByTargets
 from raycurate.selection.turns import BYTES_PER_TARGET, nearest_of_targets

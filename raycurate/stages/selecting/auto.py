@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.lineage import required
 

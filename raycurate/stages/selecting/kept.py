@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Noun, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun, Run
 from raycurate.selection import Goal
 from raycurate.stages.engine.growth import earlier_states
 from raycurate.stages.engine.lineage import made_from

@@ -7,8 +7,9 @@ from typing import Any
 
 from raycurate.config import SelectConfig
 from raycurate.errors import UserError
+from raycurate.run.manifest import Manifest, fingerprint_of
 from raycurate.run.paths import balance_of
-from raycurate.run.store import Manifest, Run, fingerprint_of
+from raycurate.run.store import Run
 from raycurate.selection import Goal, Selector
 from raycurate.stages.engine.lineage import required
 from raycurate.training.weights import check_numbers, read_weights, weights_of

@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Noun
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Noun
 from raycurate.samples.extras import columns_of
 
 WHERE = "where"

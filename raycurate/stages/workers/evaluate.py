@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raycurate.evaluation.config import EvaluateConfig
-from raycurate.run.store import Noun, ShardRecord
+from raycurate.run.manifest import ShardRecord
+from raycurate.run.store import Noun
 from raycurate.samples.schema import QUARANTINE_SCHEMA
 from raycurate.stages.engine.checkpoints import (
     Checkpoint,

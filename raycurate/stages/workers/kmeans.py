@@ -43,7 +43,8 @@ from raycurate.device import use_device
 from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.ray_session import this_node
 from raycurate.run.filesystem import table_to_parquet
-from raycurate.run.store import Noun, ShardRecord
+from raycurate.run.manifest import ShardRecord
+from raycurate.run.store import Noun
 
 Piece = NDArray[np.float32] | None
 INIT_PURPOSE, SAMPLE_PURPOSE = "kmeans-init", "kmeans-sample"

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from raycurate.config import ScoreConfig
 from raycurate.encoding.conversation import count_marks
-from raycurate.run.store import Noun, ShardRecord
+from raycurate.run.manifest import ShardRecord
+from raycurate.run.store import Noun
 from raycurate.selection.base import Plan
 from raycurate.selection.reference import IrsSums, in_reference
 from raycurate.stages.engine.model_facts import ModelFacts

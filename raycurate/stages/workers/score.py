@@ -18,7 +18,8 @@ import pyarrow as pa
 from raycurate.config import ScoreConfig
 from raycurate.encoding.conversation import count_marks
 from raycurate.features.rows import features_column, features_of_table, with_row_facts
-from raycurate.run.store import Noun, ShardRecord
+from raycurate.run.manifest import ShardRecord
+from raycurate.run.store import Noun
 from raycurate.stages.engine.actor_pool import PLACE, line_of
 from raycurate.stages.engine.model_facts import ModelFacts
 from raycurate.stages.engine.rejects import check_some_good

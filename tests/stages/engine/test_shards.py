@@ -12,8 +12,9 @@ import pytest
 
 from raycurate.config import PoolConfig
 from raycurate.errors import UserError
+from raycurate.run.manifest import ShardRecord
 from raycurate.run.progress import Progress
-from raycurate.run.store import Run, ShardRecord
+from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.actor_pool import PLACE, commit_shards, pool_dataset
 from raycurate.stages.engine.shards import map_here, map_tasks, resumable_steps, run_missing_shards, step_name

@@ -13,7 +13,8 @@ from PIL import Image
 
 from raycurate.config import ExtractConfig, IngestConfig, SelectConfig
 from raycurate.errors import UserError
-from raycurate.run.store import Manifest, Run
+from raycurate.run.manifest import Manifest
+from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import required

@@ -34,7 +34,8 @@ from raycurate.experiments.engine.config import SweepConfig
 from raycurate.experiments.engine.probes import Probe, _key
 from raycurate.experiments.sweep import sweep
 from raycurate.models.source import image_backend, model_fingerprint
-from raycurate.run.store import Noun, Run, fingerprint_of
+from raycurate.run.manifest import fingerprint_of
+from raycurate.run.store import Noun, Run
 from raycurate.settings import make_config
 from raycurate.stages.cluster import cluster
 from raycurate.stages.decontaminate import decontaminate
