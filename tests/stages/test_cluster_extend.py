@@ -124,7 +124,7 @@ def test_rows_that_do_not_fit_start_a_fit_that_keeps_the_clusters_numbers(ray_cl
     assert anew.fingerprint != made.fingerprint
 
 
-@pytest.mark.parametrize("stop", ["fit_of_new_rows", "begin_refit", "_sizes"])
+@pytest.mark.parametrize("stop", ["fit_of_new_rows", "begin_refit", "sizes_of"])
 def test_an_extension_that_was_cut_off_goes_on(ray_cluster, tmp_path, monkeypatch, stop):
     """Stopped at each step of an extension that ends in a new fit: going on gives the bits of one without a stop."""
     whole, *_ = _made(tmp_path / "whole", shift=1.5)
