@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from raycurate.samples.images import ImageLimits
 
 PIXEL_BYTES = 1 << 29
-"""Decoded images of the prompts that are under way together, at most; a prompt whose images are more goes alone."""
+"""Decoded images with which a group of prompts is full; those of its last prompt may go beyond."""
 _VERSION = (
     "from importlib import metadata as m\n"
     "print(*(f'{d} {m.version(d)}' for d in m.packages_distributions().get('vllm', ())[:1]))"
@@ -102,14 +102,15 @@ class VllmGenerator:
         found: list[Answer | None] = []
         group: list[tuple[list[int], list[int]]] = []
         pictures: dict[int, Any] = {}
+        held = 0
         for ids, shown in zip(batch.ids, batch.shown, strict=True):
-            fresh = {place: load_image(batch.images[place], self._limits) for place in shown if place not in pictures}
-            held = sum(3 * each.width * each.height for each in (*pictures.values(), *fresh.values()))
             if group and held > PIXEL_BYTES:
                 found += self._answered(group, pictures)
-                group, pictures = [], {}
-                fresh = {place: load_image(batch.images[place], self._limits) for place in shown}
-            pictures.update(fresh)
+                group, pictures, held = [], {}, 0
+            for place in shown:
+                if place not in pictures:
+                    pictures[place] = load_image(batch.images[place], self._limits)
+                    held += 3 * pictures[place].width * pictures[place].height
             group.append((list(ids), list(shown)))
         return found + (self._answered(group, pictures) if group else [])
 
