@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from typing import Any
 import click
 import numpy as np
 import psutil
+from bench_kmeans import measure as measure_kmeans
 from bench_memory import stage_peaks
 from rich.console import Console
 
@@ -132,66 +131,6 @@ def _batches(run: Any, config: Any, images: str) -> list[Any]:
     table = pa.table({"shard": list(range(samples.require("ingest").shards))})
     payloads = [row["payload"][0].as_py() for row in load_shards(samples, config, facts, images, table)]
     return [PreparedBatch.from_bytes(payload) for payload in payloads if payload]
-
-
-# k-means
-
-FAISS_PROGRAM = """
-import sys, time, numpy as np, faiss
-faiss.omp_set_num_threads(int(sys.argv[3]))
-rows = np.load(sys.argv[1]).astype(np.float32); start = np.load(sys.argv[2])
-clusters, dim = start.shape
-kmeans = faiss.Kmeans(dim, clusters, niter=int(sys.argv[4]), spherical=True, max_points_per_centroid=10**9,
-                      min_points_per_centroid=1)
-if hasattr(kmeans.cp, "early_stop_threshold"):
-    kmeans.cp.early_stop_threshold = 0
-began = time.perf_counter(); kmeans.train(rows, init_centroids=start); took = time.perf_counter() - began
-_, found = kmeans.index.search(rows, 1), None
-print(took, float(kmeans.obj[-1]) / len(rows), len(kmeans.obj))
-"""
-
-OUR_PROGRAM = """
-import sys, time, numpy as np, torch
-from raycurate.clustering import KMeansSettings, spherical_kmeans
-torch.set_num_threads(int(sys.argv[3]))
-rows = torch.from_numpy(np.load(sys.argv[1])); start = np.load(sys.argv[2])
-spherical_kmeans(rows[:2000], KMeansSettings(clusters=5, iterations=2))
-settings = KMeansSettings(clusters=len(start), iterations=int(sys.argv[4]), tolerance=0, precision=sys.argv[5])
-began = time.perf_counter(); result = spherical_kmeans(rows, settings, initial_KD=start)
-print(time.perf_counter() - began, result.history[-1].objective, len(result.history))
-"""
-
-
-def bench_kmeans(folder: Path, rows: int, dim: int, clusters: int, iterations: int, repeats: int) -> None:
-    """Rows around 800 directions, as activation features are, in processes of their own."""
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((800, dim), dtype=np.float32)
-    shared = rng.standard_normal(dim, dtype=np.float32)
-    made = 0.6 * centres[rng.integers(0, 800, rows)] + shared
-    for begin in range(0, rows, 5000):
-        made[begin : begin + 5000] += rng.standard_normal((len(made[begin : begin + 5000]), dim), dtype=np.float32)
-    made /= np.linalg.norm(made, axis=1, keepdims=True)
-    np.save(folder / "rows.npy", made.astype(np.float16))
-    start = made[rng.choice(rows, clusters, replace=False)].astype(np.float16).astype(np.float32)
-    start /= np.linalg.norm(start, axis=1, keepdims=True)
-    np.save(folder / "start.npy", start)
-    arguments = [str(folder / "rows.npy"), str(folder / "start.npy"), str(THREADS), str(iterations)]
-    for precision in ("exact", "fast"):
-        theirs, ours = [], []
-        for _ in range(repeats):
-            theirs.append(_timed(FAISS_PROGRAM, arguments))
-            ours.append(_timed(OUR_PROGRAM, [*arguments, precision]))
-        gap = abs(ours[0][1] - theirs[0][1]) / theirs[0][1]
-        counts = f"{ours[0][2]:.0f} and {theirs[0][2]:.0f} iterations"
-        note = f"{rows} x {dim}, K={clusters}, {counts}, objectives differ {gap:.1e}"
-        say(f"k-means ({precision})", min(o[0] for o in ours), min(t[0] for t in theirs), "s", note)
-
-
-def _timed(program: str, arguments: list[str]) -> list[float]:
-    environment = dict(os.environ, OMP_NUM_THREADS=str(THREADS), MKL_NUM_THREADS=str(THREADS))
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return [float(word) for word in done.stdout.split()]
 
 
 # greedy MMD
@@ -395,7 +334,8 @@ def main(
         if "mmd" in chosen:
             bench_mmd((66, 200, 600, 5000))
         if "kmeans" in chosen:
-            bench_kmeans(folder / "kmeans", 50_000, 2560, 500, 10, repeats)
+            for precision, ours, theirs, note in measure_kmeans(folder / "kmeans", 50_000, 2560, 500, 10, repeats):
+                say(f"k-means ({precision})", ours, theirs, "s", note)
         if "features" in chosen:
             bench_features(folder / "features", 8192, 20_480)
         if "extraction" in chosen:

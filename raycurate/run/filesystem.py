@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import math
 import os
 import uuid
+import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,8 +29,12 @@ from raycurate.errors import UserError
 TEMPORARY = ".tmp-"
 """How the name of a file begins that is not complete; what a killed writer leaves has it still."""
 
+SUMMED_BESIDE = 1 << 16
+"""Bytes of a piece that take longer to add up than to hand to a thread."""
 HEADERS_BYTES = 1 << 16
 """Room for what a Parquet file holds of a column of one row group besides its values: headers, statistics."""
+PAGE_BYTES, BATCH_ROWS = 2 << 20, 1024
+"""Of a page of wide rows, which fits a processor's cache on its way to the file; rows of a batch, as by default."""
 
 
 def absolute(path: str) -> str:
@@ -87,18 +94,24 @@ def exists(filesystem: pafs.FileSystem, path: str) -> bool:
 
 def write_bytes(filesystem: pafs.FileSystem, path: str, data: bytes | pa.Buffer) -> None:
     """Write a whole file so that it appears complete or not at all."""
-    folder = path.rsplit("/", 1)[0]
     if not isinstance(filesystem, pafs.LocalFileSystem):
         with filesystem.open_output_stream(path) as stream:
             stream.write(data)
         return
-    filesystem.create_dir(folder, recursive=True)
+    with appearing(path) as temporary, filesystem.open_output_stream(temporary) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def appearing(path: str) -> Iterator[str]:
+    """Where the body writes a local file that appears at `path`, in one rename, when all of it is there."""
+    folder = path.rsplit("/", 1)[0]
+    os.makedirs(folder or "/", exist_ok=True)
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
     try:
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
+        yield temporary
         os.replace(temporary, path)
-    except OSError:  # a full disk, or a folder of this name
+    except BaseException:  # a full disk, a folder of this name
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
@@ -174,13 +187,86 @@ def table_to_parquet(table: pa.Table, *, row_group_rows: int | None = None, comp
     """
     if compression != "none":
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=row_group_rows, compression=compression, use_dictionary=False)
+        _encode(table, sink, row_group_rows, compression)
         return sink.getvalue()
     groups = math.ceil(table.num_rows / (row_group_rows or table.num_rows or 1)) + 1
     space = pa.allocate_buffer(2 * table.nbytes + HEADERS_BYTES * table.num_columns * groups)
     written = pa.FixedSizeBufferWriter(space)
-    pq.write_table(table, written, row_group_size=row_group_rows, compression="none", use_dictionary=False)
+    _encode(table, written, row_group_rows, compression)
     return space.slice(0, written.tell())
+
+
+def _encode(table: pa.Table, sink: Any, row_group_rows: int | None, compression: str) -> None:
+    """Write a Parquet file. A page ends behind a batch of rows at the earliest: by default 42 MB of wide features."""
+    row_bytes = table.nbytes // max(1, table.num_rows)
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=row_group_rows,
+        write_batch_size=min(BATCH_ROWS, max(1, PAGE_BYTES // max(1, row_bytes))),
+        compression=compression,
+        use_dictionary=False,
+    )
+
+
+def write_table(
+    filesystem: pafs.FileSystem,
+    path: str,
+    table: pa.Table,
+    *,
+    row_group_rows: int | None = None,
+    compression: str = "zstd",
+) -> tuple[int, int]:
+    """Write a table as a Parquet file that appears complete or not at all; its size and the CRC-32 of its bytes.
+
+    A local file takes each page as it is encoded. A store gets the whole file in one call, from memory.
+    """
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        with appearing(path) as temporary, _SummedFile(temporary) as file:
+            _encode(table, file, row_group_rows, compression)
+        return file.size, file.checksum
+    data = table_to_parquet(table, row_group_rows=row_group_rows, compression=compression)
+    with ThreadPoolExecutor(1) as beside:  # as long as the writing
+        checksum = beside.submit(zlib.crc32, data)
+        write_bytes(filesystem, path, data)
+    return data.size, checksum.result()
+
+
+class _SummedFile(io.FileIO):
+    """A new file that knows the size and the CRC-32 of what it was given; a thread adds large pieces up."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "wb")
+        self.size = 0
+        self._sum = 0
+        self._summing: Future[int] | None = None
+        self._thread = ThreadPoolExecutor(1)
+
+    def write(self, data: Any) -> int:
+        """All of the data, which may be anything that has bytes."""
+        piece = data if isinstance(data, bytes) else bytes(data)  # kept while the thread reads it
+        before = self.checksum
+        if len(piece) < SUMMED_BESIDE:
+            self._sum = zlib.crc32(piece, before)
+        else:
+            self._summing = self._thread.submit(zlib.crc32, piece, before)
+        left = memoryview(piece)
+        while left:
+            left = left[super().write(left) :]
+        self.size += len(piece)
+        return len(piece)
+
+    @property
+    def checksum(self) -> int:
+        """Of all that was written."""
+        if self._summing is not None:
+            self._sum, self._summing = self._summing.result(), None
+        return self._sum
+
+    def close(self) -> None:
+        """Close the file; the sum stays."""
+        self._thread.shutdown()
+        super().close()
 
 
 def list_files(filesystem: pafs.FileSystem, folder: str, suffix: str = "") -> list[pafs.FileInfo]:

@@ -21,10 +21,8 @@ import json
 import re
 import time
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,9 +42,9 @@ from raycurate.run.filesystem import (
     read_bytes,
     read_json,
     resolve,
-    table_to_parquet,
     write_bytes,
     write_json,
+    write_table,
 )
 from raycurate.run.manifest import Manifest, ShardRecord, fingerprint_of
 from raycurate.run.names import plain_label
@@ -251,18 +249,17 @@ class Noun:
         quarantined = Counter(rejects["reason"].to_pylist()) if rejects is not None else Counter()
         if rejects is not None and rejects.num_rows:
             path = f"{self.quarantine_folder}/part-{shard:05d}.parquet"
-            write_bytes(self.filesystem, path, table_to_parquet(rejects))
-        data = table_to_parquet(table, compression=compression, row_group_rows=row_group_rows)
-        with ThreadPoolExecutor(1) as beside:  # as long as the writing
-            checksum = beside.submit(zlib.crc32, data)
-            write_bytes(self.filesystem, self.part_path(shard), data)
+            write_table(self.filesystem, path, rejects)
+        size, checksum = write_table(
+            self.filesystem, self.part_path(shard), table, compression=compression, row_group_rows=row_group_rows
+        )
         record = ShardRecord(
             shard=shard,
             rows_in=rows_in,
             rows_out=table.num_rows,
             quarantined=dict(quarantined),
-            num_bytes=data.size,
-            checksum=f"crc32:{checksum.result():08x}",
+            num_bytes=size,
+            checksum=f"crc32:{checksum:08x}",
             extra=dict(extra or {}),
         )
         record.check()
@@ -308,9 +305,9 @@ class Noun:
 
     # small files
 
-    def write_table(self, name: str, table: pa.Table) -> None:
+    def write_table(self, name: str, table: pa.Table, *, compression: str = "zstd") -> None:
         """A small table beside the parts, for example ``clusters.parquet``."""
-        write_bytes(self.filesystem, f"{self.folder}/{name}", table_to_parquet(table))
+        write_table(self.filesystem, f"{self.folder}/{name}", table, compression=compression)
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """A small table beside the parts."""

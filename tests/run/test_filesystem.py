@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -10,7 +12,7 @@ import pytest
 
 from raycurate.errors import UserError
 from raycurate.features.rows import features_column
-from raycurate.run.filesystem import exists, read_json, resolve, table_to_parquet, write_bytes, write_json
+from raycurate.run.filesystem import exists, read_json, resolve, table_to_parquet, write_bytes, write_json, write_table
 
 URIS = ["s3://b", "s3://b/", "s3://b/x", "s3://b/x/", "s3://b/a%20b/c%2Bd", "s3://b/x?region=eu-west-1", "gs://b/x/y"]
 
@@ -53,6 +55,28 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_bytes(*resolve(str(tmp_path / "taken")), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("rows", [0, 3, 5000])
+def test_a_table_is_written_with_its_size_and_sum(tmp_path, rows, compression):
+    """Pages above and below what is added up by a thread; nothing else is left in the folder."""
+    noise = np.random.default_rng(0).standard_normal((rows, 256)).astype(np.float16)
+    table = pa.table({"key": [f"{row}" for row in range(rows)], "features": features_column(noise)})
+    filesystem, path = resolve(str(tmp_path / "new" / "part.parquet"))
+    size, checksum = write_table(filesystem, path, table, compression=compression, row_group_rows=2000)
+    data = (tmp_path / "new" / "part.parquet").read_bytes()
+    assert (size, checksum) == (len(data), zlib.crc32(data))
+    assert pq.read_table(path).equals(table)
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["part.parquet"]
+
+
+def test_a_store_gets_a_table_with_the_same_size_and_sum(tmp_path):
+    """In one call, from memory."""
+    filesystem = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    table = pa.table({"key": ["a", "b"]})
+    assert write_table(filesystem, "a.parquet", table) == write_table(*resolve(str(tmp_path / "b.parquet")), table)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"rows": 3', b"\x00\xff\x00"])

@@ -42,7 +42,6 @@ from raycurate.config import ClusterConfig
 from raycurate.device import use_device
 from raycurate.features.rows import features_column, features_of_table, with_row_facts
 from raycurate.ray_session import this_node
-from raycurate.run.filesystem import table_to_parquet
 from raycurate.run.manifest import ShardRecord
 from raycurate.run.store import Noun
 
@@ -273,7 +272,7 @@ class KMeansWorker:
     def save(self, name: str) -> None:
         """Write this worker's range of the newest centroids."""
         table = pa.table({"centroid": features_column(self.piece_RD.cpu().numpy(), np.float32)})
-        self.job.clusters.write_bytes(f"{name}-{self.number:04d}.parquet", table_to_parquet(table, compression="none"))
+        self.job.clusters.write_table(f"{name}-{self.number:04d}.parquet", table, compression="none")
 
     def restore(self, name: str, num_pieces: int, splits: Sequence[Split]) -> None:
         """Read the centroids that ``num_pieces`` workers saved."""
@@ -344,7 +343,7 @@ class KMeansWorker:
             }
         )
         table = with_row_facts(table, "centroid", np.float32)
-        self.job.clusters.write_bytes("centroids.parquet", table_to_parquet(table, compression="none"))
+        self.job.clusters.write_table("centroids.parquet", table, compression="none")
 
     @property
     def _partition(self) -> Partition:
