@@ -164,12 +164,12 @@ def _measure(
         return {**found, "label": trial.label, "seconds": seconds}
 
     noun = run.noun("sweeps", config.label)
-    left = sum(result_of(noun, MEASURED, key) is None for key in trials)
+    left = [key for key in trials if result_of(noun, MEASURED, key) is None]
     slots = max(1, int(cluster_cpus() / config.cpus_per_trial))
-    at_once = max(1, min(slots, config.max_concurrent or slots, left))
+    at_once = max(1, min(slots, config.max_concurrent or slots, len(left)))
     name = trials_name(MEASURED, list(trials))
-    tell_selections(noun, name, run.noun("samples", config.samples).require("ingest").rows_out, left, at_once)
-    told = tell_after_first(noun, name, left, at_once)
+    tell_selections(noun, name, run.noun("samples", config.samples).require("ingest").rows_out, len(left), at_once)
+    told = tell_after_first(noun, name, dict.fromkeys(left, 1.0), at_once)
     at_most, cpus = config.max_concurrent, config.cpus_per_trial
     return run_trials(noun, MEASURED, list(trials), work, cpus=cpus, max_concurrent=at_most, first=told)
 

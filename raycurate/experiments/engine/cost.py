@@ -1,18 +1,21 @@
 """What the trainings of an experiment will take: by formula before the first, by what the first took after it.
 
-    before:  FLOP of each training and of its answers, rates of the machine (`raycurate.estimate`)
-    after:   seconds of the first trial x trials left / trials at once
+    cost:    seconds of each: FLOP of the training and of its answers, rates of the machine (`raycurate.estimate`)
+    before:  makespan of the costs, the largest first on as many slots as trials run at once
+    after:   the same, each cost x seconds of the first trial / its cost
 
 Both are log lines; the manifest has them beside what all took (`estimated_seconds`, `expected_seconds`, `seconds`). A
-formula that lacks a fact (an unknown card, an external evaluator) leaves the first without seconds. Cost: one task that
-reads the model's configuration and some rows, beside trainings of minutes; none for a single training.
+formula that lacks a fact (an unknown card, an external evaluator) leaves the first without seconds; the costs are then
+rows. Cost: one task that reads the model's configuration and some rows, beside trainings of minutes; none for a single
+training.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,10 +40,18 @@ FEWEST = 2
 log = logging.getLogger("raycurate")
 
 
+def makespan(costs: Iterable[float], at_once: int) -> float:
+    """When the last of some trials ends, which begin in falling order of their costs, each on the slot that is free."""
+    ends = [0.0] * at_once
+    for cost in sorted(costs, reverse=True):
+        heapq.heapreplace(ends, ends[0] + cost)
+    return max(ends)
+
+
 def tell_before(
     noun: Noun, name: str, run: Run, trainings: Sequence[Training], at_once: int, gpus: float, cpus: float
-) -> None:
-    """Say what some trainings will take.
+) -> list[float]:
+    """Say what some trainings will take; return the cost of each: seconds, or rows where these are not known.
 
     Args:
         noun: of the experiment, begun.
@@ -52,44 +63,56 @@ def tell_before(
         cpus: of one training.
     """
     if len(trainings) < FEWEST:
-        return
+        return [1.0] * len(trainings)
     seconds = _seconds(run, trainings, gpus, cpus)
-    each = "" if seconds is None else f" of about {seconds / len(trainings):,.0f} s"
-    whole = None if seconds is None else seconds / at_once + rates_here().worker_seconds  # each process starts once
+    each = "" if seconds is None else f" of about {statistics.fmean(seconds):,.0f} s"
+    # Each process starts once.
+    whole = None if seconds is None else makespan(seconds, at_once) + rates_here().worker_seconds
     total = "" if whole is None else f": {duration(whole)} by formula"
     noun.foresee_trials(name, estimated=whole)
     log.info("%s/%s: %d trainings%s, %d at once%s", noun.noun, noun.label, len(trainings), each, at_once, total)
+    return seconds or [rows_of(run, config) * config.epochs for config, _ in trainings]
 
 
 def tell_selections(noun: Noun, name: str, rows: int, left: int, at_once: int) -> None:
     """Say what some selections of `rows` rows will take, each in one process."""
     if left >= FEWEST:
-        seconds = seconds_here(table_work(rows, rates_here(), passes=2.0).times(left), cpus=float(at_once))
+        each = seconds_here(table_work(rows, rates_here(), passes=2.0), cpus=1.0)
+        seconds = None if each is None else makespan([each] * left, at_once)
         told = "" if seconds is None else f": {duration(seconds)} by formula"
         noun.foresee_trials(name, estimated=seconds)
         log.info("%s/%s: %d selections, %d at once%s", noun.noun, noun.label, left, at_once, told)
 
 
-def tell_after_first(noun: Noun, name: str, left: int, at_once: int) -> Callable[[Mapping[str, Any]], None]:
-    """What says, of the first trial's result, what the others will take."""
+def tell_after_first(
+    noun: Noun, name: str, costs: Mapping[str, float], at_once: int
+) -> Callable[[str, Mapping[str, Any]], None]:
+    """What says, of the first trial's key and result, what the others will take.
 
-    def tell(result: Mapping[str, Any]) -> None:
+    Args:
+        noun: of the experiment, begun.
+        name: of these trials in it.
+        costs: key -> cost of the trials that have no result yet, in any unit.
+        at_once: of them.
+    """
+
+    def tell(key: str, result: Mapping[str, Any]) -> None:
         seconds = sum(result[name] for name in SAID) if SAID[0] in result else sum(result["seconds"].values())
-        rest = math.ceil((left - 1) / at_once) * seconds
-        noun.foresee_trials(name, expected=math.ceil(left / at_once) * seconds)
+        whole = makespan((seconds * cost / costs[key] for cost in costs.values()), at_once)
+        noun.foresee_trials(name, expected=whole)
         log.info(
             "%s/%s: the first trial took %.1f s: about %s for the other %d, %d at once",
-            *(noun.noun, noun.label, seconds, duration(rest), left - 1, at_once),
+            *(noun.noun, noun.label, seconds, duration(whole - seconds), len(costs) - 1, at_once),
         )
 
     return tell
 
 
-def _seconds(run: Run, trainings: Sequence[Training], gpus: float, cpus: float) -> float | None:
-    """Seconds of all trainings, one after the other; None where something is not known."""
+def _seconds(run: Run, trainings: Sequence[Training], gpus: float, cpus: float) -> list[float] | None:
+    """Seconds of each training; None where something is not known."""
     sizes: dict[tuple[str, str], ModelSize | None] = {}
     tests: dict[str, Source] = {}
-    total = 0.0
+    found: list[float] = []
     try:
         for config, evaluation in trainings:
             label = config.mixture[0].samples if config.mixture else config.samples
@@ -99,14 +122,14 @@ def _seconds(run: Run, trainings: Sequence[Training], gpus: float, cpus: float) 
             size = sizes[config.model, label]
             if size is None:
                 return None
-            found = seconds_here(_work(run, config, evaluation, size, tests, gpus > 0, rates_here()), gpus, cpus)
-            if found is None:
+            seconds = seconds_here(_work(run, config, evaluation, size, tests, gpus > 0, rates_here()), gpus, cpus)
+            if seconds is None:
                 return None
-            total += found
+            found.append(seconds)
     except UserError as error:
         log.debug("no estimate of trainings: %s", error)
         return None
-    return total
+    return found
 
 
 def _work(

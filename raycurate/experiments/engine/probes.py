@@ -5,8 +5,9 @@
 
 A probe of one process and no DeepSpeed trains and answers inside its trial, whose process is used again for the next
 one: importing torch and transformers, which takes longer than a small training, happens once. Any other probe has its
-stages ask the cluster for their own workers. As many probes run at once as the cluster holds, each with as many torch
-threads as it has CPUs: with a machine's every core for each, two side by side took six times as long.
+stages ask the cluster for their own workers. As many probes run at once as the cluster holds, the largest first and
+each with as many torch threads as it has CPUs: with a machine's every core for each, two side by side took six times as
+long.
 
 A probe's result is kept under the hash of all that determines it: what was killed or failed is run again alone, and a
 probe that two experiments share is run once. A failed probe is tried again, then reported, after all others finished.
@@ -149,11 +150,14 @@ def run_probes(
     trainings = [(by_key[key].finetune, by_key[key].evaluate) for key in missing]
     gpus_each = float(cluster_gpus() > 0) if first.gpus_per_worker is None else first.gpus_per_worker
     name = trials_name(phase, list(by_key))
-    tell_before(noun, name, run, trainings, at_once, gpus_each, first.workers * first.cpus_per_worker)
-    told = tell_after_first(noun, name, len(missing), at_once)
+    each = tell_before(noun, name, run, trainings, at_once, gpus_each, first.workers * first.cpus_per_worker)
+    costs = dict(zip(missing, each, strict=True))
+    told = tell_after_first(noun, name, costs, at_once)
+    # The largest first: one that begins last is waited for alone.
+    order = sorted(by_key, key=lambda key: -costs.get(key, 0.0))
     trial = work if here else lambda key: outside_of_trial(work, key)
-    found = run_trials(noun, phase, list(by_key), trial, max_concurrent=max_concurrent, first=told, **shape)
-    results = {key: ProbeResult(**value) for key, value in zip(by_key, found, strict=True)}
+    found = run_trials(noun, phase, order, trial, max_concurrent=max_concurrent, first=told, **shape)
+    results = {key: ProbeResult(**value) for key, value in zip(order, found, strict=True)}
     return [results[key] for key in keys]
 
 

@@ -54,8 +54,8 @@ def result_of(noun: Noun, phase: str, key: str) -> dict[str, Any] | None:
 
 
 def trials_name(phase: str, keys: Sequence[str]) -> str:
-    """A name of just these trials."""
-    return f"{phase}-{fingerprint_of({'keys': list(keys)})[:8]}"
+    """A name of just these trials, in whatever order they begin."""
+    return f"{phase}-{fingerprint_of({'keys': sorted(keys)})[:8]}"
 
 
 def run_trials(
@@ -67,17 +67,17 @@ def run_trials(
     cpus: float,
     gpus: float = 0.0,
     max_concurrent: int | None = None,
-    first: Callable[[Mapping[str, Any]], None] | None = None,
+    first: Callable[[str, Mapping[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """The results of all trials, in the order of their keys; those that are in the table are not run.
 
     Args:
-        keys: names of the trials, hashes of all that determines their results.
+        keys: names of the trials, hashes of all that determines their results; they begin in this order.
         work: makes one trial's result, plain values that JSON can hold; runs in a process of the cluster.
         cpus: what one trial holds while it runs.
         gpus: likewise.
         max_concurrent: trials at once, where the CPUs alone would allow more.
-        first: told the result of the first trial that is run here, where others are left.
+        first: told the key and the result of the first trial that is run here, where others are left.
 
     Raises:
         UserError: trials that failed, with the reason of the first; the others are in the table.
@@ -107,7 +107,7 @@ def run_trials(
         there = missing()
         if first is not None and 0 < len(there) < len(left):
             key = next(key for key in left if key not in there)
-            first(result_of(noun, phase, key) or {})
+            first(key, result_of(noun, phase, key) or {})
             first = None
         return len(keys) - len(there)
 

@@ -8,7 +8,7 @@ import pytest
 
 from raycurate.estimate.rates import DEFAULT_RATES
 from raycurate.estimate.work import duration
-from raycurate.experiments.engine.cost import rows_of, tell_after_first, tell_before, tell_selections
+from raycurate.experiments.engine.cost import makespan, rows_of, tell_after_first, tell_before, tell_selections
 from raycurate.training.config import FinetuneConfig
 from tests.training.made_runs import TASKS, write_run
 
@@ -45,15 +45,31 @@ def test_rows_are_those_of_the_mixture_the_limit_or_all(run):
     assert rows_of(run, training(selection=None, limit=9)) == 9
 
 
+@pytest.mark.parametrize(
+    ("costs", "at_once", "whole"),
+    [([1, 1, 8, 1, 1], 2, 8), ([3, 3, 2, 2, 2], 2, 7), ([5, 4, 3], 1, 12), ([5, 4], 3, 5), ([1.5] * 5, 2, 4.5)],
+)
+def test_trials_end_with_the_last_slot_the_largest_begun_first(costs, at_once, whole):
+    """Not with the sum divided by the slots: 8 of 12 in one piece take 8 on two of them."""
+    assert makespan(costs, at_once) == whole
+
+
 def test_trainings_are_told_with_seconds_before_they_start(run, probes, told):
-    tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)] * 3, 2, 0.0, 1.0)
+    few = training(selection=None, limit=2)
+    trainings = [(few, SCORED), (training(selection=None), SCORED), (few, SCORED)]
+    small, large, again = tell_before(probes, "trained-1", run, trainings, 2, 0.0, 1.0)
+    assert small == again < large / 2
+    foreseen = probes.read_json("work.json")["estimated_seconds"]
+    assert foreseen == pytest.approx(large + DEFAULT_RATES.worker_seconds, abs=1e-3)
     assert "probes/main: 3 trainings of about" in told.text
     assert "2 at once:" in told.text
     assert "by formula" in told.text
 
 
 def test_an_external_evaluator_leaves_the_seconds_out(run, probes, told):
-    tell_before(probes, "trained-1", run, [(training(selection=None), {"command": ["x", "{model}"]})] * 2, 1, 0.0, 1.0)
+    unknown = {"command": ["x", "{model}"]}
+    trainings = [(training(selection=None), unknown), (training(selection=None, limit=9, epochs=2.0), unknown)]
+    assert tell_before(probes, "trained-1", run, trainings, 1, 0.0, 1.0) == [40, 18]
     assert "probes/main: 2 trainings, 1 at once\n" in told.text
 
 
@@ -63,15 +79,18 @@ def test_a_single_training_is_not_looked_at(run, probes, told):
 
 
 def test_the_first_trial_tells_what_the_others_will_take(probes, told):
-    tell_after_first(probes, "trained-1", 6, 2)({"training_seconds": 10.0, "evaluation_seconds": 2.5})
-    assert "the first trial took 12.5 s: about 38 s for the other 5, 2 at once" in told.text
+    costs = {"large": 80.0, "small": 10.0, "first": 20.0, "middle": 40.0}
+    tell_after_first(probes, "trained-1", costs, 2)("first", {"training_seconds": 10.0, "evaluation_seconds": 2.5})
+    assert "the first trial took 12.5 s: about 38 s for the other 3, 2 at once" in told.text
+    assert probes.read_json("work.json")["expected_seconds"] == 50.0
 
 
 def test_selections_are_told_as_well(probes, told):
     tell_selections(probes, "measured-1", 1000, 4, 2)
-    tell_after_first(probes, "measured-1", 4, 2)({"seconds": {"selection": 2.0, "statistics": 1.0}})
+    took = {"seconds": {"selection": 2.0, "statistics": 1.0}}
+    tell_after_first(probes, "measured-1", dict.fromkeys("abcd", 1.0), 2)("a", took)
     assert "probes/main: 4 selections, 2 at once: 0.1 s by formula" in told.text
-    assert "about 6.0 s for the other 3" in told.text
+    assert "about 3.0 s for the other 3" in told.text
 
 
 def test_what_was_said_is_in_the_manifest_beside_what_all_took(run, probes):
@@ -79,10 +98,11 @@ def test_what_was_said_is_in_the_manifest_beside_what_all_took(run, probes):
     tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)] * 4, 2, 0.0, 1.0)
     first = probes.read_json("work.json")["estimated_seconds"]
     assert first > DEFAULT_RATES.worker_seconds
-    tell_after_first(probes, "trained-1", 4, 2)({"training_seconds": 10.0, "evaluation_seconds": 2.5})
+    told, took = ("a", {"training_seconds": 10.0, "evaluation_seconds": 2.5}), {"seconds": {"merging": 1.0}}
+    tell_after_first(probes, "trained-1", dict.fromkeys("abcd", 1.0), 2)(*told)
     tell_before(probes, "trained-1", run, [(training(selection=None), SCORED)] * 2, 2, 0.0, 1.0)
-    tell_after_first(probes, "trained-1", 2, 2)({"training_seconds": 90.0, "evaluation_seconds": 2.5})
-    tell_after_first(probes, "soups-1", 3, 1)({"seconds": {"merging": 1.0}})
+    tell_after_first(probes, "trained-1", {"a": 1.0, "b": 9.0}, 2)(*told)
+    tell_after_first(probes, "soups-1", dict.fromkeys("abc", 1.0), 1)("a", took)
     probes.add_seconds(31.0)
     manifest = probes.finish()
     assert (manifest.estimated_seconds, manifest.expected_seconds, manifest.seconds) == (first, 28.0, 31.0)

@@ -12,6 +12,7 @@ import pytest
 
 from raycurate.errors import UserError
 from raycurate.experiments.engine.probes import Probe, _key, on_own_cpus, run_probes
+from raycurate.experiments.engine.trials import trials_name
 from raycurate.run.store import Run
 from raycurate.training.config import FinetuneConfig
 from tests.tiny_vlms import make_tiny_vlm
@@ -96,6 +97,25 @@ def test_probes_give_losses_scores_and_counts(results):
     assert online.loss != many.loss
     assert not any(each.noun in ("models", "predictions", "scores") for each in run.nouns())
     assert len(list((run_folder(run) / "probes" / "main" / "table").iterdir())) == 3
+
+
+def test_the_largest_probes_begin_first_and_the_results_keep_their_order(made, ray_cluster, monkeypatch):
+    """One that begins last is waited for alone; what is restored after a kill has the same name in any order."""
+    run, model = made
+    noun = run.noun("probes", "ordered")
+    noun.begin({"probes": 1})
+    sizes = [3, 5, 2, 6]
+    begun = []
+
+    def run_none(noun, phase, keys, work, **settings):
+        begun.extend(keys)
+        return [{"label": key, "rows": 0, "steps": 0, "loss": 0.0} for key in keys]
+
+    monkeypatch.setattr("raycurate.experiments.engine.probes.run_trials", run_none)
+    found = run_probes(run, noun, "table", [probe(model, str(rows), {TASKS[0]: rows}) for rows in sizes])
+    labels = [result.label for result in found]
+    assert [sizes[labels.index(key)] for key in begun] == [6, 5, 3, 2]
+    assert trials_name("table", begun) == trials_name("table", labels)
 
 
 def test_finished_probes_are_not_run_again(results, monkeypatch):
