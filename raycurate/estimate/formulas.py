@@ -7,7 +7,7 @@ that it stands for (requests of a part, bytes of a row of a small table).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from raycurate.estimate.geometry import Geometry
 from raycurate.estimate.rates import Rates
@@ -21,6 +21,8 @@ SQUARES_SPREAD = 1.5
 """Sum of squared cluster sizes to that of equal clusters; 1 + the square of the sizes' spread."""
 ACTOR_STARTS, LOADER_STARTS = 1.1, 1.1
 """Of a pool: of each about one process a core imports the libraries, all side by side; one looks first."""
+EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended")
+"""Scores that are features of the model's width."""
 PARTS_READ = 3
 """Parts that `select` reads for each that it writes: samples and what is joined to them."""
 PART_REQUESTS = 6.0
@@ -133,6 +135,31 @@ def extract_work(
         disk_bytes=features,
     )
     return loading_work(rows, source, tokens, rates).plus(passed).plus(written)
+
+
+def score_work(
+    source: Source,
+    tokens: Tokens,
+    geometry: Geometry,
+    rates: Rates,
+    *,
+    scores: Collection[str],
+    blind: bool,
+    batch_tokens: int = 16_384,
+    most_cards: int = 1 << 30,
+) -> Work:
+    """Loading, whole passes, and 2 D bytes a row of each embedding; gradients take two passes more, losses without the
+    image half a one."""
+    rows, embedded = source.rows, len(set(scores) & set(EMBEDDINGS))
+    one = pass_work(rows, source, tokens, geometry, batch_tokens=batch_tokens, most_cards=most_cards)
+    more = 0.5 * ("token_losses" in scores and blind) + 2.0 * ("gradients" in scores)
+    again = Work(
+        rows=0,
+        network_flop=one.network_flop * more,
+        network_bytes=one.network_bytes * more,
+        disk_bytes=2.0 * rows * geometry.width * embedded,
+    )
+    return loading_work(rows, source, tokens, rates).plus(one).plus(again)
 
 
 def dimension_of(geometry: Geometry, layers: Sequence[int], variant: str = "attn") -> int:

@@ -14,14 +14,15 @@ from typing import Any
 from raycurate.errors import UserError
 from raycurate.estimate.contrastive import clip_work, read_towers
 from raycurate.estimate.formulas import (
+    EMBEDDINGS,
     cluster_work,
     dimension_of,
     export_work,
     extract_work,
     ingest_work,
     loading_work,
-    pass_work,
     rank_work,
+    score_work,
     table_work,
 )
 from raycurate.estimate.geometry import Geometry, read_geometry
@@ -32,8 +33,6 @@ from raycurate.estimate.tokens import Tokens, read_tokens
 from raycurate.estimate.training import evaluate_work, finetune_work, trainings_of
 from raycurate.estimate.work import LOADERS, TASKS, Work, time_of
 from raycurate.settings import make_config
-
-EMBEDDINGS = ("last_token", "mean_token", "weighted_token", "visual", "attended")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,19 +251,16 @@ def _score(plan: Planner, _: str, config: Any) -> Work:
     geometry, tokens, note = plan.model(config.model, config.samples, config.trust_remote_code)
     for name in set(config.scores) & set(EMBEDDINGS):
         plan.features[name] = (source.rows, geometry.width)
-    one = pass_work(
-        source.rows, source, tokens, geometry, batch_tokens=config.batch_tokens, most_cards=config.max_actors
-    )
-    passes = 1.0 + 0.5 * ("token_losses" in config.scores and config.blind) + 2.0 * ("gradients" in config.scores)
-    loading = loading_work(source.rows, source, tokens, plan.rates)
-    again = Work(
-        rows=0,
-        network_flop=one.network_flop * (passes - 1),
-        network_bytes=one.network_bytes * (passes - 1),
-        disk_bytes=2.0 * source.rows * geometry.width * len(set(config.scores) & set(EMBEDDINGS)),
-        notes=_notes(note, tokens),
-    )
-    work = loading.plus(one).plus(again)
+    work = score_work(
+        source,
+        tokens,
+        geometry,
+        plan.rates,
+        scores=config.scores,
+        blind=config.blind,
+        batch_tokens=config.batch_tokens,
+        most_cards=config.max_actors,
+    ).plus(Work(rows=0, notes=_notes(note, tokens)))
     return work if both is None else both.plus(work)
 
 

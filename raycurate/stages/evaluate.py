@@ -21,7 +21,8 @@ import functools
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from raycurate.errors import UserError, unknown_name
+from raycurate.errors import UserError
+from raycurate.estimate.rates import Rates, rates_here
+from raycurate.estimate.training import evaluate_work
+from raycurate.estimate.work import Work
 from raycurate.evaluation.config import EvaluateConfig
 from raycurate.evaluation.external import named_files
 from raycurate.evaluation.scoring import Annotation, AnnotationKey, parse_annotations, score_answers
@@ -39,12 +43,13 @@ from raycurate.evaluation.tasks import fits_of
 from raycurate.models.file_hashes import hash_files
 from raycurate.models.source import image_backend
 from raycurate.plugins import source_hash
-from raycurate.ray_session import in_session
+from raycurate.ray_session import in_session_unless
 from raycurate.run.filesystem import exists, read_bytes, resolve
 from raycurate.run.manifest import Manifest, ShardRecord
 from raycurate.run.progress import Progress
 from raycurate.run.store import Noun, Run
-from raycurate.stages.engine.actor_pool import drive_pipeline, gpus_of, pool_dataset
+from raycurate.stages.engine.actor_pool import Lines, actor_lines, drive_pipeline, gpus_of
+from raycurate.stages.engine.asked_rows import AskedRows, asked_rows
 from raycurate.stages.engine.checkpoints import (
     Checkpoint,
     CheckpointFacts,
@@ -53,17 +58,17 @@ from raycurate.stages.engine.checkpoints import (
     merged_folder,
     trained_by,
 )
+from raycurate.stages.engine.foreseen import ModelSize, foresee
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, required
+from raycurate.stages.engine.pool_here import is_small, lines_here, session_unless_small
 from raycurate.stages.engine.rejects import check_rejects
 from raycurate.stages.engine.shards import MapShards, describe, get_result, map_here, map_tasks, skip_if_done
 from raycurate.stages.workers.evaluate import (
     ANSWER_FIELDS,
     AnsweringActor,
-    AskedRows,
     commit_answers,
     engine_version,
-    key_hash,
     load_questions,
 )
 from raycurate.stages.workers.fragments import accepted_images
@@ -77,7 +82,13 @@ SCORED_SCHEMA = pa.schema(
 log = logging.getLogger("raycurate")
 
 
-@in_session
+def _is_small(run: Run, config: EvaluateConfig) -> bool:
+    if config.data is None or config.engine is not None:
+        return False
+    return is_small(run.noun("samples", config.data), [run.noun("predictions", config.label)], config)
+
+
+@in_session_unless(_is_small)
 def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> Manifest:
     """Write the ``scores`` noun, and ``predictions`` where no external evaluator is used.
 
@@ -91,14 +102,14 @@ def evaluate(run: Run, config: EvaluateConfig, *, in_process: bool = False) -> M
     """
     gpus = gpus_of(config)
     checkpoint = find_checkpoint(run, config.model)
-    asked = (checkpoint, config.dtype, gpus > 0, config.trust_remote_code)
+    samples = None if config.data is None else run.noun("samples", config.data)
+    sample_manifest = None if samples is None else required(samples)
+    looked_at = None if in_process else samples  # a trial's cost is foreseen by its experiment
+    asked = (checkpoint, config.dtype, gpus > 0, config.trust_remote_code, looked_at)
     map_shards: MapShards = map_here if in_process else map_tasks
     facts = next(map_shards(checkpoint_facts, [asked], num_cpus=0.5))
-    if config.command is not None:
+    if samples is None or sample_manifest is None:
         return _evaluate_outside(run, config, checkpoint, facts, None if in_process else gpus)
-    assert config.data is not None, "the config has data or command"
-    samples = run.noun("samples", config.data)
-    sample_manifest = required(samples)
     check_images(samples, sample_manifest, config.images or sample_manifest.description["config"].get("images"))
     annotations, digest = _read_annotations(config.annotations)
     _check_metrics(run, config, sample_manifest, annotations)
@@ -155,7 +166,7 @@ def _check_metrics(
     if not picky:
         return
     noun = run.noun("samples", samples.label)
-    _, wanted = _wanted(noun, config)
+    _, wanted = asked_rows(noun, config)
     for part in noun.iter_parts(["key", "task", "source_id", "messages"]):
         for row in part.filter(pc.is_in(part["task"], pa.array(sorted(picky)))).to_pylist():
             if not wanted.holds(row["key"], row["task"]):
@@ -217,71 +228,46 @@ def _predict(
     noun = run.noun("predictions", config.label)
     if noun.is_done(description):
         return noun
-    total, wanted = _wanted(samples, config)
+    total, wanted = asked_rows(samples, config)
     begin(noun, description, replace=config.replace)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
-    with Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
+    work = None
+    if facts.size is not None:
+        foresee(noun, functools.partial(_work, config, facts.size, gpus > 0, total), gpus)
+        work = _work(config, facts.size, gpus > 0, total - done, rates_here())
+    session = nullcontext() if in_process else session_unless_small(work)
+    with session, Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
         if missing:
             images = config.images or sample_manifest.description["config"].get("images")
             load = functools.partial(load_questions, samples, checkpoint, facts, config, images, wanted)
             given = {"checkpoint": checkpoint, "facts": facts, "config": config, "on_gpu": gpus > 0}
             actor: dict[str, Any] = {**given, "limits": accepted_images(samples)}
             if in_process:
-                _answer_here(samples, noun, missing, load, AnsweringActor(**actor), wanted, progress, config)
-                missing = []
-        if missing:
-            memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
-            dataset = pool_dataset(missing, load, AnsweringActor, actor, config, gpus, memory)
-            _commit_shards(samples, noun, dataset, wanted, progress, config)
+                lines: Lines = lines_here(missing, load, AnsweringActor, actor)
+            else:
+                memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
+                lines = actor_lines(missing, load, AnsweringActor, actor, config, gpus, memory)
+            _commit_shards(samples, noun, lines, wanted, progress, config)
     check_rejects("evaluate", noun, config.max_rejected, samples=samples)
     noun.finish(metrics=_count(noun))
     return noun
 
 
-def _answer_here(
-    samples: Noun,
-    noun: Noun,
-    shards: Sequence[int],
-    load: Callable[[pa.Table], Iterator[pa.Table]],
-    actor: AnsweringActor,
-    wanted: AskedRows,
-    progress: Progress,
-    config: EvaluateConfig,
-) -> None:
-    """What `_commit_shards` does with the loaders and actors of a cluster, one shard after the other."""
-    for shard in shards:
-        lines = []
-        for batch in load(pa.table({"shard": [shard]})):
-            answered = actor(batch).to_pylist()
-            lines += [{name: line[name] for name in ("answers", "rejects")} for line in answered]
-        _note(progress, commit_answers(samples, noun, wanted, shard, lines), strict=config.strict)
-
-
-def _wanted(samples: Noun, config: EvaluateConfig) -> tuple[int, AskedRows]:
-    """How many rows of the test set are asked, and which."""
-    manifest = samples.require("ingest")
-    if config.max_rows is not None and config.max_rows < manifest.rows_out:
-        return config.max_rows, AskedRows(last=_first_hashes(samples, config.max_rows)[""][-1])
-    if config.max_rows_per_task is None and config.tasks is None:
-        return manifest.rows_out, AskedRows()
-    for task in config.tasks or ():
-        if task not in manifest.metrics["tasks"]:
-            raise unknown_name(f"task of samples/{samples.label}", task, manifest.metrics["tasks"])
-    chosen = config.tasks or tuple(manifest.metrics["tasks"])
-    hashes = _first_hashes(samples, config.max_rows_per_task or manifest.rows_out, chosen)
-    return sum(map(len, hashes.values())), AskedRows(by_task={task: own[-1] for task, own in hashes.items()})
-
-
-def _first_hashes(samples: Noun, rows: int, tasks: Collection[str] | None = None) -> dict[str, list[str]]:
-    """The first key hashes of each of these tasks, ascending; without tasks of all rows, under ''."""
-    found: dict[str, list[str]] = {}
-    for part in samples.iter_parts(["key", "task"]):
-        for key, task in zip(part["key"].to_pylist(), part["task"].to_pylist(), strict=True):
-            if tasks is None or task in tasks:
-                found.setdefault("" if tasks is None else task, []).append(key_hash(key))
-        found = {task: sorted(own)[:rows] for task, own in found.items()}
-    return found
+def _work(config: EvaluateConfig, size: ModelSize, on_card: bool, rows: int, rates: Rates) -> Work:
+    """Of the questions of so many rows."""
+    return evaluate_work(
+        rows,
+        size.source,
+        size.tokens,
+        size.geometry,
+        rates,
+        max_new_tokens=config.max_new_tokens,
+        batch_tokens=config.batch_tokens,
+        batch_rows=config.batch_rows,
+        on_card=on_card,
+        most_cards=config.max_actors,
+    )
 
 
 def _count(noun: Noun) -> dict[str, Any]:
@@ -296,24 +282,24 @@ def _count(noun: Noun) -> dict[str, Any]:
 def _commit_shards(
     samples: Noun,
     noun: Noun,
-    dataset: ray.data.Dataset,
+    lines: Lines,
     wanted: AskedRows,
     progress: Progress,
     config: EvaluateConfig,
 ) -> None:
-    """Drive the pipeline; start a commit task for each complete shard."""
+    """Drive the pipeline; commit each complete shard."""
     gathered: dict[int, dict[tuple[int, int], Mapping[str, Any]]] = {}
 
     def complete(line: dict[str, Any]) -> tuple[Any, ...] | None:
-        lines = gathered.setdefault(line["shard"], {})
-        lines[line["window"], line["batch"]] = line  # a batch that came twice counts once
-        if not _is_complete(lines, line["windows"]):
+        came = gathered.setdefault(line["shard"], {})
+        came[line["window"], line["batch"]] = line  # a batch that came twice counts once
+        if not _is_complete(came, line["windows"]):
             return None
         done = gathered.pop(line["shard"])
         texts = [{name: each[name] for name in ("answers", "rejects")} for each in done.values()]
         return samples, noun, wanted, line["shard"], texts
 
-    drive_pipeline(dataset, complete, commit_answers, functools.partial(_note, progress, strict=config.strict))
+    drive_pipeline(lines, complete, commit_answers, functools.partial(_note, progress, strict=config.strict))
     assert not gathered, f"shards left incomplete: {sorted(gathered)}"
 
 

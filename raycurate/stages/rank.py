@@ -73,7 +73,7 @@ from raycurate.stages.ranking.rows import RANKED_SCHEMA, ranked_rows, write_rank
 from raycurate.stages.ranking.targets import rank_by_targets
 
 GREEDY_MMD, BY_TASK = "mmd", "mmd_by_task"
-VALUES_HERE = 50_000_000
+VALUES_HERE = 100_000_000
 """Numbers of all features that one process orders in the seconds that a cluster takes to start."""
 BATCH_BYTES = 5120
 """What a batch of rows takes beside the rows; each shard has one for each unit, and units may be of few rows."""

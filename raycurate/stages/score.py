@@ -28,44 +28,43 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from raycurate.config import ScoreConfig
 from raycurate.errors import UserError
+from raycurate.estimate.formulas import score_work
+from raycurate.estimate.rates import Rates, rates_here
+from raycurate.estimate.work import Work
 from raycurate.models.source import image_backend
-from raycurate.ray_session import in_session
-from raycurate.run.filesystem import content_hash, delete_folder, exists, resolve
+from raycurate.ray_session import in_session_unless
+from raycurate.run.filesystem import delete_folder
 from raycurate.run.manifest import Manifest, ShardRecord
 from raycurate.run.store import Noun, Run
 from raycurate.selection.reference import IrsSums, reference_plan, task_weights
-from raycurate.stages.engine.actor_pool import commit_shards, gpus_of, pool_dataset
+from raycurate.stages.engine.actor_pool import actor_lines, commit_shards, gpus_of
+from raycurate.stages.engine.foreseen import foresee
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.model_facts import ModelFacts, clip_model_facts, scoring_facts
 from raycurate.stages.engine.names import CLIP_EXAMPLE, ROW_SCORES, score_label
+from raycurate.stages.engine.pool_here import is_small, rows_left, session_unless_small
 from raycurate.stages.engine.rejects import check_rejects
 from raycurate.stages.engine.shards import (
-    describe,
     map_tasks,
     names_of,
-    run_missing_shards,
-    skip_if_done,
     stage_progress,
 )
+from raycurate.stages.score_given import take_given
 from raycurate.stages.table import version_of
-from raycurate.stages.workers.fragments import SOURCE_COLUMNS, rejects_of
 from raycurate.stages.workers.reference import load_reference, merge_reference
 from raycurate.stages.workers.score import (
     CLIP_EMBEDDING,
     CLIP_SCORE,
     GRADIENT_NORMS,
     GRADIENT_SKETCHES,
-    NON_FINITE,
     TOKEN_LOSSES,
     ClipActor,
     ScoringActor,
@@ -81,7 +80,6 @@ ROW_SETTINGS = ("max_length", "batch_tokens", "batch_rows", "window_rows")
 GRADIENT_SETTINGS = ("gradient_layers", "gradient_width")
 CLIP_SETTINGS = ("clip_rows", "window_rows")
 REFERENCE_SETTINGS = (*ROW_SETTINGS, "reference_part", "reference_seed")
-GIVEN = "difficulty"
 REFERENCE = "reference"
 log = logging.getLogger("raycurate")
 
@@ -95,7 +93,16 @@ class Output:
     description: Mapping[str, Any]
 
 
-@in_session
+def _is_small(run: Run, config: ScoreConfig) -> bool:
+    """Whether one process makes what is asked for as fast as a cluster starts: of the scores of one pass."""
+    samples = run.noun("samples", config.samples)
+    if config.given is not None or config.also or {"clip", REFERENCE} & set(config.scores):
+        return False
+    made = [run.noun(*_place(config, name)) for name in _outputs_asked(config)]
+    return is_small(samples, made, config)
+
+
+@in_session_unless(_is_small)
 def score(run: Run, config: ScoreConfig) -> list[Manifest]:
     """Make the scores that are asked for and not there; their manifests, in the order asked.
 
@@ -115,7 +122,7 @@ def _score_samples(run: Run, config: ScoreConfig) -> list[Manifest]:
     samples = run.noun("samples", config.samples)
     sample_manifest = required(samples)
     if config.given is not None:
-        return [_take_given(run, config, samples, sample_manifest)]
+        return [take_given(run, config, samples, sample_manifest)]
     if "clip" in config.scores and config.clip is None:
         raise UserError(
             f"the score 'clip' needs a CLIP or SigLIP model: give --clip {CLIP_EXAMPLE}, or --clip and a local folder."
@@ -125,7 +132,7 @@ def _score_samples(run: Run, config: ScoreConfig) -> list[Manifest]:
     check_images(samples, sample_manifest, images)
     manifests: list[Manifest] = []
     if set(config.scores) - {"clip"}:
-        facts = next(map_tasks(scoring_facts, [(config, gpus > 0)], num_cpus=0.5))
+        facts = next(map_tasks(scoring_facts, [(config, gpus > 0, samples)], num_cpus=0.5))
         manifests += _score_rows(run, config, samples, sample_manifest, facts, images)
         if REFERENCE in config.scores:
             manifests += _score_reference(run, config, samples, sample_manifest, facts, images)
@@ -138,12 +145,7 @@ def _score_rows(
     run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest, facts: ModelFacts, images: str | None
 ) -> list[Manifest]:
     """All that one pass of the model makes of the rows as they are."""
-    asked = (
-        (name, GRADIENT_SKETCHES) if name == GRADIENT_NORMS else (name,)
-        for name in dict.fromkeys(config.scores)
-        if name not in ("clip", REFERENCE)
-    )
-    names = list(itertools.chain.from_iterable(asked))
+    names = _outputs_asked(config)
     if not names:
         return []
 
@@ -151,11 +153,21 @@ def _score_rows(
         nouns = {output.name: output.noun for output in wanted}
         load = functools.partial(load_rows, samples, config, facts, images, TOKEN_LOSSES in nouns)
         settings = {"nouns": nouns, "config": config, "facts": facts}
-        dataset = _batches(missing, load, ScoringActor, settings, config, facts)
-        return dataset, functools.partial(merge_scores, samples, nouns, config, facts)
+        lines = _batches(missing, load, ScoringActor, settings, config, facts)
+        return lines, functools.partial(merge_scores, samples, nouns, config, facts)
 
     outputs = [_output(run, config, manifest, facts, name) for name in names]
     return _run_pass(config, samples, facts, outputs, start)
+
+
+def _outputs_asked(config: ScoreConfig) -> list[str]:
+    """What one pass of the model over all rows is to make."""
+    asked = (
+        (name, GRADIENT_SKETCHES) if name == GRADIENT_NORMS else (name,)
+        for name in dict.fromkeys(config.scores)
+        if name not in ("clip", REFERENCE)
+    )
+    return list(itertools.chain.from_iterable(asked))
 
 
 def _score_clip(run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest, images: str | None) -> list[Manifest]:
@@ -167,8 +179,8 @@ def _score_clip(run: Run, config: ScoreConfig, samples: Noun, manifest: Manifest
         nouns = {output.name: output.noun for output in wanted}
         load = functools.partial(load_clip, samples, config, facts, limits, images)
         settings = {"nouns": nouns, "config": config, "facts": facts}
-        dataset = _batches(missing, load, ClipActor, settings, config, facts)
-        return dataset, functools.partial(merge_clip, samples, nouns, config, facts)
+        lines = _batches(missing, load, ClipActor, settings, config, facts)
+        return lines, functools.partial(merge_clip, samples, nouns, config, facts)
 
     outputs = [_output(run, config, manifest, facts, name) for name in (CLIP_SCORE, CLIP_EMBEDDING)]
     return _run_pass(config, samples, facts, outputs, start)
@@ -189,8 +201,8 @@ def _score_reference(
         load = functools.partial(load_reference, samples, config, facts, images, drawn)
         both = config.model_copy(update={"blind": True})
         settings = {"nouns": {TOKEN_LOSSES: output.noun}, "config": both, "facts": facts}
-        dataset = _batches(missing, load, ScoringActor, settings, config, facts)
-        return dataset, functools.partial(merge_reference, samples, output.noun, drawn, config.max_rejected)
+        lines = _batches(missing, load, ScoringActor, settings, config, facts)
+        return lines, functools.partial(merge_reference, samples, output.noun, drawn, config.max_rejected)
 
     return _run_pass(config, samples, facts, [output], start)
 
@@ -206,7 +218,7 @@ def _batches(
     """The batches of the missing shards after the actors."""
     gpus = gpus_of(config)
     memory = loader_memory(config.window_rows, facts.image_bytes, config.window_mb)
-    return pool_dataset(missing, load, actor, {**settings, "on_gpu": gpus > 0}, config, gpus, memory)
+    return actor_lines(missing, load, actor, {**settings, "on_gpu": gpus > 0}, config, gpus, memory)
 
 
 def _write_weights(noun: Noun) -> None:
@@ -243,9 +255,14 @@ def _output(run: Run, config: ScoreConfig, samples: Manifest, facts: ModelFacts,
         description["config"]["blind"] = config.blind
     if name in (GRADIENT_NORMS, GRADIENT_SKETCHES):
         description["config"] |= {setting: values[setting] for setting in GRADIENT_SETTINGS}
+    return Output(name, run.noun(*_place(config, name)), description)
+
+
+def _place(config: ScoreConfig, name: str) -> tuple[str, str]:
+    """The kind and the label of the noun of one output."""
     kind = ROW_SCORES if name in (TOKEN_LOSSES, GRADIENT_NORMS, CLIP_SCORE, REFERENCE) else "features"
     group = {CLIP_EMBEDDING: "clip", GRADIENT_SKETCHES: GRADIENT_NORMS}.get(name, name)
-    return Output(name, run.noun(kind, score_label(config.label, group)), description)
+    return kind, score_label(config.label, group)
 
 
 def _run_pass(
@@ -266,16 +283,40 @@ def _run_pass(
         first = wanted[0].noun
         missing = sorted({shard for output in wanted for shard in output.noun.missing(sample_manifest.shards)})
         rates: dict[str, Any] = {}
-        with stage_progress("score", first, sample_manifest.rows_out) as progress:
+        work = _foreseen(config, facts, wanted, max(rows_left(samples, output.noun) for output in wanted))
+        with session_unless_small(work), stage_progress("score", first, sample_manifest.rows_out) as progress:
             if missing:
-                dataset, merge = start(wanted, missing)
-                rates = commit_shards(dataset, merge, progress, strict=config.strict)
+                lines, merge = start(wanted, missing)
+                rates = commit_shards(lines, merge, progress, strict=config.strict)
         for output in wanted:
             check_rejects("score", output.noun, config.max_rejected, samples=samples)
         delete_folder(first.filesystem, f"{first.folder}/fragments")
         _finish(wanted, facts, rates, config)
     manifests = [output.noun.manifest() for output in outputs]
     return [manifest for manifest in manifests if manifest is not None]
+
+
+def _foreseen(config: ScoreConfig, facts: ModelFacts, wanted: Sequence[Output], rows: int) -> Work | None:
+    """The work of so many rows in a pass over all of them, whose nouns note what the whole takes; None: not known."""
+    size = facts.size
+    if size is None or any(output.name == REFERENCE for output in wanted):
+        return None
+
+    def work(rates: Rates, rows: int = size.source.rows) -> Work:
+        return score_work(
+            replace(size.source, rows=rows),
+            size.tokens,
+            size.geometry,
+            rates,
+            scores=config.scores,
+            blind=config.blind,
+            batch_tokens=config.batch_tokens,
+            most_cards=config.max_actors,
+        )
+
+    for output in wanted:
+        foresee(output.noun, work, gpus_of(config))
+    return work(rates_here(), rows)
 
 
 def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any], config: ScoreConfig) -> None:
@@ -299,98 +340,3 @@ def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any],
         if output.name == REFERENCE:
             _write_weights(output.noun)
         output.noun.finish(metrics=metrics)
-
-
-def _take_given(run: Run, config: ScoreConfig, samples: Noun, sample_manifest: Manifest) -> Manifest:
-    """Numbers of the user's own as a noun; rows without one are quarantined."""
-    assert config.given is not None, "the caller looked"
-    filesystem, path = resolve(config.given)
-    num_given = check_given(config.given)
-    inputs = {"samples": sample_manifest.fingerprint, "given": content_hash(filesystem, path)}
-    description = describe("score", config, inputs, [sample_manifest])
-    description["config"] = {"given": config.given}
-    noun = run.noun(ROW_SCORES, score_label(config.label, "given"))
-    if done := skip_if_done(noun, description):
-        return done
-    begin(noun, description, replace=config.replace, by_shard=True)
-    run_missing_shards(
-        "score",
-        noun,
-        functools.partial(_given_shard, samples, noun, config.given),
-        num_shards=sample_manifest.shards,
-        total_rows=sample_manifest.rows_out,
-        strict=config.strict,
-        num_cpus=0.5,
-        max_tasks=config.max_tasks,
-    )
-    check_rejects("score", noun, config.max_rejected, samples=samples)
-    records = noun.records().values()
-    used = sum(record.extra.get("given", 0) for record in records)
-    if not any(record.rows_out for record in records):
-        reasons = Counter[str]()
-        for record in records:
-            reasons.update(record.quarantined)
-        raise UserError(
-            f"{config.given} has no finite {GIVEN} for any of the {sample_manifest.rows_out:,} samples: {dict(reasons)}"
-            f". Keys are those of the column key in {samples.folder}, for example '{_first_key(samples)}'"
-        )
-    unknown = num_given - used
-    if unknown:
-        log.warning(
-            "score: %d of the %d keys of %s are of no sample; they are not used", unknown, num_given, config.given
-        )
-    return noun.finish(metrics={"given": num_given, "unknown_keys": unknown})
-
-
-def check_given(uri: str) -> int:
-    """Check a file of numbers that somebody else made; its rows.
-
-    Raises:
-        UserError: no such file, no Parquet, other columns, numbers that are text, or a key that is there twice.
-    """
-    wanted = f"give a Parquet file with the columns key (text) and {GIVEN} (a number)"
-    filesystem, path = resolve(uri)
-    if not exists(filesystem, path):
-        raise UserError(f"there is no file {uri}; {wanted}")
-    try:
-        dataset = pads.dataset(path, filesystem=filesystem, format="parquet")
-        types = {field.name: field.type for field in dataset.schema}
-        keys = dataset.to_table(["key"])["key"] if "key" in types else None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{uri} cannot be read as Parquet ({str(error).splitlines()[0][:120]}); {wanted}") from None
-    if keys is None or GIVEN not in types:
-        raise UserError(f"{uri} has the columns {', '.join(types)}; {wanted}")
-    if not (pa.types.is_string(types["key"]) or pa.types.is_large_string(types["key"])):
-        raise UserError(f"the column key of {uri} is {types['key']}, not text; {wanted}")
-    if not (pa.types.is_integer(types[GIVEN]) or pa.types.is_floating(types[GIVEN])):
-        raise UserError(f"the column {GIVEN} of {uri} is {types[GIVEN]}, not a number; {wanted}")
-    counts = keys.value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        first = twice[0].as_py()
-        raise UserError(
-            f"{uri} has {len(twice):,} keys more than once, '{first['values']}' {first['counts']} times: which number "
-            "counts is not said; keep one row of each"
-        )
-    return len(keys)
-
-
-def _first_key(samples: Noun) -> str:
-    return next((str(part["key"][0]) for part in samples.iter_parts(["key"]) if part.num_rows), "")
-
-
-def _given_shard(samples: Noun, noun: Noun, given: str, shard: int) -> ShardRecord:
-    source = samples.read_part(shard, SOURCE_COLUMNS)
-    filesystem, path = resolve(given)
-    keys = source["key"].combine_chunks()
-    dataset = pads.dataset(path, filesystem=filesystem, format="parquet")
-    found = dataset.to_table(["key", GIVEN], filter=pc.field("key").isin(keys))
-    where = pc.index_in(keys, value_set=found["key"].combine_chunks())
-    values = found[GIVEN].cast(pa.float64()).take(where).combine_chunks()
-    good_N = pc.fill_null(pc.is_finite(values), False).to_numpy(zero_copy_only=False)
-    bad = (~good_N).nonzero()[0]
-    reasons = ["not_given" if value is None else NON_FINITE for value in values.take(pa.array(bad)).to_pylist()]
-    rejects = rejects_of(source, bad, reasons, [f"{given} has no finite {GIVEN} for this key"] * len(bad))
-    table = pa.table({"key": source["key"], GIVEN: values}).filter(pa.array(good_N))
-    extra = {"given": found.num_rows}
-    return noun.commit_part(shard, table, rows_in=source.num_rows, rejects=rejects, extra=extra)

@@ -14,8 +14,8 @@ from raycurate.experiments.compare import compare
 from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages import evaluate as stage
+from raycurate.stages.engine.asked_rows import key_hash
 from raycurate.stages.evaluate import evaluate
-from raycurate.stages.workers.evaluate import key_hash
 from tests.nouns import read_all
 from tests.tiny_vlms import make_tiny_vlm
 from tests.training.made_runs import write_run
@@ -116,7 +116,7 @@ def test_other_metrics_do_not_generate_again(run, model, scored, monkeypatch):
     def no_generation(*_arguments):
         raise AssertionError("the answers are there")
 
-    monkeypatch.setattr(stage, "pool_dataset", no_generation)
+    monkeypatch.setattr(stage, "actor_lines", no_generation)
     assert evaluate(run, _config(model, label="plain")) == scored
     changed = evaluate(run, _config(model, label="plain", metrics={"te*": ["exact_match", "vqa_accuracy"]}))
     assert changed.fingerprint != scored.fingerprint
@@ -131,13 +131,13 @@ def test_only_missing_shards_are_answered(run, model, scored, monkeypatch):
     noun.filesystem.delete_file(f"{noun.folder}/manifest.json")
     noun.filesystem.delete_file(f"{noun.folder}/records/00001.json")
     asked = []
-    plain = stage.pool_dataset
+    plain = stage.actor_lines
 
     def noted(*arguments):
         asked.append(arguments[0])
         return plain(*arguments)
 
-    monkeypatch.setattr(stage, "pool_dataset", noted)
+    monkeypatch.setattr(stage, "actor_lines", noted)
     evaluate(run, _config(model, label="plain", max_actors=1))
     assert asked == [[1]]
     assert read_all(noun) == before

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
+import torch
 from PIL import Image
 
 from raycurate.config import ExtractConfig, IngestConfig
@@ -21,6 +23,7 @@ from raycurate.features.rows import features_of_table
 from raycurate.run.manifest import fingerprint_of
 from raycurate.run.store import Run
 from raycurate.settings import make_config
+from raycurate.stages.engine import pool_here
 from raycurate.stages.extract import extract
 from raycurate.stages.ingest import ingest
 from tests.nouns import read_all
@@ -128,6 +131,47 @@ def test_actors_do_not_change_the_features(calm, tmp_path, model, source):
     extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS, "min_actors": 3, "max_actors": 3}))
     assert _features(run)[0] == _features(calm)[0]
     assert np.array_equal(_features(run)[1], _features(calm)[1])
+
+
+def _without_a_cluster(monkeypatch) -> None:
+    """From here on none is there, and none may be started."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a session was started"))
+
+
+def test_few_rows_are_made_in_this_process_with_the_same_bits(calm, tmp_path, model, source, monkeypatch):
+    """Without a session: parts of new rows behind those that stand, threads as they were, no fragment left."""
+    _without_a_cluster(monkeypatch)
+    run, config = _ingested(tmp_path / "run", source), make_config(ExtractConfig, {"model": model, **SETTINGS})
+    threads = torch.get_num_threads()
+    made = extract(run, config)
+    assert read_all(run.noun("features")).equals(read_all(calm.noun("features")))
+    assert (made.fingerprint, made.rows_out) == (calm.noun("features").require("extract").fingerprint, 150)
+    assert made.estimated_seconds > 0
+    assert torch.get_num_threads() == threads
+    assert not (tmp_path / "run/features/main/fragments").exists()
+    more = tmp_path / "more.json"
+    more.write_text(json.dumps(json.loads((source / "rows.json").read_text(encoding="utf-8"))[:30]), encoding="utf-8")
+    ingest(run, make_config(IngestConfig, {"source": str(more), "images": str(source), "append": True}))
+    grown = read_all(run.noun("features")) if extract(run, config).rows_out == 180 else None
+    assert grown.slice(0, 150).equals(read_all(calm.noun("features")))
+
+
+def test_few_rows_of_much_work_are_left_to_a_session(tmp_path, model, source, monkeypatch):
+    """What a core would work on for longer than a cluster takes to start."""
+    _without_a_cluster(monkeypatch)
+    monkeypatch.setattr(pool_here, "SECONDS_HERE", 0.0)
+    run = _ingested(tmp_path / "run", source)
+    asked = []
+
+    @contextlib.contextmanager
+    def session(config):
+        asked.append(config.dashboard)
+        yield
+
+    monkeypatch.setattr(pool_here, "ray_session", session)
+    extract(run, make_config(ExtractConfig, {"model": model, **SETTINGS}))
+    assert asked == [False]
 
 
 def test_finished_features_are_found_without_loading_the_model(calm, tmp_path, model, monkeypatch):

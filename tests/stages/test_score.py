@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
 
 from raycurate.config import ClusterConfig, IngestConfig, ScoreConfig, SelectConfig
@@ -19,7 +20,8 @@ from raycurate.run.store import Run
 from raycurate.settings import make_config
 from raycurate.stages.cluster import cluster
 from raycurate.stages.ingest import ingest
-from raycurate.stages.score import check_given, score
+from raycurate.stages.score import score
+from raycurate.stages.score_given import check_given
 from raycurate.stages.select import select
 from tests.nouns import read_all
 from tests.tiny_clip import make_tiny_clip
@@ -155,6 +157,19 @@ def test_what_was_made_beside_a_noun_does_not_change_it(ray_cluster, scored, run
     assert alone.label == "alone-last_token"
     assert alone.quarantined == {"non_finite_score": 1}
     assert read_all(run.noun("features", "alone-last_token")).equals(read_all(run.noun("features", "last_token")))
+
+
+def test_few_rows_are_scored_in_this_process_with_the_same_bits(ray_cluster, scored, run, model, monkeypatch):
+    """Without a session: the scores of one pass, as the actors of a cluster made them."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a session was started"))
+    settings = {"scores": ALL[:3], "model": model, **SETTINGS, "label": "here"}
+    made = score(run, make_config(ScoreConfig, settings))
+    assert [m.quarantined for m in made] == [{"non_finite_score": 1}] * 3
+    assert all(m.estimated_seconds > 0 for m in made)
+    for name in ALL[:3]:
+        kind = "row_scores" if name == "token_losses" else "features"
+        assert read_all(run.noun(kind, f"here-{name}")).equals(read_all(run.noun(kind, name)))
 
 
 def test_embeddings_of_the_first_layer_keep_rows_of_text_alone(ray_cluster, run, model):

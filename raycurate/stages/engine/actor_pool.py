@@ -5,7 +5,8 @@
 A stage gives a loader (shards in, batches out, one Arrow row each with the columns of `PLACE`) and an actor (a batch
 in, one row of counts out, its numbers written aside as a fragment). The driver knows from the counts when a shard is
 complete and starts the task that merges its fragments; it holds counts only. Every stage is its own Ray Dataset, so
-that its pool is given back when it ends.
+that its pool is given back when it ends. Without a cluster one loader and one actor work in this process
+(`pool_here.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeAlias
 
 import ray
 import ray.data
@@ -27,12 +28,15 @@ from raycurate.errors import UserError
 from raycurate.ray_session import cluster_cpus, cluster_gpus, largest_node_memory, this_node
 from raycurate.run.manifest import ShardRecord
 from raycurate.run.progress import Progress
+from raycurate.stages.engine.pool_here import lines_here
 from raycurate.stages.engine.shards import count_record, get_result, pending_tasks
 
 BLOCK_BYTES = 8 << 20
 CALLS = 2
 """Batches that an actor has in hand: one in its model, one that is unpacked or written (`fragments.ModelThread`)."""
 _USER_ERROR = re.compile(r"^raycurate\.errors\.UserError: (.*?)(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+Lines: TypeAlias = ray.data.Dataset | Generator[dict[str, Any]]
+"""What actors return, one row of counts for each batch."""
 PLACE = ("shard", "window", "batch", "batches", "windows")
 """Where a batch belongs: its number and how many there are in its window, its window and how many in its shard."""
 
@@ -64,7 +68,7 @@ class _Started:
         return self.actor(table)
 
 
-def pool_dataset(
+def actor_lines(
     shards: list[int],
     load: Callable[..., Any],
     actor: type[Any],
@@ -72,8 +76,10 @@ def pool_dataset(
     config: PoolConfig,
     gpus: float,
     memory: int,
-) -> ray.data.Dataset:
+) -> Lines:
     """The streaming pipeline from shard numbers to what the actors return; a loader takes `memory` bytes."""
+    if not ray.is_initialized():
+        return lines_here(shards, load, actor, actor_settings)
     if not os.environ.get("RAYCURATE_RAY_LOGS"):
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # here, as importing `ray.data` sets its own level
     slots = max(1, int(cluster_gpus() / gpus if gpus else 0.8 * cluster_cpus() / config.cpus_per_actor))
@@ -111,7 +117,7 @@ def pool_dataset(
     )
 
 
-class _Ledger:
+class Ledger:
     """Which batches of which shard are done; says when a shard is complete, how fast rows came, and from where."""
 
     def __init__(self) -> None:
@@ -147,7 +153,7 @@ class _Ledger:
 
 
 def commit_shards(
-    dataset: ray.data.Dataset,
+    lines: Lines,
     merge: Callable[[int, dict[int, int]], ShardRecord],
     progress: Progress,
     *,
@@ -157,7 +163,7 @@ def commit_shards(
 
     `merge(shard, {window: batches})` runs as a task and returns the record of what it committed.
     """
-    ledger = _Ledger()
+    ledger = Ledger()
     rejected = 0
 
     def complete(line: dict[str, Any]) -> tuple[int, dict[int, int]] | None:
@@ -168,13 +174,13 @@ def commit_shards(
         nonlocal rejected
         rejected = count_record(progress, record, strict=strict, quarantined=rejected)
 
-    drive_pipeline(dataset, complete, merge, note)
+    drive_pipeline(lines, complete, merge, note)
     assert not ledger.batches, f"shards left incomplete: {sorted(ledger.batches)}"
     return ledger.metrics
 
 
 def drive_pipeline(
-    dataset: ray.data.Dataset,
+    lines: Lines,
     complete: Callable[[dict[str, Any]], tuple[Any, ...] | None],
     commit: Callable[..., ShardRecord],
     note: Callable[[ShardRecord], None],
@@ -182,8 +188,14 @@ def drive_pipeline(
     """Pull the actors' lines; run ``commit`` as a task for each line that completes a shard; note its record.
 
     ``complete(line)`` gives the arguments of ``commit``, or None as long as batches of that shard are missing. An
-    error of a commit or of the pipeline ends the other commits and the pool.
+    error of a commit or of the pipeline ends the other commits and the pool. Lines of this process are committed in it.
     """
+    if not isinstance(lines, ray.data.Dataset):
+        with contextlib.closing(lines):
+            for line in lines:
+                if (arguments := complete(line)) is not None:
+                    note(commit(*arguments))
+        return
 
     def call(*values: Any) -> ShardRecord:  # ray.remote takes plain functions only
         return commit(*values)
@@ -200,8 +212,8 @@ def drive_pipeline(
 
     with pending_tasks() as pending:
         try:
-            with contextlib.closing(iter(dataset.iter_rows())) as lines:  # ends the pool after an error, too
-                for line in lines:
+            with contextlib.closing(iter(lines.iter_rows())) as rows:  # ends the pool after an error, too
+                for line in rows:
                     arguments = complete(line)
                     if arguments is not None:
                         pending.append(remote.remote(*arguments))

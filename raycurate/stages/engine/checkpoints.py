@@ -25,6 +25,7 @@ from raycurate.models.source import model_fingerprint, resolve_model
 from raycurate.run.filesystem import exists
 from raycurate.run.manifest import Manifest, fingerprint_of
 from raycurate.run.store import Noun, Run
+from raycurate.stages.engine.foreseen import ModelSize, size_of
 from raycurate.stages.engine.lineage import required
 
 ADAPTER_FILE = "adapter_config.json"
@@ -98,15 +99,19 @@ def base_of(checkpoint: Checkpoint, source: str) -> str | None:
 
 
 class CheckpointFacts(NamedTuple):
-    """What the driver must know of a checkpoint: its files, the dtype to run in, and the bytes of an image for it."""
+    """What the driver must know of a checkpoint: its files, the dtype to run in, the bytes of an image for it, and what
+    its cost follows from."""
 
     fingerprint: str
     dtype: str
     image_bytes: int
+    size: ModelSize | None = None
 
 
-def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_remote_code: bool) -> CheckpointFacts:
-    """Look at a checkpoint; runs as a task, as it imports transformers."""
+def checkpoint_facts(
+    checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_remote_code: bool, samples: Noun | None = None
+) -> CheckpointFacts:
+    """Look at a checkpoint, and at the samples that it is to answer; runs as a task, as it imports transformers."""
     from transformers import AutoConfig
 
     from raycurate.encoding.images import ImageReader
@@ -124,7 +129,10 @@ def checkpoint_facts(checkpoint: Checkpoint, dtype: str, on_gpu: bool, trust_rem
     fingerprint = fingerprint_of_parts(parts)
     named = resolve_dtype(dtype, "cuda" if on_gpu else "cpu")
     image_bytes = ImageReader(processor, named).largest_bytes()
-    return CheckpointFacts(fingerprint, str(named).removeprefix("torch."), image_bytes)
+    size = None
+    if samples is not None:
+        size = size_of(config, processor, checkpoint.name, samples, trust_remote_code=trust_remote_code)
+    return CheckpointFacts(fingerprint, str(named).removeprefix("torch."), image_bytes, size)
 
 
 def fingerprint_of_parts(parts: Sequence[str]) -> str:

@@ -55,14 +55,15 @@ def _image_bytes(vlm: Any, dtype: str) -> int:
     return ImageReader(vlm.processor, getattr(torch, dtype.removeprefix("torch."))).largest_bytes()
 
 
-def scoring_facts(config: ScoreConfig, on_gpu: bool) -> ModelFacts:
+def scoring_facts(config: ScoreConfig, on_gpu: bool, samples: Noun) -> ModelFacts:
     """What `score` must know of its model; runs as a task so that the driver stays light."""
     from raycurate.models.adapter import resolve_dtype
 
     vlm, fingerprint = _meta_vlm(config.model, config.trust_remote_code)
     dtype = str(resolve_dtype(config.dtype, "cuda" if on_gpu else "cpu"))
     layers = (vlm.num_layers - 1,)
-    return ModelFacts(fingerprint, layers, vlm.hidden_size, vlm.hidden_size, dtype, _image_bytes(vlm, dtype))
+    size = size_of(vlm.model.config, vlm.processor, config.model, samples, trust_remote_code=config.trust_remote_code)
+    return ModelFacts(fingerprint, layers, vlm.hidden_size, vlm.hidden_size, dtype, _image_bytes(vlm, dtype), size)
 
 
 def clip_model_facts(config: ScoreConfig, on_gpu: bool) -> tuple[ModelFacts, Any]:

@@ -7,11 +7,9 @@ committed together, in the order of its samples.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from raycurate.evaluation.config import EvaluateConfig
 from raycurate.run.manifest import ShardRecord
 from raycurate.run.store import Noun
 from raycurate.samples.schema import QUARANTINE_SCHEMA
+from raycurate.stages.engine.asked_rows import AskedRows, wanted_rows
 from raycurate.stages.engine.checkpoints import (
     Checkpoint,
     CheckpointFacts,
@@ -65,38 +64,6 @@ BATCH_SCHEMA = pa.schema(
     ]
 )
 COUNTS = ("shard", "window", "windows", "batch", "batches", "rejects")
-
-
-def key_hash(key: str) -> str:
-    """The place of a key in the order that a subset of the test rows is taken in."""
-    return hashlib.blake2b(key.encode(), digest_size=16, person=b"raycurate-test").hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class AskedRows:
-    """Which rows of a test set are asked: those up to a key hash.
-
-    Attributes:
-        last: the same for all tasks; None: no bound.
-        by_task: of each task; a task that is not named is not asked. None: all tasks.
-    """
-
-    last: str | None = None
-    by_task: Mapping[str, str] | None = None
-
-    def holds(self, key: str, task: str) -> bool:
-        """Whether a row is asked."""
-        last = self.last if self.by_task is None else self.by_task.get(task, "")
-        return last is None or key_hash(key) <= last
-
-
-def wanted_rows(samples: Noun, shard: int, wanted: AskedRows, columns: Sequence[str]) -> pa.Table:
-    """The wanted rows of a shard; `key` and `task` are among the columns."""
-    rows = samples.read_part(shard, list(columns))
-    if wanted == AskedRows():
-        return rows
-    pairs = zip(rows["key"].to_pylist(), rows["task"].to_pylist(), strict=True)
-    return rows.filter(pa.array([wanted.holds(key, task) for key, task in pairs], pa.bool_()))
 
 
 def load_questions(

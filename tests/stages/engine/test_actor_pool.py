@@ -6,7 +6,7 @@ import logging
 
 from raycurate.config import ExtractConfig
 from raycurate.settings import make_config
-from raycurate.stages.engine.actor_pool import pool_dataset
+from raycurate.stages.engine.actor_pool import actor_lines
 
 
 class Actor:
@@ -18,10 +18,10 @@ def test_rays_own_lines_stay_out_of_the_terminal_unless_they_are_asked_for(ray_c
     logger = logging.getLogger("ray.data")
     made = ([0], lambda rows: rows, Actor, {}, make_config(ExtractConfig, {}), 0.0, 1 << 28)
     logger.setLevel(logging.DEBUG)
-    pool_dataset(*made)
+    actor_lines(*made)
     assert logger.level == logging.ERROR
     logger.setLevel(logging.DEBUG)
     monkeypatch.setenv("RAYCURATE_RAY_LOGS", "1")
-    pool_dataset(*made)
+    actor_lines(*made)
     assert logger.level == logging.DEBUG
     logger.setLevel(logging.ERROR)

@@ -16,7 +16,7 @@ from raycurate.run.manifest import ShardRecord
 from raycurate.run.progress import Progress
 from raycurate.run.store import Run
 from raycurate.settings import make_config
-from raycurate.stages.engine.actor_pool import PLACE, commit_shards, pool_dataset
+from raycurate.stages.engine.actor_pool import PLACE, actor_lines, commit_shards
 from raycurate.stages.engine.shards import map_here, map_tasks, resumable_steps, run_missing_shards, step_name
 
 
@@ -87,7 +87,7 @@ def test_a_failed_commit_ends_the_other_commits_and_the_pool(ray_cluster, tmp_pa
             return pa.Table.from_pylist([{**row, "rows": 1, "finished": time.time(), "node": ""}])
 
     config = make_config(PoolConfig, {"max_actors": 1, "cpus_per_actor": 0.5})
-    dataset = pool_dataset(list(range(400)), load, Actor, {}, config, 0, 1 << 20)
+    dataset = actor_lines(list(range(400)), load, Actor, {}, config, 0, 1 << 20)
     with pytest.raises(UserError, match="a task has failed"), Progress("stage", 400) as progress:
         commit_shards(dataset, fail_beside_a_long_task, progress, strict=False)
     assert ends_at_once(int((tmp_path / "pid").read_text()))
