@@ -63,8 +63,19 @@ METHOD = "from raycurate.selection.methods.random import Random\n\n\nclass Own(R
 METRIC = "def same(predictions, references, meta):\n    return 0.5\n"
 JUDGE = "import json, sys\n\njson.dump({'mme': {'acc': 0.5}}, open(sys.argv[2] + '/r.json', 'w'))\n"
 BEGINNERS = (
-    *("ingest", "extract", "score", "cluster", "cleaning.prints", "dedup", "decontaminate", "rank", "select"),
-    *("tokenize", "finetune", "evaluate", "sketch"),
+    *(
+        "ingest",
+        "extract",
+        "score",
+        "score_given",
+        "cluster",
+        "cleaning.prints",
+        "dedup",
+        "decontaminate",
+        "rank",
+        "select",
+    ),
+    *("select", "tokenize", "finetune", "evaluate", "sketch"),
 )
 
 
