@@ -24,7 +24,7 @@ Limits: single trainings, so a weight has their noise; see `concerns`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raycurate.balancing import Balance, parse_scores, record
@@ -77,7 +77,8 @@ def balance(run: Run, config: BalanceProbesConfig) -> Manifest:
         )
         for name, rows in planned.items()
     ]
-    found = run_probes(run, noun, "probes", probes, max_concurrent=config.max_concurrent)
+    done = _tell_unscored(config, groups)
+    found = run_probes(run, noun, "probes", probes, max_concurrent=config.max_concurrent, done=done)
     results = dict(zip(planned, found, strict=True))
     scores = {name: scores_of(each.scores, each.headlines, config.scores) for name, each in results.items()}
     if config.form == "chat":
@@ -86,6 +87,24 @@ def balance(run: Run, config: BalanceProbesConfig) -> Manifest:
     noun.write_bytes("scores.csv", text.encode())
     noun.write_bytes("probes.csv", _probes_csv(results).encode())
     return weigh_scores(noun, config, groups, text, _notes(config, results))
+
+
+def _tell_unscored(config: BalanceProbesConfig, groups: Groups) -> Callable[[Probe, ProbeResult], None] | None:
+    """What warns of a task that its own probe scores 0, long before all probes have run and there are no weights."""
+    if config.fixed_unscored is not None or "command" in config.evaluate:
+        return None
+
+    def tell(probe: Probe, result: ProbeResult) -> None:
+        scores = scores_of(result.scores, result.headlines, config.scores)
+        for task in groups.get(probe.name, ()):
+            if task not in config.fixed and task in scores and scores[task] <= 0:
+                log.warning(
+                    "balance: '%s' scores 0 after training on it: without a weight of its own (--fixed '%s=1', "
+                    "--fixed-unscored 1) there will be no weights; finished probes are kept",
+                    *(task, task),
+                )
+
+    return tell
 
 
 def _groups(config: BalanceProbesConfig, sizes: Rows) -> Groups:

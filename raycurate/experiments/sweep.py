@@ -171,7 +171,7 @@ def _measure(
     tell_selections(noun, name, run.noun("samples", config.samples).require("ingest").rows_out, len(left), at_once)
     told = tell_after_first(noun, name, dict.fromkeys(left, 1.0), at_once)
     at_most, cpus = config.max_concurrent, config.cpus_per_trial
-    return run_trials(noun, MEASURED, list(trials), work, cpus=cpus, max_concurrent=at_most, first=told)
+    return run_trials(noun, MEASURED, list(trials), work, cpus=cpus, max_concurrent=at_most, done=told)
 
 
 def _train(run: Run, config: SweepConfig, trials: list[Trial]) -> dict[str, ProbeResult]:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from raycurate.errors import UserError
-from raycurate.experiments.balance import balance, plan_probes, weigh_scores
+from raycurate.experiments.balance import _tell_unscored, balance, plan_probes, weigh_scores
+from raycurate.experiments.engine.probes import Probe, ProbeResult
 from raycurate.experiments.engine.task_rows import metric_of, mixture_config, scores_of
 from raycurate.experiments.engine.weights_config import BalanceProbesConfig
 from raycurate.run.store import Run
@@ -160,6 +161,30 @@ def test_probes_that_score_nothing_say_so(tmp_path, unscored):
     noun.begin({})
     with pytest.raises(UserError, match=r"no task has scores .*scores 0 after training on it\).*train longer.*9 steps"):
         weigh_scores(noun, config_of(fixed_unscored=unscored), ALONE, text, ["the shortest probe has 9 steps"])
+
+
+def probed(name: str, score: float) -> tuple[Probe, ProbeResult]:
+    """A probe after which every task has the same score."""
+    scores, headlines = {task: {"m": score} for task in ALONE}, {task: {"m": True} for task in ALONE}
+    settings = mixture_config(config_of(), {"a": 1}, seed=0, rows_seed=0)
+    return Probe(name=name, finetune=settings), ProbeResult(
+        label=name, rows=1, steps=1, loss=0.0, scores=scores, headlines=headlines
+    )
+
+
+def test_a_task_that_its_own_probe_scores_0_is_told_at_once(caplog):
+    """Not after all other probes; not where it has a weight of its own, nor of a probe of other tasks."""
+    tell = _tell_unscored(config_of(fixed={"c": 1.0}), {"ab": ("a", "b"), "c": ("c",)})
+    for name, score in (("ab", 0.1), ("mini", 0.0), ("c", 0.0)):
+        tell(*probed(name, score))
+    assert not caplog.records
+    tell(*probed("ab", 0.0))
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(":")[1].split(" without")[0] for line in told] == [
+        f" '{task}' scores 0 after training on it" for task in "ab"
+    ]
+    assert "--fixed 'a=1'" in told[0]
+    assert _tell_unscored(config_of(fixed_unscored=1.0), ALONE) is None
 
 
 # on a cluster

@@ -87,7 +87,7 @@ def tell_selections(noun: Noun, name: str, rows: int, left: int, at_once: int) -
 def tell_after_first(
     noun: Noun, name: str, costs: Mapping[str, float], at_once: int
 ) -> Callable[[str, Mapping[str, Any]], None]:
-    """What says, of the first trial's key and result, what the others will take.
+    """What is told the key and result of each trial, and says of the first what the others will take.
 
     Args:
         noun: of the experiment, begun.
@@ -96,7 +96,13 @@ def tell_after_first(
         at_once: of them.
     """
 
+    waiting = len(costs) > 1
+
     def tell(key: str, result: Mapping[str, Any]) -> None:
+        nonlocal waiting
+        if not waiting:
+            return
+        waiting = False
         seconds = sum(result[name] for name in SAID) if SAID[0] in result else sum(result["seconds"].values())
         whole = makespan((seconds * cost / costs[key] for cost in costs.values()), at_once)
         noun.foresee_trials(name, expected=whole)

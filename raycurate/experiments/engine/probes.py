@@ -18,7 +18,7 @@ it has its scores; the table keeps the numbers, and beside it the score of every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,13 @@ class ProbeResult:
 
 
 def run_probes(
-    run: Run, noun: Noun, phase: str, probes: Sequence[Probe], *, max_concurrent: int | None = None
+    run: Run,
+    noun: Noun,
+    phase: str,
+    probes: Sequence[Probe],
+    *,
+    max_concurrent: int | None = None,
+    done: Callable[[Probe, ProbeResult], None] | None = None,
 ) -> list[ProbeResult]:
     """The results of all probes, in their order; those that are in the table are not run.
 
@@ -114,6 +120,7 @@ def run_probes(
         phase: name of the table.
         probes: all with the same number of workers and GPUs.
         max_concurrent: probes at once, where the cluster would hold more.
+        done: told of each probe that is run here, when its result is there.
 
     Raises:
         UserError: a wrong setting, before any training; or probes that failed, with the reason of the first.
@@ -152,11 +159,17 @@ def run_probes(
     name = trials_name(phase, list(by_key))
     each = tell_before(noun, name, run, trainings, at_once, gpus_each, first.workers * first.cpus_per_worker)
     costs = dict(zip(missing, each, strict=True))
-    told = tell_after_first(noun, name, costs, at_once)
+    tell = tell_after_first(noun, name, costs, at_once)
+
+    def told(key: str, value: Mapping[str, Any]) -> None:
+        tell(key, value)
+        if done is not None:
+            done(by_key[key], ProbeResult(**value))
+
     # The largest first: one that begins last is waited for alone.
     order = sorted(by_key, key=lambda key: -costs.get(key, 0.0))
     trial = work if here else lambda key: outside_of_trial(work, key)
-    found = run_trials(noun, phase, order, trial, max_concurrent=max_concurrent, first=told, **shape)
+    found = run_trials(noun, phase, order, trial, max_concurrent=max_concurrent, done=told, **shape)
     results = {key: ProbeResult(**value) for key, value in zip(order, found, strict=True)}
     return [results[key] for key in keys]
 

@@ -67,7 +67,7 @@ def run_trials(
     cpus: float,
     gpus: float = 0.0,
     max_concurrent: int | None = None,
-    first: Callable[[str, Mapping[str, Any]], None] | None = None,
+    done: Callable[[str, Mapping[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """The results of all trials, in the order of their keys; those that are in the table are not run.
 
@@ -77,7 +77,7 @@ def run_trials(
         cpus: what one trial holds while it runs.
         gpus: likewise.
         max_concurrent: trials at once, where the CPUs alone would allow more.
-        first: told the key and the result of the first trial that is run here, where others are left.
+        done: told the key and the result of each trial that is run here, when it is there.
 
     Raises:
         UserError: trials that failed, with the reason of the first; the others are in the table.
@@ -100,15 +100,14 @@ def run_trials(
     placed = tune.with_resources(trainable, {"cpu": cpus, **({"gpu": gpus} if gpus else {})})
     folder, name = f"{noun.folder}/tune", trials_name(phase, keys)
     faults: list[str] = []
-    left = missing()
+    left, told = missing(), set[str]()
 
     def count() -> int:
-        nonlocal first
         there = missing()
-        if first is not None and 0 < len(there) < len(left):
-            key = next(key for key in left if key not in there)
-            first(key, result_of(noun, phase, key) or {})
-            first = None
+        for key in left:
+            if done is not None and key not in there and key not in told:
+                told.add(key)
+                done(key, result_of(noun, phase, key) or {})
         return len(keys) - len(there)
 
     with _progress(noun, phase, len(keys), count), quiet_library("ray.tune", QUIET_TUNE):

@@ -80,9 +80,17 @@ def test_a_single_training_is_not_looked_at(run, probes, told):
 
 def test_the_first_trial_tells_what_the_others_will_take(probes, told):
     costs = {"large": 80.0, "small": 10.0, "first": 20.0, "middle": 40.0}
-    tell_after_first(probes, "trained-1", costs, 2)("first", {"training_seconds": 10.0, "evaluation_seconds": 2.5})
+    tell = tell_after_first(probes, "trained-1", costs, 2)
+    tell("first", {"training_seconds": 10.0, "evaluation_seconds": 2.5})
+    tell("small", {"training_seconds": 90.0, "evaluation_seconds": 2.5})
+    assert len(told.records) == 1
     assert "the first trial took 12.5 s: about 38 s for the other 3, 2 at once" in told.text
     assert probes.read_json("work.json")["expected_seconds"] == 50.0
+
+
+def test_a_trial_that_is_alone_tells_nothing(probes, told):
+    tell_after_first(probes, "trained-1", {"only": 80.0}, 2)("only", {"training_seconds": 1.0, "evaluation_seconds": 2})
+    assert not told.records
 
 
 def test_selections_are_told_as_well(probes, told):

@@ -78,7 +78,12 @@ def results(made, ray_cluster):
         probe(model, "online", {TASKS[0]: 6, TASKS[1]: 6}, epochs=3, weighting="tla"),
     ]
     handler = signal.getsignal(signal.SIGINT)
-    found = run_probes(run, noun, "table", probes, max_concurrent=2)
+    told = []
+    found = run_probes(
+        run, noun, "table", probes, max_concurrent=2, done=lambda probe, result: told.append((probe.name, result))
+    )
+    assert sorted(name for name, _ in told) == ["again", "many", "online"], "each training once, by its last name"
+    assert all(result in found for _, result in told)
     assert signal.getsignal(signal.SIGINT) is handler, "Tune left its Ctrl-C handler behind"
     return run, noun, probes, found
 
