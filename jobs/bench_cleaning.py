@@ -50,7 +50,7 @@ def copies(data: str, run: str, distances: str) -> None:
 
     \b
     Example:
-      python jobs/bench_cleaning.py copies --data proving --run proving-run
+      python jobs/bench_cleaning.py copies --data proving --run cleaning-run
     """
     rows, near = _rows(f"{data}/train.json"), json.loads(Path(data, "faults.json").read_text("utf-8"))["near"]
     _ingest(run, f"{data}/train.json", data, "main")
@@ -99,7 +99,7 @@ def planted(data: Path, run: str, out: Path, count: int, seed: int, distance: in
 
     \b
     Example:
-      python jobs/bench_cleaning.py planted --data proving --run proving-run --out planted
+      python jobs/bench_cleaning.py planted --data proving --run cleaning-run --out planted
     """
     _ingest(run, f"{data}/train.json", str(data), "main")
     for kind, (tests, origins) in _plant(data, out, count, seed).items():
