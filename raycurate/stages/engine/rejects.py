@@ -52,7 +52,7 @@ def check_rejects(stage: str, noun: Noun, max_rejected: float, *, samples: Noun 
         good += record.rows_out
     rejected = sum(reasons.values())
     share = rejected / max(1, good + rejected)
-    if share <= MANY:
+    if share <= min(MANY, max_rejected):
         return
     told = told_reasons(dict(reasons.most_common(3)))
     if not good or share > max_rejected or (max_rejected < 1 and _lost_all_images(noun, samples)):

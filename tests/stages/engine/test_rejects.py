@@ -72,6 +72,15 @@ def test_more_than_the_allowed_share_is_an_error(tmp_path, caplog):
     assert caplog.text.count("60 % of the rows were rejected") == 2
 
 
+def test_a_share_below_what_is_worth_a_warning_is_an_error_where_less_is_allowed(tmp_path):
+    """Three rows of a hundred, where 1 % or none may go; where three may, nothing."""
+    samples, made = _nouns(tmp_path, 100, {0, 1, 2})
+    for allowed in (0.01, 0.0):
+        with pytest.raises(UserError, match="3 of 100 rows were rejected"):
+            check_rejects("extract", made, allowed, samples=samples)
+    check_rejects("extract", made, 0.03, samples=samples)
+
+
 def test_a_coreset_of_the_text_only_rows_is_an_error(tmp_path):
     """Four rows of ten have an image and all four are rejected: the share is below the bound, what is left is another
     data set. One of them left, or text-only rows rejected beside them, is a warning only.
