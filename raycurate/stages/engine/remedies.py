@@ -106,7 +106,8 @@ def _score(noun: Noun, description: Mapping[str, Any]) -> str:
     words = ["score", shlex.quote(noun.run_uri)]
     if "given" not in settings:
         words += ["--scores", group]
-        settings |= {name: value for name, value in (description.get("inputs") or {}).items() if name == "dtype"}
+        if dtype := (description.get("inputs") or {}).get("dtype"):
+            settings["dtype"] = dtype.removeprefix("torch.")
     if group == "clip" and "model" in settings:
         settings["clip"] = settings.pop("model")
     label = noun.label.removesuffix(group).removesuffix("-")

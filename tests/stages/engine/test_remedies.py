@@ -74,7 +74,7 @@ def test_the_command_of_a_score_has_what_its_numbers_follow_from(tmp_path, asked
     run = Run(str(tmp_path / "run"))
     write_samples(run, ["a"], ["t"], label="val")
     manifest = run.noun("samples", "val").require("ingest")
-    facts = SimpleNamespace(fingerprint="f", dtype="float32")
+    facts = SimpleNamespace(fingerprint="f", dtype="torch.float32")  # as `scoring_facts` has it
     config = ScoreConfig(scores=(name,), clip="c", samples="val", label="val", blind=False, clip_rows=3, batch_rows=9)
     output = _output(run, config, manifest, facts, name)
     output.noun.begin(output.description)
