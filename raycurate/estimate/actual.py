@@ -100,6 +100,7 @@ def _one(
     except UserError as error:
         return Estimate(stage=stage, label=label, rows=manifest.rows_out, actual=actual, notes=(str(error),))
     found = replace(planner.estimate(stage, stage, config), actual=actual)
-    if stage == "finetune" and found.seconds is not None:  # its clock runs from the first step
+    here = set(manifest.metrics.get("rows_by_node", ())) == {""}  # made by the process of the command
+    if (stage == "finetune" or here) and found.seconds is not None:  # its clock runs from the first step or batch
         found = replace(found, seconds=found.seconds - found.parts["starting"])
     return found

@@ -74,6 +74,11 @@ class Work:
         return replace(self, loader_starts=loaders, task_starts=tasks)
 
     @property
+    def in_one_process(self) -> Work:
+        """The work where no process is started for it."""
+        return replace(self, starts=0.0, loader_starts=0.0, task_starts=0.0)
+
+    @property
     def keeps(self) -> set[str]:
         """The kinds of processes that are there after it; one with a model's libraries does other tasks as well."""
         loaders = {LOADERS, TASKS} if self.loader_starts else set()

@@ -232,12 +232,12 @@ def _predict(
     begin(noun, description, replace=config.replace)
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
-    work = None
-    if facts.size is not None:
-        foresee(noun, functools.partial(_work, config, facts.size, gpus > 0, total), gpus)
-        work = _work(config, facts.size, gpus > 0, total - done, rates_here())
+    size = facts.size
+    work = None if size is None else _work(config, size, gpus > 0, total - done, rates_here())
     session = nullcontext() if in_process else session_unless_small(work)
     with session, Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
+        if size is not None:
+            foresee(noun, functools.partial(_work, config, size, gpus > 0, total), gpus)
         if missing:
             images = config.images or sample_manifest.description["config"].get("images")
             load = functools.partial(load_questions, samples, checkpoint, facts, config, images, wanted)

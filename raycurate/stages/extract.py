@@ -74,12 +74,13 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     if done := skip_if_done(noun, description):
         return done
     begin(noun, description, replace=config.replace, by_shard=True)
-    if (size := facts.size) is not None:
-        foresee(noun, functools.partial(_work, config, facts, size), gpus)
+    size = facts.size
     missing = noun.missing(sample_manifest.shards)
     left = None if size is None else _work(config, facts, size, rates_here(), rows_left(samples, noun))
     rates: dict[str, Any] = {}
     with session_unless_small(left), stage_progress("extract", noun, sample_manifest.rows_out) as progress:
+        if size is not None:
+            foresee(noun, functools.partial(_work, config, facts, size), gpus)
         if missing:
             load = functools.partial(load_shards, samples, config, facts, images)
             actor = {"noun": noun, "config": config, "facts": facts, "on_gpu": gpus > 0}

@@ -45,7 +45,7 @@ from raycurate.run.manifest import Manifest, ShardRecord
 from raycurate.run.store import Noun, Run
 from raycurate.selection.reference import IrsSums, reference_plan, task_weights
 from raycurate.stages.engine.actor_pool import actor_lines, commit_shards, gpus_of
-from raycurate.stages.engine.foreseen import foresee
+from raycurate.stages.engine.foreseen import ModelSize, foresee
 from raycurate.stages.engine.image_check import check_images
 from raycurate.stages.engine.lineage import begin, keep_unless, required
 from raycurate.stages.engine.model_facts import ModelFacts, clip_model_facts, scoring_facts
@@ -283,8 +283,13 @@ def _run_pass(
         first = wanted[0].noun
         missing = sorted({shard for output in wanted for shard in output.noun.missing(sample_manifest.shards)})
         rates: dict[str, Any] = {}
-        work = _foreseen(config, facts, wanted, max(rows_left(samples, output.noun) for output in wanted))
+        size = None if any(output.name == REFERENCE for output in wanted) else facts.size
+        left = max(rows_left(samples, output.noun) for output in wanted)
+        work = None if size is None else _work(config, size, rates_here(), left)
         with session_unless_small(work), stage_progress("score", first, sample_manifest.rows_out) as progress:
+            if size is not None:
+                for output in wanted:
+                    foresee(output.noun, functools.partial(_work, config, size), gpus_of(config))
             if missing:
                 lines, merge = start(wanted, missing)
                 rates = commit_shards(lines, merge, progress, strict=config.strict)
@@ -296,27 +301,18 @@ def _run_pass(
     return [manifest for manifest in manifests if manifest is not None]
 
 
-def _foreseen(config: ScoreConfig, facts: ModelFacts, wanted: Sequence[Output], rows: int) -> Work | None:
-    """The work of so many rows in a pass over all of them, whose nouns note what the whole takes; None: not known."""
-    size = facts.size
-    if size is None or any(output.name == REFERENCE for output in wanted):
-        return None
-
-    def work(rates: Rates, rows: int = size.source.rows) -> Work:
-        return score_work(
-            replace(size.source, rows=rows),
-            size.tokens,
-            size.geometry,
-            rates,
-            scores=config.scores,
-            blind=config.blind,
-            batch_tokens=config.batch_tokens,
-            most_cards=config.max_actors,
-        )
-
-    for output in wanted:
-        foresee(output.noun, work, gpus_of(config))
-    return work(rates_here(), rows)
+def _work(config: ScoreConfig, size: ModelSize, rates: Rates, rows: int | None = None) -> Work:
+    """Of a pass over all rows, or over so many of them."""
+    return score_work(
+        size.source if rows is None else replace(size.source, rows=rows),
+        size.tokens,
+        size.geometry,
+        rates,
+        scores=config.scores,
+        blind=config.blind,
+        batch_tokens=config.batch_tokens,
+        most_cards=config.max_actors,
+    )
 
 
 def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any], config: ScoreConfig) -> None:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from raycurate.cli.main import main
-from raycurate.config import IngestConfig, SelectConfig
+from raycurate.config import ExtractConfig, IngestConfig, SelectConfig
 from raycurate.errors import UserError
 from raycurate.estimate.actual import estimate_run
 from raycurate.estimate.places import this_machine
@@ -19,7 +19,7 @@ from raycurate.stages.ingest import ingest
 from raycurate.stages.select import select
 from tests.nouns import write_samples
 
-CONFIGS = {"ingest": IngestConfig, "select": SelectConfig}
+CONFIGS = {"ingest": IngestConfig, "extract": ExtractConfig, "select": SelectConfig}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,21 @@ def test_every_finished_stage_has_what_it_took(run):
         assert found[name].actual == run.noun(noun).manifest().seconds > 0
         assert found[name].ratio == pytest.approx(found[name].seconds / found[name].actual)
         assert found[name].rows == 40
+
+
+def test_features_that_the_command_made_itself_started_no_workers(run):
+    """Their parts name no node; the same on a cluster has the start of its workers besides."""
+    features = run.noun("features")
+    found = []
+    for node in ("", "node-1"):
+        features.begin({"stage": "extract", "config": ExtractConfig(model="tiny").determining(), "node": node})
+        features.finish(metrics={"dimension": 1280, "rows_by_node": {node: 40}})
+        found.append(found_of(run)["extract"])
+    features.clear()
+    here, there = found
+    assert there.parts == here.parts
+    assert there.seconds - here.seconds == pytest.approx(here.parts["starting"])
+    assert here.parts["starting"] > 0
 
 
 def test_a_stage_without_a_formula_has_no_ratio(run):

@@ -25,7 +25,7 @@ from raycurate.estimate.places import Cluster, this_machine
 from raycurate.estimate.rates import CARDS, Card, Rates, rates_here
 from raycurate.estimate.source import Source, read_samples
 from raycurate.estimate.tokens import Tokens, tokens_of
-from raycurate.estimate.work import LOADERS, TASKS, Work, time_of
+from raycurate.estimate.work import Work, time_of
 from raycurate.ray_session import cluster_cpus, cluster_gpus
 from raycurate.run.store import Noun
 
@@ -103,9 +103,7 @@ def seconds_here(work: Work, gpus: float = 0.0, cpus: float | None = None) -> fl
 
 
 def _there(work: Work) -> set[str]:
-    """The kinds of processes that need no start: of earlier stages of a session; without one the work is done here."""
-    if not ray.is_initialized():
-        return {LOADERS, TASKS}
+    """The kinds of processes that need no start: of earlier stages of a session."""
     left = _left(ray.get_runtime_context().get_node_id())
     there = set(left)
     left |= work.keeps
@@ -119,7 +117,7 @@ def _left(_session: str) -> set[str]:
 
 
 def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: float | None = None) -> None:
-    """Note what a noun that was begun will take.
+    """Note what a noun that was begun will take: in the session that there is, or in this process.
 
     Args:
         noun: begun.
@@ -129,7 +127,8 @@ def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: 
     """
     try:
         found = work(rates_here())
-        seconds = seconds_here(found.without(_there(found)), gpus, cpus)
+        found = found.without(_there(found)) if ray.is_initialized() else found.in_one_process
+        seconds = seconds_here(found, gpus, cpus)
     except UserError as error:  # a file of rates that is not there
         log.warning("no estimate of %s/%s: %s", noun.noun, noun.label, error)
         return

@@ -19,7 +19,7 @@ import pyarrow as pa
 import ray
 
 from raycurate.config import PoolConfig, SessionConfig
-from raycurate.estimate.work import LOADERS, TASKS, Work
+from raycurate.estimate.work import Work
 from raycurate.ray_session import GPU_DEVICES, ray_session
 from raycurate.run.store import Noun
 from raycurate.stages.engine.foreseen import seconds_here
@@ -63,7 +63,7 @@ def session_unless_small(work: Work | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    seconds = None if work is None else seconds_here(work.without((LOADERS, TASKS)), cpus=1.0)
+    seconds = None if work is None else seconds_here(work.in_one_process, cpus=1.0)
     small = seconds is not None and seconds <= SECONDS_HERE
     with contextlib.nullcontext() if small else ray_session(SessionConfig(dashboard=False)):  # type: ignore[call-arg]
         yield
