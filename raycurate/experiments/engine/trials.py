@@ -13,10 +13,14 @@ belongs to this user and that nobody else can write to.
 A trial must not wait for tasks that need the CPUs that other trials hold. A selecting trial does its work in its own
 process. A training trial holds next to nothing, and the stages that it calls ask for their own CPUs and GPUs; the
 number of such trials at once is limited so that each finds them (`training_slots`).
+
+Tune runs every trial of a process in a new thread, and glibc keeps what threads freed in heaps of their own: fourteen
+trainings of a model of 20 MB came to 3.3 GB. A trial gives its freed pages back when it ends.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import stat
@@ -91,6 +95,8 @@ def run_trials(
         except UserError as error:  # a wrong setting stays wrong: no second try
             tune.report({"fault": str(error)})
             return
+        finally:
+            _release_memory()
         tune.report({"fault": ""})
 
     def missing() -> list[str]:
@@ -146,6 +152,13 @@ def outside_of_trial(function: Callable[..., Any], *values: Any) -> Any:
 
     remote = ray.remote(call).options(num_cpus=0, scheduling_strategy="DEFAULT", max_retries=0)
     return get_result(remote.remote(*values))
+
+
+def _release_memory() -> None:
+    """Give the system the pages that this process has freed, where its C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _fresh(
