@@ -15,8 +15,9 @@ from raycurate.errors import UserError
 
 if TYPE_CHECKING:
     from raycurate.estimate.places import Cluster
-    from raycurate.estimate.plan import Estimate, Planner
+    from raycurate.estimate.plan import Planner
     from raycurate.estimate.rates import Rates
+    from raycurate.estimate.stage_estimate import Estimate
 
 PARTS = ("starting", "devices", "cores", "serial", "files")
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from raycurate.errors import UserError
-from raycurate.estimate.plan import Estimate, Planner
+from raycurate.estimate.plan import Planner
 from raycurate.estimate.source import read_samples
+from raycurate.estimate.stage_estimate import Estimate
 from raycurate.run.manifest import Manifest
 from raycurate.run.store import Run
 from raycurate.settings import make_config

@@ -23,19 +23,9 @@ from raycurate.models.tiny.corpus import (
     theme_row,
 )
 from raycurate.models.tiny.definition import IMAGE, NUM_IMAGE_TOKENS, build_model, build_processor, build_tokenizer
+from raycurate.models.tiny.patches import PatchReader, PatchRows, normalise_pixels, patch_targets, scene_words
 from raycurate.models.tiny.scenes import COLORS, SHAPES, SIDE, Thing, digits_scene, shapes_scene
-from raycurate.models.tiny.train import (
-    HELD_OUT_SEED,
-    AnswerRows,
-    PatchReader,
-    PatchRows,
-    answer_accuracy,
-    encode_row,
-    normalise_pixels,
-    patch_targets,
-    save,
-    scene_words,
-)
+from raycurate.models.tiny.train import HELD_OUT_SEED, AnswerRows, answer_accuracy, encode_row, save
 
 
 @pytest.fixture(scope="module")

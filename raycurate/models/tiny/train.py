@@ -33,7 +33,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import (
-    CLIPVisionModel,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
@@ -41,39 +40,28 @@ from transformers import (
     TrainingArguments,
 )
 
-from raycurate.models.tiny.corpus import CorpusRow, corpus_row, naming_row, picture_row, presence_row, theme_row
+from raycurate.models.tiny.corpus import CorpusRow, corpus_row, naming_row, presence_row, theme_row
 from raycurate.models.tiny.definition import (
     ASSISTANT,
     IMAGE,
     NUM_IMAGE_TOKENS,
-    PATCH,
     USER,
     build_model,
     build_processor,
     build_tokenizer,
 )
-from raycurate.models.tiny.scenes import COLORS, SHAPES, SIDE, Thing
+from raycurate.models.tiny.patches import IGNORE, PatchReader, PatchRows, normalise_pixels, scene_words
 
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 1_000_000
 WINDOW = 12
-_IGNORE = -100
-_KINDS = ("", *SHAPES, *"0123456789")
-_TINTS = tuple(COLORS)
-
-
-def normalise_pixels(row: CorpusRow) -> npt.NDArray[np.float32]:
-    """Return the image as float32 (3, 64, 64) in [-1, 1], as the processor would."""
-    assert row.image is not None
-    pixels_HWC = np.asarray(row.image, dtype=np.float32)
-    return (pixels_HWC / 127.5 - 1.0).transpose(2, 0, 1)
 
 
 def encode_row(row: CorpusRow, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
     """Return the token ids of a row and its labels: the answers and their end marks count, everything else is -100."""
     user, assistant, image = tokenizer.convert_tokens_to_ids([USER, ASSISTANT, IMAGE])
-    ids, labels = [tokenizer.bos_token_id], [_IGNORE]
+    ids, labels = [tokenizer.bos_token_id], [IGNORE]
     for place, (question, answer) in enumerate(row.turns):
         prompt = [user]
         if place == 0 and row.image is not None:
@@ -82,7 +70,7 @@ def encode_row(row: CorpusRow, tokenizer: PreTrainedTokenizerFast) -> tuple[list
         prompt += [*tokenizer.encode(question, add_special_tokens=False), assistant]
         target = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
         ids += prompt + target
-        labels += [_IGNORE] * len(prompt) + target
+        labels += [IGNORE] * len(prompt) + target
     return ids, labels
 
 
@@ -151,7 +139,7 @@ class AnswerRows(Dataset[EncodedRow]):
         """Pad on the right and stack the images of the rows that have one."""
         length = max(len(row.ids) for row in rows)
         ids_BL = torch.full((len(rows), length), self.tokenizer.pad_token_id)
-        labels_BL = torch.full((len(rows), length), _IGNORE)
+        labels_BL = torch.full((len(rows), length), IGNORE)
         for place, row in enumerate(rows):
             ids_BL[place, : len(row.ids)] = torch.tensor(row.ids)
             labels_BL[place, : len(row.labels)] = torch.tensor(row.labels)
@@ -164,113 +152,6 @@ class AnswerRows(Dataset[EncodedRow]):
         if pixels:
             batch["pixel_values"] = torch.from_numpy(np.stack(pixels))
         return batch
-
-
-class PatchRows(Dataset[dict[str, torch.Tensor]]):
-    """Images of the corpus with one target per patch, for the vision tower."""
-
-    def __init__(self, count: int, *, seed: int) -> None:
-        self.count, self.seed = count, seed
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return the pixels and the targets of one image."""
-        row = picture_row(self.seed, index)
-        return {"pixel_values": torch.from_numpy(normalise_pixels(row)), **patch_targets(row.things)}
-
-
-def patch_targets(things: Sequence[Thing]) -> dict[str, torch.Tensor]:
-    """Return kinds_P and tints_P (class ids; no tint, -100, for empty patches and digits) and boxes_P4 in fractions;
-    present_C tells which kinds and colours occur anywhere in the scene.
-    """
-    side = SIDE // PATCH
-    kinds_P = torch.zeros(NUM_IMAGE_TOKENS, dtype=torch.long)
-    tints_P = torch.full((NUM_IMAGE_TOKENS,), _IGNORE)
-    boxes_P4 = torch.zeros(NUM_IMAGE_TOKENS, 4)
-    for thing in sorted(things, key=lambda one: one.area):
-        x, y = (min(side - 1, max(0, int(v / PATCH))) for v in thing.center)
-        patch = y * side + x
-        kinds_P[patch] = _KINDS.index(thing.kind)
-        tints_P[patch] = _IGNORE if thing.kind.isdigit() else _TINTS.index(thing.color)
-        boxes_P4[patch] = torch.tensor(thing.box) / SIDE
-    present_C = torch.zeros(len(_KINDS) + len(_TINTS))
-    for thing in things:
-        present_C[_KINDS.index(thing.kind)] = 1.0
-        if not thing.kind.isdigit():
-            present_C[len(_KINDS) + _TINTS.index(thing.color)] = 1.0
-    return {"kinds": kinds_P, "tints": tints_P, "boxes": boxes_P4, "present": present_C}
-
-
-class PatchReader(nn.Module):
-    """The vision tower with three linear heads on its patch tokens; returns the summed loss of the heads.
-
-    With a `projector`, what it makes of a patch must also come near the word embeddings of what the patch holds, plus
-    half of those of the whole scene, plus the box along four fixed directions.
-    """
-
-    def __init__(
-        self, tower: CLIPVisionModel, projector: nn.Module | None = None, words_CH: torch.Tensor | None = None
-    ) -> None:
-        super().__init__()
-        width = tower.config.hidden_size
-        self.tower = tower
-        self.projector = projector
-        self.kind = nn.Linear(width, len(_KINDS))
-        self.tint = nn.Linear(width, len(_TINTS))
-        self.box = nn.Linear(width, 4)
-        if words_CH is not None:
-            self.register_buffer("words_CH", words_CH)
-            self.register_buffer("corners_4H", nn.functional.normalize(torch.randn(4, words_CH.shape[1])))
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        kinds: torch.Tensor,
-        tints: torch.Tensor,
-        boxes: torch.Tensor,
-        present: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Return {"loss"} for pixels (B, 3, 64, 64), kinds and tints (B, P), boxes (B, P, 4), present (B, C)."""
-        tokens_BPW = self.tower(pixel_values).last_hidden_state[:, 1:]
-        # Most patches are empty: without a mean of their own the filled ones would hardly count.
-        kinds_BPC, filled = self.kind(tokens_BPW), kinds > 0
-        loss = nn.functional.cross_entropy(kinds_BPC[filled], kinds[filled])
-        loss = loss + nn.functional.cross_entropy(kinds_BPC.flatten(0, 1), kinds.flatten())
-        loss = loss + nn.functional.cross_entropy(self.tint(tokens_BPW).flatten(0, 1), tints.flatten()) / 4
-        distance = nn.functional.smooth_l1_loss(self.box(tokens_BPW)[filled], boxes[filled], beta=0.05)
-        loss = loss + 2 * distance
-        if self.projector is not None:
-            wanted_BPH = self._wanted(kinds, tints, boxes, present)
-            loss = loss + 2 * (self.projector(tokens_BPW) - wanted_BPH).square().sum(-1).mean()
-        return {"loss": loss}
-
-    def _wanted(
-        self, kinds: torch.Tensor, tints: torch.Tensor, boxes: torch.Tensor, present: torch.Tensor
-    ) -> torch.Tensor:
-        """Return what the projector should make of each patch, (B, P, H)."""
-        local_BPH = self.words_CH[kinds]
-        local_BPH = local_BPH + self.words_CH[len(_KINDS) + tints.clamp(min=0)] * (tints >= 0)[..., None]
-        local_BPH = local_BPH + ((2 * boxes - 1) * (kinds > 0)[..., None]) @ self.corners_4H
-        return local_BPH + 0.5 * (present @ self.words_CH)[:, None]
-
-
-def scene_words(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Return the unit embeddings (C, H) of every kind and colour, as an answer starts and as a sentence goes on.
-
-    The first row, of the empty patch, is zero.
-    """
-    table_VH = model.get_input_embeddings().weight.detach()
-    rows = []
-    for word in (*_KINDS, *_TINTS):
-        forms = [
-            tokenizer.encode(text, add_special_tokens=False)[:1]
-            for text in (word, word if word.isdigit() else f" {word}")
-        ]
-        rows.append(table_VH[sum(forms, [])].sum(0) if word else torch.zeros_like(table_VH[0]))
-    return nn.functional.normalize(torch.stack(rows))
 
 
 def train_vision(reader: PatchReader, out: Path, *, images: int, seed: int) -> float:
@@ -363,7 +244,7 @@ def _right_answers(guess: list[int], labels: list[int], end: int) -> list[bool]:
     """Return for each answer (a run of labels up to its end mark) whether every token was guessed."""
     right, so_far = [], True
     for token, label in zip(guess, labels, strict=True):
-        so_far = so_far and label in (_IGNORE, token)
+        so_far = so_far and label in (IGNORE, token)
         if label == end:
             right.append(so_far)
             so_far = True
