@@ -107,7 +107,10 @@ class Noun:
         assert work is not None, "extend() before begin()"
         self._delete("manifest.json")  # first: no reader sees a noun that is half changed
         self._delete(RECORDS)
-        self.write_json("work.json", {**work, "fingerprint": fingerprint_of(description), "description": description})
+        now = {"fingerprint": fingerprint_of(description), "description": description}
+        if now["fingerprint"] != work["fingerprint"]:
+            now["foreseen_before"] = work.get("estimated_seconds", 0.0)
+        self.write_json("work.json", {**work, **now})
 
     def clear(self) -> None:
         """Remove everything made under this name. The manifest goes first: no reader sees a half-empty noun."""
@@ -201,11 +204,17 @@ class Noun:
             )
         return manifest
 
-    def foresee(self, seconds: float) -> None:
-        """Note what a noun that was begun is estimated to take in all; its manifest will say so."""
+    def foresee(self, seconds: float, *, more: bool = False) -> None:
+        """Note what a noun that was begun is estimated to take in all; its manifest will say so.
+
+        Args:
+            seconds: in all; with `more` those of what it was extended by.
+            more: what was foreseen before it was extended counts as well.
+        """
         work = self.read_json("work.json")
         assert work is not None, "foresee() before begin()"
-        self.write_json("work.json", {**work, "estimated_seconds": round(seconds, 3)})
+        before = (work.get("foreseen_before") or 0.0) if more else 0.0
+        self.write_json("work.json", {**work, "estimated_seconds": round(before + seconds, 3)})
 
     def foresee_trials(self, name: str, estimated: float | None = None, expected: float | None = None) -> None:
         """Note what some trials of an experiment will take: by formula, and after the first; the manifest has the sums.

@@ -165,6 +165,19 @@ def test_the_same_description_keeps_what_is_there(noun):
     assert noun.missing(2) == [1]
 
 
+def test_what_was_foreseen_before_an_extension_counts_where_only_its_own_work_is_foreseen(noun):
+    """As seconds add up over attempts; going on with an extension that was cut off adds nothing."""
+    description = {"stage": "x", "seed": 1}
+    noun.foresee(7.0)
+    for _ in range(2):
+        noun.extend({**description, "more": 1})
+        noun.foresee(2.0, more=True)
+    assert noun.finish().estimated_seconds == 9.0
+    noun.extend({**description, "more": 2})
+    noun.foresee(4.0)
+    assert noun.finish().estimated_seconds == 4.0
+
+
 def test_finish_removes_what_a_killed_writer_left(noun):
     """Temporary files of a dead process do not stay in a finished noun."""
     with open(f"{noun.folder}/.tmp-dead", "wb") as stream:

@@ -157,6 +157,7 @@ def _standing(folder, shift: float = 0.0) -> tuple[Run, np.ndarray, np.ndarray]:
     centroids_KD = old[:CLUSTERS].astype(np.float32)
     scores_NK = old.astype(np.float64) @ centroids_KD.astype(np.float64).T
     noun.begin(describe("cluster", ClusterConfig(clusters=CLUSTERS), {"features": features.fingerprint}, [features]))
+    noun.foresee(100.0)
     for shard in range(OLD // PART):
         part = scores_NK[shard * PART : (shard + 1) * PART]
         keys = run.noun("features").read_part(shard, ["key"])["key"]
@@ -185,7 +186,7 @@ def test_few_new_rows_are_assigned_in_this_process(monkeypatch, tmp_path):
     assert after["cluster"].to_pylist() == (rows.astype(np.float64) @ centroids_KD.T).argmax(axis=1).tolist()
     assert np.array_equal(_centroids(run), centroids_KD)
     assert (made.rows_out, made.metrics["fit_of_new"]["new_rows"], made.metrics["iterations"]) == (OLD + NEW, NEW, 0)
-    assert made.estimated_seconds > 0
+    assert made.estimated_seconds == pytest.approx(100, abs=0.1), "of the fit and of the few rows, as its seconds are"
     assert required(run.noun("clusters")) == made == cluster(run, config)
     assert not (tmp_path / "run/clusters/main/checkpoint").exists()
 

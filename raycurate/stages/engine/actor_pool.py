@@ -117,7 +117,7 @@ def actor_lines(
     )
 
 
-class Ledger:
+class _Ledger:
     """Which batches of which shard are done; says when a shard is complete, how fast rows came, and from where."""
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ def commit_shards(
 
     `merge(shard, {window: batches})` runs as a task and returns the record of what it committed.
     """
-    ledger = Ledger()
+    ledger = _Ledger()
     rejected = 0
 
     def complete(line: dict[str, Any]) -> tuple[int, dict[int, int]] | None:

@@ -77,7 +77,7 @@ def extend_here(
     state, missing = FitState.load(noun), noun.missing(made.shards)
     done = sum(record.rows_in for record in noun.records().values())
     work = functools.partial(cluster_work, made.rows_out - done, job.dim, config.clusters, iterations=0, workers=1)
-    foresee(noun, work, cpus=float(cores))
+    foresee(noun, work, cpus=float(cores), more=True)
     try:
         worker = KMeansWorker(job, 0, tuple(range(made.shards)))
         worker.restore(state.name, state.pieces, state.splits)

@@ -116,7 +116,9 @@ def _left(_session: str) -> set[str]:
     return set()
 
 
-def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: float | None = None) -> None:
+def foresee(
+    noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: float | None = None, *, more: bool = False
+) -> None:
     """Note what a noun that was begun will take: in the session that there is, or in this process.
 
     Args:
@@ -124,6 +126,7 @@ def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: 
         work: of its stage, by the rates of a core.
         gpus: of a worker of the stage; 0: it takes none.
         cpus: that share the work; default: the cluster's.
+        more: the work is that of what a noun was extended by (`Noun.foresee`).
     """
     try:
         found = work(rates_here())
@@ -133,4 +136,4 @@ def foresee(noun: Noun, work: Callable[[Rates], Work], gpus: float = 0.0, cpus: 
         log.warning("no estimate of %s/%s: %s", noun.noun, noun.label, error)
         return
     if seconds is not None:
-        noun.foresee(seconds)
+        noun.foresee(seconds, more=more)
