@@ -7,7 +7,8 @@ that it stands for (requests of a part, bytes of a row of a small table).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from raycurate.estimate.geometry import Geometry
 from raycurate.estimate.rates import Rates
@@ -142,17 +143,14 @@ def score_work(
     tokens: Tokens,
     geometry: Geometry,
     rates: Rates,
-    *,
-    scores: Collection[str],
-    blind: bool,
-    batch_tokens: int = 16_384,
-    most_cards: int = 1 << 30,
+    config: Any,
 ) -> Work:
-    """Loading, whole passes, and 2 D bytes a row of each embedding; gradients take two passes more, losses without the
-    image half a one."""
-    rows, embedded = source.rows, len(set(scores) & set(EMBEDDINGS))
-    one = pass_work(rows, source, tokens, geometry, batch_tokens=batch_tokens, most_cards=most_cards)
-    more = 0.5 * ("token_losses" in scores and blind) + 2.0 * ("gradients" in scores)
+    """The scores of a `ScoreConfig` but CLIP's: loading, whole passes, and 2 D bytes a row of each embedding; gradients
+    take two passes more, losses without the image half a one."""
+    rows, scores = source.rows, set(config.scores)
+    embedded = len(scores & set(EMBEDDINGS))
+    one = pass_work(rows, source, tokens, geometry, batch_tokens=config.batch_tokens, most_cards=config.max_actors)
+    more = 0.5 * ("token_losses" in scores and config.blind) + 2.0 * ("gradients" in scores)
     again = Work(
         rows=0,
         network_flop=one.network_flop * more,

@@ -201,16 +201,7 @@ def _score(plan: Planner, _: str, config: Any) -> Work:
     geometry, tokens, note = plan.model(config.model, config.samples, config.trust_remote_code)
     for name in set(config.scores) & set(EMBEDDINGS):
         plan.features[name] = (source.rows, geometry.width)
-    work = score_work(
-        source,
-        tokens,
-        geometry,
-        plan.rates,
-        scores=config.scores,
-        blind=config.blind,
-        batch_tokens=config.batch_tokens,
-        most_cards=config.max_actors,
-    ).plus(Work(rows=0, notes=_notes(note, tokens)))
+    work = score_work(source, tokens, geometry, plan.rates, config).plus(Work(rows=0, notes=_notes(note, tokens)))
     return work if both is None else both.plus(work)
 
 
@@ -293,18 +284,8 @@ def _answering(plan: Planner, config: Any, rows: float, label: str, model: str) 
             raise UserError(f"what the model {model} is trained from is not known here")
         model = plan.trained[label_of]
     geometry, tokens, note = plan.model(model, label, config.trust_remote_code)
-    work = evaluate_work(
-        rows,
-        plan.source(label),
-        tokens,
-        geometry,
-        plan.rates,
-        max_new_tokens=config.max_new_tokens,
-        batch_tokens=config.batch_tokens,
-        batch_rows=config.batch_rows,
-        on_card=plan.on_card("extract"),
-        most_cards=config.max_actors,
-    )
+    source, on_card = plan.source(label), plan.on_card("extract")
+    work = evaluate_work(rows, source, tokens, geometry, plan.rates, config, on_card=on_card)
     return work.plus(Work(rows=0, notes=_notes(note, tokens)))
 
 

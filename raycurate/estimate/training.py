@@ -110,19 +110,17 @@ def evaluate_work(
     tokens: Tokens,
     geometry: Geometry,
     rates: Rates,
+    config: Any,
     *,
-    max_new_tokens: int,
-    batch_tokens: int,
-    batch_rows: int,
     on_card: bool,
-    most_cards: int = 1 << 30,
 ) -> Work:
-    """Answers to the questions of `rows`, one to every answer that the source has."""
+    """Answers to the questions of `rows` with an `EvaluateConfig`, one to every answer that the source has."""
+    batch_tokens = config.batch_tokens
     questions = rows * max(source.answers, 1.0)
     mean = tokens.answers / max(source.answers, 1.0)
-    longest = min(float(max_new_tokens), max(SHORTEST, LONGEST_ANSWER * mean))
-    prompt = pass_work(questions, source, tokens, geometry, batch_tokens=batch_tokens, most_cards=most_cards)
-    in_batch = max(1.0, min(batch_tokens / max(tokens.row, 1.0), batch_rows))
+    longest = min(float(config.max_new_tokens), max(SHORTEST, LONGEST_ANSWER * mean))
+    prompt = pass_work(questions, source, tokens, geometry, batch_tokens=batch_tokens, most_cards=config.max_actors)
+    in_batch = max(1.0, min(batch_tokens / max(tokens.row, 1.0), config.batch_rows))
     steps = math.ceil(questions / in_batch) * longest
     cache = in_batch * tokens.row * geometry.kv_width * geometry.layers * ELEMENT_BYTES
     moved = steps * (ELEMENT_BYTES * geometry.decoder_parameters + CACHE_MOVES * cache)

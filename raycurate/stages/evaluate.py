@@ -233,8 +233,11 @@ def _predict(
     missing = noun.missing(sample_manifest.shards)
     done = sum(record.extra["rows"] for record in noun.records().values())
     size = facts.size
-    work = None if size is None else _work(config, size, gpus > 0, total - done, rates_here())
-    session = nullcontext() if in_process else session_unless_small(work)
+
+    def left() -> Work | None:
+        return None if size is None else _work(config, size, gpus > 0, total - done, rates_here())
+
+    session = nullcontext() if in_process else session_unless_small(left)
     with session, Progress("evaluate", total, "rows", noun=noun, done=done) as progress:
         if size is not None:
             foresee(noun, functools.partial(_work, config, size, gpus > 0, total), gpus)
@@ -256,18 +259,7 @@ def _predict(
 
 def _work(config: EvaluateConfig, size: ModelSize, on_card: bool, rows: int, rates: Rates) -> Work:
     """Of the questions of so many rows."""
-    return evaluate_work(
-        rows,
-        size.source,
-        size.tokens,
-        size.geometry,
-        rates,
-        max_new_tokens=config.max_new_tokens,
-        batch_tokens=config.batch_tokens,
-        batch_rows=config.batch_rows,
-        on_card=on_card,
-        most_cards=config.max_actors,
-    )
+    return evaluate_work(rows, size.source, size.tokens, size.geometry, rates, config, on_card=on_card)
 
 
 def _count(noun: Noun) -> dict[str, Any]:

@@ -76,7 +76,10 @@ def extract(run: Run, config: ExtractConfig) -> Manifest:
     begin(noun, description, replace=config.replace, by_shard=True)
     size = facts.size
     missing = noun.missing(sample_manifest.shards)
-    left = None if size is None else _work(config, facts, size, rates_here(), rows_left(samples, noun))
+
+    def left() -> Work | None:
+        return None if size is None else _work(config, facts, size, rates_here(), rows_left(samples, noun))
+
     rates: dict[str, Any] = {}
     with session_unless_small(left), stage_progress("extract", noun, sample_manifest.rows_out) as progress:
         if size is not None:

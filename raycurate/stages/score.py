@@ -284,9 +284,12 @@ def _run_pass(
         missing = sorted({shard for output in wanted for shard in output.noun.missing(sample_manifest.shards)})
         rates: dict[str, Any] = {}
         size = None if any(output.name == REFERENCE for output in wanted) else facts.size
-        left = max(rows_left(samples, output.noun) for output in wanted)
-        work = None if size is None else _work(config, size, rates_here(), left)
-        with session_unless_small(work), stage_progress("score", first, sample_manifest.rows_out) as progress:
+
+        def left() -> Work | None:
+            rows = max(rows_left(samples, output.noun) for output in wanted)
+            return None if size is None else _work(config, size, rates_here(), rows)
+
+        with session_unless_small(left), stage_progress("score", first, sample_manifest.rows_out) as progress:
             if size is not None:
                 for output in wanted:
                     foresee(output.noun, functools.partial(_work, config, size), gpus_of(config))
@@ -303,16 +306,8 @@ def _run_pass(
 
 def _work(config: ScoreConfig, size: ModelSize, rates: Rates, rows: int | None = None) -> Work:
     """Of a pass over all rows, or over so many of them."""
-    return score_work(
-        size.source if rows is None else replace(size.source, rows=rows),
-        size.tokens,
-        size.geometry,
-        rates,
-        scores=config.scores,
-        blind=config.blind,
-        batch_tokens=config.batch_tokens,
-        most_cards=config.max_actors,
-    )
+    source = size.source if rows is None else replace(size.source, rows=rows)
+    return score_work(source, size.tokens, size.geometry, rates, config)
 
 
 def _finish(made: Sequence[Output], facts: ModelFacts, rates: Mapping[str, Any], config: ScoreConfig) -> None:

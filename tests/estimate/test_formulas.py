@@ -140,17 +140,8 @@ def test_a_finetune_of_given_steps_does_not_depend_on_its_rows():
 
 def test_a_longer_answer_takes_more_steps():
     def seconds(longest):
-        work = evaluate_work(
-            100.0,
-            SOURCE,
-            TOKENS,
-            MODEL,
-            RATES,
-            max_new_tokens=longest,
-            batch_tokens=3000,
-            batch_rows=50,
-            on_card=False,
-        )
+        config = EvaluateConfig(model="tiny", data="test", max_new_tokens=longest, batch_tokens=3000, batch_rows=50)
+        work = evaluate_work(100.0, SOURCE, TOKENS, MODEL, RATES, config, on_card=False)
         return time_of(work, this_machine(2), RATES).seconds
 
     assert seconds(2) < seconds(10) < seconds(20) == seconds(500)

@@ -168,17 +168,8 @@ def _answering(
         tests[config.data] = read_samples(noun, noun.require("ingest"), parts=PARTS, rows=ROWS, images=IMAGES)
     test = tests[config.data]
     rows = sum(min(count, config.max_rows_per_task or count) for task, count in _asked(test, config))
-    return evaluate_work(
-        float(min(rows, config.max_rows or rows)),
-        test,
-        size.tokens,
-        size.geometry,
-        rates,
-        max_new_tokens=config.max_new_tokens,
-        batch_tokens=config.batch_tokens,
-        batch_rows=config.batch_rows,
-        on_card=on_card,
-    )
+    asked = float(min(rows, config.max_rows or rows))
+    return evaluate_work(asked, test, size.tokens, size.geometry, rates, config, on_card=on_card)
 
 
 def _asked(test: Source, config: EvaluateConfig) -> list[tuple[str, int]]:

@@ -54,15 +54,16 @@ def rows_left(samples: Noun, made: Noun) -> int:
 
 
 @contextlib.contextmanager
-def session_unless_small(work: Work | None) -> Iterator[None]:
+def session_unless_small(left: Callable[[], Work | None]) -> Iterator[None]:
     """A cluster for the body where there is none and work that was thought to be small is not, or is not known.
 
     Args:
-        work: of the body.
+        left: the work of the body; not asked where a cluster is there.
     """
     if ray.is_initialized():
         yield
         return
+    work = left()
     seconds = None if work is None else seconds_here(work.in_one_process, cpus=1.0)
     small = seconds is not None and seconds <= SECONDS_HERE
     with contextlib.nullcontext() if small else ray_session(SessionConfig(dashboard=False)):  # type: ignore[call-arg]
